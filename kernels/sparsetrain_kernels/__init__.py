@@ -1,0 +1,9 @@
+"""Sparse training kernels on CSR arrays, for numpy users and for sparsetrain. They write into arrays that the caller
+gives, and check nothing: a wrong shape or dtype is undefined behaviour."""
+
+from .backward import backward as backward
+from .plan import Plan as Plan
+from .plan import plan as plan
+from .sddmm import sddmm as sddmm
+from .spmm import spmm as spmm
+from .transpose import transpose as transpose

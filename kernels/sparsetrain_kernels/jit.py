@@ -1,0 +1,38 @@
+"""How every kernel is compiled: lazily, without the GIL, cached on disk under a digest of the whole package."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+
+
+def _digest() -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+_SOURCES = _digest()
+
+
+def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False, inline: bool = False) -> Any:
+    """Compile ``function`` at its first call and keep the machine code on disk.
+
+    numba keys its cache by the function's own file alone, and would serve stale code after a change in a file
+    that the function calls. The stamp is therefore a digest of all sources of this package.
+
+    No fast-math flags: the only liberties are contraction (explicit FMA) and the order of summation in a register,
+    so NaN and infinity propagate.
+    """
+    if function is None:
+        return lambda f: kernel(f, parallel=parallel, inline=inline)
+    dispatcher = njit(cache=not inline, parallel=parallel, **_OPTIONS)(function)
+    if not inline:
+        dispatcher._cache._cache_file._source_stamp = _SOURCES
+    return dispatcher
+

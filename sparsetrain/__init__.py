@@ -1,0 +1,3 @@
+"""Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
+
+from .topology import Topology as Topology

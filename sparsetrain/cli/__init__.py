@@ -1,0 +1,3 @@
+"""The command line: ``sparsetrain compare`` and ``sparsetrain info``."""
+
+from .program import main as main

@@ -1,0 +1,124 @@
+"""One contestant: its training on the common batches, its time and its memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import DataSet
+from ..nn import MaskedLinear
+from . import memory
+from .network import Form, Kind, network
+from .setting import Setting
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Training steps in order: the loss of each, and its seconds in forward (with the loss), backward and optimizer."""
+
+    loss: list[float]
+    forward: list[float]
+    backward: list[float]
+    optimizer: list[float]
+
+    @property
+    def total(self) -> list[float]:
+        """Seconds of each whole step."""
+        return [sum(parts) for parts in zip(self.forward, self.backward, self.optimizer, strict=True)]
+
+    def extend(self, later: "Steps") -> None:
+        """Append the steps that came next."""
+        for mine, theirs in zip(vars(self).values(), vars(later).values(), strict=True):
+            mine.extend(theirs)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and percentage of right answers on the test images."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What the contestant took: the peak of its process before and after, and what it keeps between steps."""
+
+    before: int
+    peak: int
+    parameters: int
+    state: int
+    indices: int
+
+
+class Contestant:
+    """A network of one kind, and everything needed to train it by itself."""
+
+    def __init__(self, kind: Kind, form: Form, setting: Setting, data: DataSet) -> None:
+        self.setting, self.data = setting, data
+        self.memory_before = memory.peak()
+        self.model = network(kind, form, setting)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.masked = [layer for layer in self.model if isinstance(layer, MaskedLinear)] if form == "step" else []
+        self.order = torch.Generator().manual_seed(setting.seed)
+        self.batches: Iterator[Tensor] = iter(())
+
+    def warm_up(self) -> float:
+        """Seconds of a first forward and backward pass and a first evaluation, which change nothing that is trained."""
+        start = perf_counter()
+        images, labels = self._batch(torch.arange(self.setting.batch))
+        F.cross_entropy(self.model(images), labels).backward()
+        self.model.zero_grad()
+        self.evaluate()
+        return perf_counter() - start
+
+    def train(self, steps: int) -> Steps:
+        """Take the next steps; the batches of an epoch are a random order of the images, the same for everyone."""
+        if self.optimizer is None:
+            self.optimizer = self.setting.optimizer_for(self.model)
+        taken = Steps([], [], [], [])
+        for _ in range(steps):
+            images, labels = self._batch(self._next_batch())
+            start = perf_counter()
+            loss = F.cross_entropy(self.model(images), labels)
+            forward = perf_counter()
+            loss.backward()
+            backward = perf_counter()
+            self.optimizer.step()
+            for layer in self.masked:
+                layer.apply_mask()
+            self.optimizer.zero_grad()
+            end = perf_counter()
+            taken.extend(Steps([loss.item()], [forward - start], [backward - forward], [end - backward]))
+        return taken
+
+    def evaluate(self) -> Evaluation:
+        """Loss and accuracy on all test images."""
+        loss, right, total = 0.0, 0, len(self.data.test_labels)
+        with torch.no_grad():
+            for part in torch.arange(total).split(self.setting.batch):
+                answer = self.model(self.data.test_images[part].to(self.setting.torch_dtype))
+                labels = self.data.test_labels[part]
+                loss += F.cross_entropy(answer, labels, reduction="sum").item()
+                right += int((answer.argmax(1) == labels).sum())
+        return Evaluation(loss / total, 100 * right / total)
+
+    def measure(self) -> Bytes:
+        """Memory so far."""
+        state = memory.state(self.optimizer) if self.optimizer else 0
+        return Bytes(self.memory_before, memory.peak(), memory.parameters(self.model), state, memory.indices(self.model))
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.data.train_images[index].to(self.setting.torch_dtype), self.data.train_labels[index]
+
+    def _next_batch(self) -> Tensor:
+        batch = next(self.batches, None)
+        if batch is None:
+            images, size = len(self.data.train_labels), self.setting.batch
+            order = torch.randperm(images, generator=self.order)
+            self.batches = iter(order[: images // size * size].split(size))  # whole batches only: one size to time
+            batch = next(self.batches)
+        return batch

@@ -1,0 +1,53 @@
+"""Where a figure was measured: versions, processor, threads."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numba
+import torch
+from llvmlite import binding
+from sparsetrain_kernels.lanes import VECTOR_BYTES
+
+PACKAGES = ("sparsetrain", "torch", "numba", "numpy", "scipy")
+FEATURES = ("avx512f", "avx2", "fma", "neon")
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def version_of(package: str) -> str:
+    """The installed version; ``unknown`` for sources that run without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute."""
+    return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
+
+
+def cpu() -> dict[str, object]:
+    """Model, instruction sets and vector width of the processor."""
+    present = binding.get_host_cpu_features()
+    return {
+        "model": _model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "features": [name for name in FEATURES if present.get(name)],
+        "vector_bytes": VECTOR_BYTES,
+    }
+
+
+def threads() -> dict[str, object]:
+    """Threads of torch and numba, and what numba's run on."""
+    number = numba.get_num_threads()  # starts the threads, without which the layer is not known
+    return {"torch": torch.get_num_threads(), "numba": number, "numba_layer": numba.threading_layer()}
+
+
+def _model() -> str:
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,136 @@
+"""What a race tells: the figures, the table of them, the JSON of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .contestant import Steps
+from .network import KINDS, Kind
+from .race import Race, Record
+from .setting import count
+
+PHASES = ("forward", "backward", "optimizer", "total")
+FORM_WORDS = {"forward": "mask times weight in the forward pass", "step": "mask on the weight after each step"}
+
+
+def quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, in milliseconds."""
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)) * 1000
+    return float(low), float(median), float(high)
+
+
+def milliseconds(steps: Steps) -> dict[str, float]:
+    """Median milliseconds of each phase of a step, and of the whole step."""
+    return {phase: quartiles(getattr(steps, phase))[1] for phase in PHASES}
+
+
+def loss_difference(race: Race) -> float:
+    """Largest difference between sparse's and masked's loss over the steps of the first epoch."""
+    steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
+    sparse, masked = (np.array(race.records[kind].steps.loss[:steps]) for kind in ("sparse", "masked"))
+    return float(np.abs(sparse - masked).max())
+
+
+def kept_ratio(race: Race, with_indices: bool) -> float:
+    """Bytes of sparse's parameters and optimizer state over masked's; ``with_indices`` adds them to sparse's alone."""
+    sparse, masked = race.records["sparse"].bytes, race.records["masked"].bytes
+    own = sparse.indices if with_indices else 0
+    return (sparse.parameters + sparse.state + own) / (masked.parameters + masked.state)
+
+
+def table(race: Race) -> str:
+    """The table and the lines under it, as people read them."""
+    records = [race.records[kind] for kind in KINDS]
+    times = [milliseconds(record.steps) for record in records]
+    rows = [
+        ["", *KINDS],
+        None,
+        ["test accuracy", *(f"{record.test[-1].accuracy:.2f} %" for record in records)],
+        ["test loss", *(f"{record.test[-1].loss:.4f}" for record in records)],
+        ["train loss", *(f"{record.train_loss(race.setting.epochs)[-1]:.4f}" for record in records)],
+        None,
+        *([label, *(f"{time[phase]:.2f} ms" for time in times)] for label, phase in _TIME_ROWS),
+        ["times sparse's step", *(f"{time['total'] / times[0]['total']:.2f} x" for time in times)],
+        None,
+        ["peak memory of process", *(size(record.bytes.peak) for record in records)],
+        ["  risen since before model", *(size(record.bytes.peak - record.bytes.before) for record in records)],
+        ["parameters", *(size(record.bytes.parameters) for record in records)],
+        ["optimizer state", *(size(record.bytes.state) for record in records)],
+        ["indices or mask", *(size(record.bytes.indices) for record in records)],
+        None,
+        ["warm-up, not counted", *(f"{record.warm_up:.2f} s" for record in records)],
+    ]
+    return "\n".join([race.setting.title, race.setting.subtitle, "", *aligned(rows), "", *remarks(race)])
+
+
+_TIME_ROWS = (("one step", "total"), ("  forward and loss", "forward"), ("  backward", "backward"), ("  optimizer", "optimizer"))
+
+
+def remarks(race: Race) -> list[str]:
+    """Sentences that the figures need beside them."""
+    steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
+    forms = ", ".join(f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(race.forms.items()))
+    return [
+        f"Sparse and masked: losses of the first epoch ({count(steps, 'step')}) differ by at most {loss_difference(race):.1e}.",
+        f"Sparse keeps {kept_ratio(race, False):.3f} of masked's parameters and optimizer state in bytes, "
+        f"{kept_ratio(race, True):.3f} with its indices.",
+        f"Masked ran with the {FORM_WORDS[race.form]}, the cheaper form in a trial before:",
+        f"  {forms}.",
+        f"Times are medians of {count(len(race.records['sparse'].steps.loss), 'step')}.",
+    ]
+
+
+def aligned(rows: Sequence[Sequence[str] | None]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right; None is a rule."""
+    cells = [row for row in rows if row is not None]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
+    return [
+        rule if row is None else "   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in rows
+    ]
+
+
+def size(number: float) -> str:
+    """Bytes in a unit that leaves three digits or so: ``1.44 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            break
+        number /= 1000
+    return f"{number:.0f} B" if unit == "B" else f"{number:.{0 if number >= 100 else 1 if number >= 10 else 2}f} {unit}"
+
+
+def figures(race: Race) -> dict[str, Any]:
+    """Everything that was measured, ready for JSON."""
+    return {
+        "setting": asdict(race.setting),
+        "contestants": {kind: _figures_of(race, record) for kind, record in race.records.items()},
+        "masked_form": {"used": race.form, "trial_ms": {form: 1000 * s for form, s in race.forms.items()}},
+        "compile_s": race.compile,
+        "first_epoch_loss_difference": loss_difference(race),
+        "kept_bytes_sparse_over_masked": kept_ratio(race, False),
+        "kept_bytes_with_indices_sparse_over_masked": kept_ratio(race, True),
+    }
+
+
+def _figures_of(race: Race, record: Record) -> dict[str, Any]:
+    low_median_high = {phase: quartiles(getattr(record.steps, phase)) for phase in PHASES}
+    sparse = milliseconds(race.records["sparse"].steps)["total"]
+    return {
+        "test_accuracy": [test.accuracy for test in record.test],
+        "test_loss": [test.loss for test in record.test],
+        "train_loss": record.train_loss(race.setting.epochs),
+        "step_loss": record.steps.loss,
+        "step_ms": {phase: dict(zip(("q1", "median", "q3"), q, strict=True)) for phase, q in low_median_high.items()},
+        "step_over_sparse": low_median_high["total"][1] / sparse,
+        "bytes": asdict(record.bytes),
+        "warm_up_s": record.warm_up,
+    }
+
+
+def write_json(race: Race, environment: dict[str, Any], file: BinaryIO) -> None:
+    """The figures and where they were measured, as one JSON object."""
+    file.write((json.dumps({**figures(race), "environment": environment}, indent=1) + "\n").encode())

@@ -1,0 +1,5 @@
+"""Layers whose weights exist at the edges of a topology."""
+
+from .edges import EdgeModule as EdgeModule
+from .sparse_linear import SparseLinear as SparseLinear
+from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear

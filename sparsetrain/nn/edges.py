@@ -1,0 +1,98 @@
+"""What every layer over edges shares: a value Parameter and a Topology that travel, save and load together."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..topology import Topology
+
+NAMES = ("inputs", "outputs")
+
+
+class EdgeModule(nn.Module):
+    """A module that keeps its weight as one value for each edge of a topology.
+
+    The topology is a plain attribute that modules share, not a buffer: loading a state must not write into what other
+    layers use, and ``.to`` must not make copies of it. ``state_dict`` holds it all the same, so that values are never
+    loaded onto other edges.
+    """
+
+    topology: Topology
+    values: nn.Parameter
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.values.device.type != "meta":  # a structure can't be made anew from nothing
+            self.topology = self.topology.to(self.values.device)
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        for name, tensor in structure_tensors(self.topology).items():
+            destination[prefix + name] = tensor
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        ours = structure_tensors(self.topology)
+        error = difference(ours, {name: state_dict.get(prefix + name) for name in ours})
+        if error:
+            error_msgs.append(f"{type(self).__name__} {prefix.rstrip('.') or '(the model itself)'}: {error}")
+            return
+        missing_keys.extend(prefix + name for name in ("crow", "col") if prefix + name not in state_dict)
+        known = len(unexpected_keys)
+        super()._load_from_state_dict(  # type: ignore[no-untyped-call]
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        structure = {prefix + name for name in (*ours, *NAMES)}
+        unexpected_keys[known:] = [key for key in unexpected_keys[known:] if key not in structure]
+
+    def replace_edges(self, topology: Topology, values: Tensor) -> None:
+        """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
+
+        A graph recorded before can't be used afterwards.
+        """
+        self.values.data = values.to(self.values)
+        self.values.grad = None
+        torch.autograd.graph.increment_version(self.values)
+        self.topology = topology.to(values.device)
+
+
+def structure_tensors(t: Topology) -> dict[str, Tensor]:
+    """A topology as tensors alone, the form that every checkpoint format takes."""
+    tensors = {
+        "crow": t.crow,
+        "col": t.col,
+        "shape": torch.tensor(t.shape),
+        "digest": torch.frombuffer(bytearray.fromhex(t.digest), dtype=torch.uint8),
+    }
+    for side in NAMES:
+        names = getattr(t, side)
+        if names is not None:
+            tensors[side] = torch.frombuffer(bytearray(json.dumps(names).encode()), dtype=torch.uint8)
+    return tensors
+
+
+def topology_from(tensors: dict[str, Tensor]) -> Topology:
+    """The topology that ``structure_tensors`` wrote, checked anew."""
+    names = {side: json.loads(bytes(tensors[side].tolist())) for side in NAMES if side in tensors}
+    return Topology(tensors["crow"], tensors["col"], tensors["shape"].tolist(), **names)
+
+
+def difference(ours: dict[str, Tensor], stored: dict[str, Tensor | None]) -> str:
+    """What speaks against loading a stored structure into ours, or nothing. Keys that are not stored say nothing."""
+    shape, digest = stored.get("shape"), stored.get("digest")
+    if shape is not None and shape.tolist() != ours["shape"].tolist():
+        return f"expected edges of shape {tuple(ours['shape'].tolist())}, the checkpoint has {tuple(shape.tolist())}."
+    if digest is not None and digest.tolist() != ours["digest"].tolist():
+        edges = stored.get("col")
+        return (
+            f"expected the same {ours['col'].numel()} edges, the checkpoint has other edges"
+            f"{'' if edges is None else f' ({edges.numel()})'}. Make the layer from the stored topology, or load with "
+            'sparsetrain.io.load(..., topology="adopt").'
+        )
+    return ""

@@ -1,0 +1,166 @@
+"""Linear layers of which only some edges exist."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from .. import init, patterns
+from ..ops.verbs import checked_linear
+from ..topology import Topology
+from .edges import EdgeModule
+
+
+class SparseLinear(EdgeModule):
+    r"""A linear layer whose weight exists at the edges of a topology alone, :math:`y = x W' + b`.
+
+    :math:`W_{ij}` is ``values[e]`` at edge e = (i, j) and nothing elsewhere: no dense weight, gradient or optimizer
+    state is ever made. ``values`` is a plain 1-D Parameter that any torch optimizer steps.
+
+    Args:
+        in_features, out_features: sizes of a sample, before and after.
+        bias: learn an additive bias.
+        density: make round(density * in * out) edges at random, see patterns.uniform.
+        topology: these edges, shape ``(out_features, in_features)``. Exactly one of density and topology is given.
+        generator: of the random edges and of the initial values.
+        device, dtype: of the parameters; float32 and float64 are computed in.
+
+    Shape:
+        ``(..., in_features)`` to ``(..., out_features)``; feature-major input gives feature-major output.
+
+    Attributes:
+        values: shape ``(nnz,)``, in the order of the topology. By default U(-k, k) with k = 1 / sqrt(mean fan-in).
+        bias: shape ``(out_features,)``, or None.
+        topology: which edges exist.
+
+    Raises:
+        ValueError: both or neither of density and topology, or a shape that does not fit.
+
+    Example:
+        >>> layer = SparseLinear(784, 1000, density=0.1)
+        >>> layer
+        SparseLinear(in_features=784, out_features=1000, nnz=78400, density=0.1, bias=True)
+        >>> layer(torch.ones(32, 784)).shape
+        torch.Size([32, 1000])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        density: float | None = None,
+        topology: Topology | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        if (density is None) == (topology is None):
+            raise ValueError(f"{where}: expected exactly one of density and topology, got {'neither' if density is None else 'both'}.")
+        if topology is None:
+            topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
+        if topology.shape != (out_features, in_features):
+            raise ValueError(
+                f"{where}: expected a topology of shape (out, in) = ({out_features}, {in_features}), got {topology.shape}."
+            )
+        self.in_features, self.out_features = in_features, out_features
+        self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.topology = topology if self.values.is_meta else topology.to(self.values.device)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw values and bias anew, uniformly within 1 / sqrt(mean fan-in), as nn.Linear does with its fan-in."""
+        init.reset_(self, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checked_linear("SparseLinear", x, self.topology, self.values, self.bias, transpose=False)
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, mask: Tensor | Topology | None = None) -> Self:
+        """A sparse layer with the weights of a dense one at chosen edges.
+
+        Args:
+            linear: a layer with ``weight`` (out, in) and ``bias``; it is left as it is.
+            mask: a topology, or a matrix of zeros and ones; without it, the weights that are not zero.
+
+        Raises:
+            ValueError: the mask's shape does not fit.
+
+        Example:
+            >>> dense = nn.Linear(3, 2)
+            >>> SparseLinear.from_dense(dense, torch.eye(2, 3)).topology.nnz
+            2
+        """
+        weight, bias = linear.weight.detach(), linear.bias
+        if not isinstance(mask, Topology):
+            mask = Topology.from_mask(weight != 0 if mask is None else mask)
+        if mask.shape != tuple(weight.shape):
+            raise ValueError(f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}.")
+        t = mask.to(weight.device)
+        layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
+        layer.values = nn.Parameter(weight[t.row.long(), t.col.long()], linear.weight.requires_grad)
+        layer.topology = t
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        return layer.train(linear.training)
+
+    def to_dense(self) -> nn.Linear:
+        """The nn.Linear that computes the same, with zeros where there is no edge.
+
+        Example:
+            >>> SparseLinear(3, 2, density=0.5).to_dense()
+            Linear(in_features=3, out_features=2, bias=True)
+        """
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.values.dtype)
+        weight = self.values.new_zeros(self.topology.shape)
+        weight[self.topology.row.long(), self.topology.col.long()] = self.values.detach()
+        linear.weight = nn.Parameter(weight, self.values.requires_grad)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return linear.train(self.training)
+
+    def transposed(self, bias: bool = True) -> "TransposedSparseLinear":
+        """A layer that applies the transposed weight, over the same value array: a tied decoder.
+
+        Example:
+            >>> encoder = SparseLinear(784, 100, density=0.1)
+            >>> decoder = encoder.transposed()
+            >>> decoder.values is encoder.values, decoder(encoder(torch.ones(1, 784))).shape
+            (True, torch.Size([1, 784]))
+        """
+        return TransposedSparseLinear(self, bias)
+
+    def extra_repr(self) -> str:
+        t = self.topology
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class TransposedSparseLinear(EdgeModule):
+    r"""The transpose of a sparse layer over the same values, :math:`y = x W + b`, with a bias of its own.
+
+    ``values`` and ``topology`` are those of the layer it came from: shape ``(in_features, out_features)``. Made by
+    ``SparseLinear.transposed``.
+    """
+
+    def __init__(self, layer: SparseLinear, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.out_features, layer.in_features
+        self.values, self.topology = layer.values, layer.topology
+        self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the bias anew; the values belong to the layer they are tied to."""
+        init.reset_bias_(self, self.topology.fan_out, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
+
+    extra_repr: Any = SparseLinear.extra_repr

@@ -1,0 +1,76 @@
+"""Which backend computes an operation. A backend has three functions, ``spmm``, ``sddmm`` and ``backward``, without
+autograd; everything above works through them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..topology import Topology
+from . import numba_backend, torch_backend
+
+
+class Backend(Protocol):
+    """What computes: results follow the layout of the dense operand they are a product of."""
+
+    def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor: ...
+
+    def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor: ...
+
+    def backward(self, t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+BACKENDS: dict[str, Backend] = {"numba": numba_backend, "torch": torch_backend}
+_forced: ContextVar[str | None] = ContextVar("sparsetrain_backend", default=None)
+
+
+def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
+    """The backend that computes on this device: the one forced by use_backend, else "numba" on a CPU, else "torch".
+
+    Args:
+        device: where the operands are.
+        dtype: float32 or float64, the types that are computed in.
+
+    Returns:
+        ``"numba"`` or ``"torch"``.
+
+    Raises:
+        TypeError: another dtype.
+
+    Example:
+        >>> backend_for("cpu", torch.float32)
+        'numba'
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"backend_for: expected float32 or float64, got {dtype}. Convert with .float(), or use torch.autocast.")
+    forced = _forced.get()
+    if forced is not None:
+        return forced
+    return "numba" if torch.device(device).type == "cpu" else "torch"
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute with one backend inside the block; a backward pass keeps the choice of its forward pass.
+
+    Args:
+        name: ``"numba"`` (CPU only) or ``"torch"``.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> with use_backend("torch"):
+        ...     backend_for("cpu", torch.float32)
+        'torch'
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"use_backend: expected one of {sorted(BACKENDS)}, got {name!r}.")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)

@@ -1,0 +1,41 @@
+"""Memory layouts. A dense operand (features, batch) is *row-major* when the features of a sample are contiguous, as
+torch's batches are, and *feature-major* when the samples of a feature are."""
+
+import torch
+from torch import Tensor
+
+
+def is_feature_major(x: Tensor) -> bool:
+    """Whether a matrix (features, batch) keeps the samples of a feature together, and not also the features."""
+    return x.stride(1) == 1 and x.stride(0) != 1
+
+
+def empty_like_layout(x: Tensor, features: int) -> Tensor:
+    """A new matrix (features, batch) of x's batch, dtype, device and layout."""
+    batch = x.shape[1]
+    if is_feature_major(x):
+        return x.new_empty((features, batch))
+    return x.new_empty((batch, features)).t()
+
+
+def feature_major(x: Tensor) -> Tensor:
+    """The same numbers, laid out so that the samples of a feature are contiguous: strides (1, N) for a batch of N.
+
+    Sparse layers keep this layout, and point-wise operations do: a chain of them never transposes.
+
+    Args:
+        x: shape ``(..., features)``.
+
+    Returns:
+        A tensor equal to x, of its shape.
+
+    Raises:
+        ValueError: x has no dimension.
+
+    Example:
+        >>> feature_major(torch.ones(3, 2)).stride()
+        (1, 3)
+    """
+    if x.ndim == 0:
+        raise ValueError("feature_major: expected a tensor (..., features), got one without dimensions.")
+    return x.reshape(-1, x.shape[-1]).t().contiguous().t().reshape(x.shape) if x.numel() else x

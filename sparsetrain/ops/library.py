@@ -1,0 +1,138 @@
+"""The same two operations as torch.library operators, for torch.compile and torch.export, which can neither trace an
+autograd function with a jvp nor carry a Topology: its arrays go in, and the plans are found again by them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..topology import Topology
+from .backends import BACKENDS
+from .layout import empty_like_layout
+
+_library = torch.library.Library("sparsetrain", "DEF")
+_library.define("spmm(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor? bias, int columns, bool transpose, str backend) -> Tensor")
+_library.define("sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor")
+_library.define("backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, str backend) -> (Tensor, Tensor)")
+_ops = torch.ops.sparsetrain
+
+
+def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, backend: str) -> Tensor:
+    """SpMM inside a compiled graph."""
+    _refuse_forward_mode()
+    return _ops.spmm(t.crow, t.col, values, x, bias, t.shape[1], transpose, backend)  # type: ignore[no-any-return]
+
+
+def sddmm(t: Topology, a: Tensor, b: Tensor, backend: str) -> Tensor:
+    """SDDMM inside a compiled graph."""
+    _refuse_forward_mode()
+    return _ops.sddmm(t.crow, t.col, a, b, backend)  # type: ignore[no-any-return]
+
+
+def _refuse_forward_mode() -> None:
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            "torch.compile can't differentiate sparsetrain's operators in forward mode (jvp, jacfwd, hessian): call them "
+            "outside the compiled function."
+        )
+
+
+def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
+    """The topology that these arrays belong to: the one that a graph was traced with, or a new one that stays with them."""
+    shape = (crow.numel() - 1, columns)
+    known = getattr(crow, "_sparsetrain", None)
+    if known is None or known.shape != shape or known.col.data_ptr() != col.data_ptr():
+        known = crow._sparsetrain = Topology._trusted(crow, col, shape)  # type: ignore[attr-defined]
+    return known  # type: ignore[no-any-return]
+
+
+@torch.library.impl(_library, "spmm", "CompositeExplicitAutograd")
+def _spmm(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, bias: Tensor | None, columns: int, transpose: bool, backend: str) -> Tensor:
+    return BACKENDS[backend].spmm(_topology(crow, col, columns), values, x, bias, transpose)
+
+
+@torch.library.impl(_library, "sddmm", "CompositeExplicitAutograd")
+def _sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
+    return BACKENDS[backend].sddmm(_topology(crow, col, b.shape[0]), a, b)
+
+
+@torch.library.impl(_library, "backward", "CompositeExplicitAutograd")
+def _backward(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return BACKENDS[backend].backward(_topology(crow, col, x.shape[0]), values, x, dy)
+
+
+@torch.library.register_fake("sparsetrain::spmm", lib=_library)
+def _fake_spmm(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, bias: Tensor | None, columns: int, transpose: bool, backend: str) -> Tensor:
+    return empty_like_layout(x, columns if transpose else crow.shape[0] - 1)
+
+
+@torch.library.register_fake("sparsetrain::sddmm", lib=_library)
+def _fake_sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
+    return a.new_empty(col.shape[0])
+
+
+@torch.library.register_fake("sparsetrain::backward", lib=_library)
+def _fake_backward(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(col.shape[0]), empty_like_layout(x, x.shape[0])
+
+
+def _keep_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    crow, col, values, x, _, ctx.columns, ctx.transpose, ctx.backend = inputs
+    ctx.save_for_backward(crow, col, values, x)
+
+
+def _spmm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    crow, col, values, x = ctx.saved_tensors
+    _, _, for_values, for_x, for_bias, *_ = ctx.needs_input_grad
+    dvalues = dx = None
+    if for_values and for_x and not ctx.transpose:
+        dvalues, dx = _ops.backward(crow, col, values, x, dy, ctx.backend)
+    else:
+        if for_values:
+            a, b = (x, dy) if ctx.transpose else (dy, x)
+            dvalues = _ops.sddmm(crow, col, a, b, ctx.backend)
+        if for_x:
+            dx = _ops.spmm(crow, col, values, dy, None, ctx.columns, not ctx.transpose, ctx.backend)
+    return None, None, dvalues, dx, dy.sum(1) if for_bias else None, None, None, None
+
+
+def _keep_sddmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _sddmm_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    crow, col, a, b = ctx.saved_tensors
+    _, _, for_a, for_b, _ = ctx.needs_input_grad
+    da = _ops.spmm(crow, col, dout, b, None, b.shape[0], False, ctx.backend) if for_a else None
+    db = _ops.spmm(crow, col, dout, a, None, b.shape[0], True, ctx.backend) if for_b else None
+    return None, None, da, db, None
+
+
+def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor) -> tuple[Tensor | None, ...]:
+    """Of <dgrad, sddmm(dy, x)> + <ddx, W' dy>."""
+    crow, col, values, x, dy = ctx.saved_tensors
+    columns, backend = x.shape[0], ctx.backend
+    _, _, for_values, for_x, for_dy, _ = ctx.needs_input_grad
+    dvalues = _ops.sddmm(crow, col, dy, ddx, backend) if for_values else None
+    dx = _ops.spmm(crow, col, dgrad, dy, None, columns, True, backend) if for_x else None
+    ddy = None
+    if for_dy:
+        ddy = _ops.spmm(crow, col, dgrad, x, None, columns, False, backend) + _ops.spmm(
+            crow, col, values, ddx, None, columns, False, backend
+        )
+    return None, None, dvalues, dx, ddy, None
+
+
+for _name, _gradients, _keep in (
+    ("spmm", _spmm_gradients, _keep_spmm),
+    ("sddmm", _sddmm_gradients, _keep_sddmm),
+    ("backward", _backward_gradients, _keep_backward),
+):
+    torch.library.register_autograd(f"sparsetrain::{_name}", _gradients, setup_context=_keep, lib=_library)

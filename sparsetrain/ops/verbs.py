@@ -1,0 +1,146 @@
+"""The public operations: what they accept is checked here, once, and put in the form that the code below expects."""
+
+import torch
+from torch import Tensor
+
+from ..topology import Topology
+from . import autograd, library
+from .backends import backend_for
+
+FLOATS = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
+    r"""Sparse times dense, :math:`Y = W X` with :math:`W_{ij}` = ``values[e]`` at edge e = (i, j) and nothing elsewhere.
+
+    Args:
+        t: which edges exist, shape ``(out, in)``.
+        values: shape ``(nnz,)``, in the order of ``t``.
+        x: shape ``(in, batch)``, any strides; ``(out, batch)`` with transpose.
+        transpose: multiply by :math:`W'` instead.
+
+    Returns:
+        Shape ``(out, batch)``, or ``(in, batch)`` with transpose, in the layout of x. Differentiable any number of times.
+
+    Raises:
+        ValueError: a shape does not fit. TypeError: a dtype or device does not.
+
+    Example:
+        >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
+        >>> spmm(t, torch.tensor([1.0, 2.0, 3.0]), torch.eye(2))
+        tensor([[1., 0.],
+                [2., 3.]])
+    """
+    where, features = "spmm", t.shape[0] if transpose else t.shape[1]
+    _check_values(where, t, values)
+    values, x = _operands(where, t, {"values": values, "x": x})
+    if x.ndim != 2 or x.shape[0] != features:
+        raise ValueError(f"{where}: expected x of shape ({features}, batch), got {tuple(x.shape)}. Samples are columns here.")
+    return _spmm(t, values, x, None, transpose)
+
+
+def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
+    r"""Sampled dense-dense product, :math:`s_e = \sum_n a_{in} b_{jn}` at each edge e = (i, j), nowhere else.
+
+    Args:
+        t: which edges exist, shape ``(out, in)``.
+        a: shape ``(out, batch)``, any strides.
+        b: shape ``(in, batch)``, any strides.
+
+    Returns:
+        Shape ``(nnz,)``, in the order of ``t``. Differentiable any number of times.
+
+    Raises:
+        ValueError: a shape does not fit. TypeError: a dtype or device does not.
+
+    Example:
+        >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
+        >>> sddmm(t, torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+        tensor([3., 6., 8.])
+    """
+    where = "sddmm"
+    a, b = _operands(where, t, {"a": a, "b": b})
+    for name, tensor, features in (("a", a, t.shape[0]), ("b", b, t.shape[1])):
+        if tensor.ndim != 2 or tensor.shape[0] != features:
+            raise ValueError(f"{where}: expected {name} of shape ({features}, batch), got {tuple(tensor.shape)}.")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{where}: expected a and b of one batch size, got {a.shape[1]} and {b.shape[1]}.")
+    backend = backend_for(a.device, a.dtype)
+    if torch.compiler.is_compiling():
+        return library.sddmm(t, a, b, backend)
+    return autograd.sddmm(t, a, b, backend)
+
+
+def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *, transpose: bool = False) -> Tensor:
+    r"""A sparse linear map of the last dimension, :math:`y = x W' + b`, by the shape rules of torch's F.linear.
+
+    Args:
+        x: shape ``(..., in)``, any strides.
+        t: which edges exist, shape ``(out, in)``.
+        values: shape ``(nnz,)``, in the order of ``t``.
+        bias: shape ``(out,)``, or None.
+        transpose: apply :math:`W'` in place of :math:`W`; in and out change places.
+
+    Returns:
+        Shape ``(..., out)``, row-major for row-major x, feature-major for feature-major x.
+
+    Raises:
+        ValueError: a shape does not fit. TypeError: a dtype or device does not.
+
+    Example:
+        >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
+        >>> linear(torch.tensor([1.0, 10.0]), t, torch.tensor([1.0, 2.0, 3.0]))
+        tensor([ 1., 32.])
+    """
+    return checked_linear("linear", x, t, values, bias, transpose)
+
+
+def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+    """``linear`` in the name of a layer, which is where its messages say they come from."""
+    inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
+    _check_values(where, t, values)
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        got = "none" if x.ndim == 0 else x.shape[-1]
+        raise ValueError(f"{where}: expected {inputs} input features, got {got} (x has shape {tuple(x.shape)}).")
+    if bias is None:
+        x, values = _operands(where, t, {"x": x, "values": values})
+    else:
+        if bias.shape != (outputs,):
+            raise ValueError(f"{where}: expected bias of shape ({outputs},), got {tuple(bias.shape)}.")
+        x, values, bias = _operands(where, t, {"x": x, "values": values, "bias": bias})
+    leading = x.shape[:-1]
+    y = _spmm(t, values, x.reshape(leading.numel(), inputs).t(), bias, transpose)
+    return y.t().reshape(*leading, outputs)
+
+
+def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+    backend = backend_for(x.device, x.dtype)
+    if torch.compiler.is_compiling():
+        return library.spmm(t, values, x, bias, transpose, backend)
+    return autograd.spmm(t, values, x, bias, transpose, backend)
+
+
+def _check_values(where: str, t: Topology, values: Tensor) -> None:
+    if values.shape != (t.nnz,):
+        raise ValueError(f"{where}: expected values of shape ({t.nnz},), one for each edge of {t!r}, got {tuple(values.shape)}.")
+
+
+def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]:
+    """The tensors in one floating-point type on the topology's device; under autocast, halves become float32."""
+    tensors = list(named.values())
+    if torch.is_autocast_enabled(t.device.type):
+        tensors = [tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors]
+    dtype = tensors[0].dtype
+    for name, tensor in zip(named, tensors, strict=True):
+        if tensor.dtype not in FLOATS:
+            raise TypeError(
+                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(), or run under "
+                "torch.autocast, which computes sparse products in float32."
+            )
+        if tensor.dtype is not dtype:
+            dtypes = ", ".join(f"{key} {value.dtype}" for key, value in zip(named, tensors, strict=True))
+            raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
+        if tensor.device != t.device:
+            raise TypeError(f"{where}: expected {name} on {t.device}, where the topology is, got {tensor.device}. Move it with .to().")
+    return tensors

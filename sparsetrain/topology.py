@@ -1,0 +1,361 @@
+"""Topology: which edges exist. The index structure of a sparse weight matrix, without values."""
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+import numpy as np
+import sparsetrain_kernels as kernels
+import torch
+from torch import Tensor
+
+from . import checks
+from .csr import check_canonical, row_pointers, sorted_edges
+from .names import Names, checked, edge_columns, numbered
+
+T = TypeVar("T")
+
+
+class Transposed(NamedTuple):
+    """The transpose plan: the same edges ordered by column. ``values_t = values[perm]``."""
+
+    crow_t: Tensor  # (in + 1,)
+    col_t: Tensor  # (nnz,) the row of each edge
+    perm: Tensor  # (nnz,) its position in the value array
+
+
+class Topology:
+    r"""The edges of a weight matrix in canonical CSR, immutable and without values.
+
+    Edge :math:`e` of row :math:`i` (an output) joins input ``col[e]`` to it, for ``crow[i] <= e < crow[i + 1]``. Rows
+    are sorted, columns are sorted within a row, and no edge is stored twice. Indices are int32 where they fit and
+    int64 past that. Layers share a topology; nothing ever writes into it.
+
+    Args:
+        crow: row pointers, shape ``(out + 1,)``.
+        col: column of each edge, shape ``(nnz,)``.
+        shape: ``(out, in)``.
+        inputs, outputs: names of the columns and of the rows, or None.
+
+    Raises:
+        ValueError: the arrays are not canonical CSR of this shape; the message names the first fault.
+        IndexError: a column lies outside ``0..in - 1``.
+        TypeError: the indices are not integers.
+
+    Example:
+        >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
+        >>> t
+        Topology(shape=(2, 2), nnz=3, density=0.75)
+        >>> t.row.tolist(), t.col.tolist()
+        ([0, 1, 1], [0, 0, 1])
+    """
+
+    __slots__ = ("__weakref__", "_derived", "col", "crow", "inputs", "outputs", "shape")
+
+    crow: Tensor
+    col: Tensor
+    shape: tuple[int, int]
+    inputs: Names
+    outputs: Names
+
+    def __init__(
+        self,
+        crow: Any,
+        col: Any,
+        shape: Sequence[int],
+        *,
+        inputs: Sequence[Hashable] | None = None,
+        outputs: Sequence[Hashable] | None = None,
+    ) -> None:
+        where = "Topology"
+        size = checks.shape_of_matrix(where, shape)
+        crow, col = checks.indices(where, "crow", crow), checks.indices(where, "col", col)
+        check_canonical(where, crow, col, size)
+        self._set(crow, col, size, checked(where, "inputs", inputs, size[1]), checked(where, "outputs", outputs, size[0]))
+
+    def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Any, outputs: Any) -> Self:
+        dtype = torch.int32 if max(*shape, col.numel()) <= torch.iinfo(torch.int32).max else torch.int64
+        values = (crow.to(dtype).contiguous(), col.to(dtype).contiguous(), shape, inputs, outputs, {})
+        for name, value in zip(("crow", "col", "shape", "inputs", "outputs", "_derived"), values, strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    @classmethod
+    def _trusted(cls, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Any = None, outputs: Any = None) -> Self:
+        """A topology from arrays that are canonical already."""
+        return cls.__new__(cls)._set(crow, col, shape, inputs, outputs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"Topology is immutable: {name} can't be set. Make a new one, for instance with from_coo.")
+
+
+    # ---- from other forms ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_coo(
+        cls, row: Any, col: Any, shape: Sequence[int], *, duplicates: Literal["error", "merge"] = "error"
+    ) -> Self:
+        """The edges (row, col) = (output, input), in any order.
+
+        Args:
+            row, col: indices, shape ``(nnz,)`` each.
+            shape: ``(out, in)``.
+            duplicates: ``"error"`` refuses an edge that is given twice, ``"merge"`` keeps it once.
+
+        Raises:
+            IndexError: an index is negative or too large.
+            ValueError: an edge is given twice, or the lengths differ.
+
+        Example:
+            >>> Topology.from_coo(row=[1, 0], col=[1, 0], shape=(2, 2)).col.tolist()
+            [0, 1]
+        """
+        where = "Topology.from_coo"
+        size = checks.shape_of_matrix(where, shape)
+        if duplicates not in ("error", "merge"):
+            raise ValueError(f"{where}: expected duplicates to be 'error' or 'merge', got {duplicates!r}.")
+        row, col = checks.indices(where, "row", row), checks.indices(where, "col", col)
+        if row.numel() != col.numel():
+            raise ValueError(f"{where}: expected as many rows as columns, got {row.numel()} and {col.numel()}.")
+        checks.within(where, "row", row, size[0])
+        checks.within(where, "col", col, size[1])
+        row, col = sorted_edges(row, col, size)
+        twice = (row[1:] == row[:-1]) & (col[1:] == col[:-1])
+        if bool(twice.any()):
+            if duplicates == "error":
+                k = int(twice.nonzero()[0])
+                raise ValueError(
+                    f"{where}: expected distinct edges, got edge (row {int(row[k])}, column {int(col[k])}) more than "
+                    'once. Pass duplicates="merge" to keep each edge once.'
+                )
+            keep = torch.cat([twice.new_ones(1), ~twice])
+            row, col = row[keep], col[keep]
+        return cls._trusted(row_pointers(row, size[0]), col, size)
+
+    @classmethod
+    def from_mask(cls, mask: Any) -> Self:
+        """The edges where a matrix of zeros and ones is one.
+
+        Args:
+            mask: tensor or array, shape ``(out, in)``, of booleans or of numbers 0 and 1.
+
+        Raises:
+            ValueError: the mask holds another value, or is not a matrix.
+
+        Example:
+            >>> Topology.from_mask([[1, 0], [1, 1]]).nnz
+            3
+        """
+        where = "Topology.from_mask"
+        mask = torch.as_tensor(mask)
+        if mask.ndim != 2:
+            raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(mask.shape)}.")
+        if mask.dtype is not torch.bool:
+            other = (mask != 0) & (mask != 1)  # NaN is neither
+            if bool(other.any()):
+                i, j = (int(k) for k in other.nonzero()[0])
+                raise ValueError(
+                    f"{where}: expected only 0 and 1, got {mask[i, j].item()} at ({i}, {j}). A mask says which edges exist, "
+                    "it does not scale them; pass mask != 0 if that is meant."
+                )
+        edges = mask.nonzero()
+        return cls._trusted(row_pointers(edges[:, 0], mask.shape[0]), edges[:, 1], (mask.shape[0], mask.shape[1]))
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, *, duplicates: Literal["error", "merge"] = "error") -> Self:
+        """The stored entries of a scipy sparse matrix or array of any format, explicit zeros among them.
+
+        Example:
+            >>> from scipy.sparse import eye_array
+            >>> Topology.from_scipy(eye_array(3)).nnz
+            3
+        """
+        if not hasattr(matrix, "tocoo") or len(matrix.shape) != 2:
+            raise TypeError(f"Topology.from_scipy: expected a two-dimensional scipy.sparse matrix or array, got {type(matrix).__name__}.")
+        coo = matrix.tocoo()
+        row, col = (torch.from_numpy(np.asarray(index, dtype=np.int64)) for index in (coo.row, coo.col))
+        return cls.from_coo(row, col, coo.shape, duplicates=duplicates)
+
+    @classmethod
+    def from_edges(
+        cls, pairs: Any, *, inputs: Sequence[Hashable] | None = None, outputs: Sequence[Hashable] | None = None
+    ) -> Self:
+        """Edges (source, target) = (input, output) between named nodes; the topology keeps the names.
+
+        Args:
+            pairs: pairs, or a data frame with columns ``source`` and ``target``.
+            inputs, outputs: names of all columns and of all rows, in order. Without them, the names that occur, in
+                order of appearance. Names are kept as text.
+
+        Raises:
+            ValueError: a name is unknown or missing, two names read alike as text, or an edge is given twice.
+
+        Example:
+            >>> t = Topology.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
+            >>> t.inputs, t.outputs
+            (('TP53', 'MYC'), ('apoptosis', 'cycle'))
+        """
+        where = "Topology.from_edges"
+        sources, targets = edge_columns(where, pairs)
+        col, inputs = numbered(where, "inputs", sources, inputs)
+        row, outputs = numbered(where, "outputs", targets, outputs)
+        order = np.lexsort((col, row))
+        same = (np.diff(row[order]) == 0) & (np.diff(col[order]) == 0)
+        if same.any():
+            k = order[int(same.argmax())]
+            raise ValueError(f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. Drop the repeats.")
+        row_sorted, col_sorted = torch.from_numpy(row[order]), torch.from_numpy(col[order])
+        shape = (len(outputs), len(inputs))
+        return cls._trusted(row_pointers(row_sorted, shape[0]), col_sorted, shape, inputs, outputs)
+
+    # ---- what it says ----------------------------------------------------------------------------------------------
+
+    @property
+    def nnz(self) -> int:
+        """Number of edges."""
+        return self.col.numel()
+
+    @property
+    def numel(self) -> int:
+        """Number of positions, ``out * in``."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def density(self) -> float:
+        """``nnz / numel``; 0 for an empty shape."""
+        return self.nnz / self.numel if self.numel else 0.0
+
+    @property
+    def row(self) -> Tensor:
+        """Row of each edge, shape ``(nnz,)``, expanded anew from ``crow`` at each call."""
+        rows = torch.arange(self.shape[0], dtype=self.col.dtype, device=self.device)
+        return rows.repeat_interleave(self.fan_in, output_size=self.nnz)
+
+    @property
+    def fan_in(self) -> Tensor:
+        """Edges of each row, shape ``(out,)``."""
+        return self.crow.diff()
+
+    @property
+    def fan_out(self) -> Tensor:
+        """Edges of each column, shape ``(in,)``."""
+        return torch.bincount(self.col, minlength=self.shape[1]).to(self.col.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the indices are."""
+        return self.crow.device
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of shape and edges in hexadecimal: equal exactly when these are, on any device and index type."""
+        return self.derived(_digest)
+
+    def position(self, row: Any, col: Any) -> Tensor:
+        """Index of each edge (row, col) in the value array.
+
+        Args:
+            row, col: integers or integer tensors that broadcast together.
+
+        Returns:
+            int64 tensor of the broadcast shape.
+
+        Raises:
+            IndexError: an edge is not stored; the message names it.
+
+        Example:
+            >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
+            >>> t.position(1, 1).item()
+            2
+        """
+        where = "Topology.position"
+        rows, cols = torch.broadcast_tensors(torch.as_tensor(row), torch.as_tensor(col))
+        shape = rows.shape
+        rows = checks.indices(where, "row", rows.reshape(-1)).to(self.device)
+        cols = checks.indices(where, "col", cols.reshape(-1)).to(self.device)
+        checks.within(where, "row", rows, self.shape[0])
+        checks.within(where, "col", cols, self.shape[1])
+        low, high = self.crow[rows].long(), self.crow[rows + 1].long()
+        stop = high
+        longest = int((high - low).max()) if low.numel() else 0
+        for _ in range(longest.bit_length()):  # a binary search in all rows at once
+            middle = (low + high) // 2
+            below = (low < high) & (self.col[middle.clamp(max=max(self.nnz - 1, 0))] < cols) if self.nnz else low < low
+            low, high = torch.where(below, middle + 1, low), torch.where(below | (low >= high), high, middle)
+        found = (low < stop) & (self.col[low.clamp(max=max(self.nnz - 1, 0))] == cols) if self.nnz else low < low
+        if not bool(found.all()):
+            k = int((~found).nonzero()[0])
+            raise IndexError(f"{where}: edge (row {int(rows[k])}, column {int(cols[k])}) is not stored.")
+        return low.reshape(shape)
+
+    # ---- other forms of the same edges -----------------------------------------------------------------------------
+
+    def to_mask(self) -> Tensor:
+        """Boolean matrix (out, in), true at the edges. Dense: for small matrices and for tests."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        mask[self.row.long(), self.col.long()] = True
+        return mask
+
+    def to(self, device: torch.device | str) -> "Topology":
+        """The same topology on a device, always the same object for the same device."""
+        device = torch.device(device)
+        if device.type == self.device.type and device.index in (None, self.device.index):
+            return self
+        copies = self.derived(_copies)
+        if device not in copies:
+            copies[device] = Topology._trusted(self.crow.to(device), self.col.to(device), self.shape, self.inputs, self.outputs)
+        return copies[device]
+
+    def transpose(self) -> "Topology":
+        """The topology of the transposed matrix, shape (in, out): inputs become outputs.
+
+        Its value array is ``values[t.transposed.perm]``.
+        """
+        return self.derived(_transpose)
+
+    @property
+    def transposed(self) -> Transposed:
+        """The transpose plan, made at first use and kept."""
+        return self.derived(_transposed)
+
+    def derived(self, build: Callable[["Topology"], T]) -> T:
+        """``build(self)``, kept for the next call: what else follows from the structure alone."""
+        if build not in self._derived:
+            self._derived[build] = build(self)
+        return self._derived[build]
+
+    def __repr__(self) -> str:
+        return f"Topology(shape={self.shape}, nnz={self.nnz}, density={self.density:.4g})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # immutable, and shared between layers on purpose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Topology._trusted, (self.crow, self.col, self.shape, self.inputs, self.outputs)
+
+
+def _digest(t: Topology) -> str:
+    digest = hashlib.sha256(np.asarray(t.shape, dtype="<i8").tobytes())
+    for index in (t.crow, t.col):
+        digest.update(index.cpu().numpy().astype("<i8", copy=False).data)
+    return digest.hexdigest()
+
+
+def _copies(t: Topology) -> dict[torch.device, Topology]:
+    return {}
+
+
+def _transposed(t: Topology) -> Transposed:
+    if t.device.type == "cpu":
+        arrays = kernels.transpose(t.crow.numpy(), t.col.numpy(), t.shape[1])
+        return Transposed(*(torch.from_numpy(array) for array in arrays))
+    perm = t.col.argsort(stable=True).to(t.col.dtype)
+    return Transposed(row_pointers(t.col, t.shape[1]).to(t.crow.dtype), t.row[perm], perm)
+
+
+def _transpose(t: Topology) -> Topology:
+    crow_t, col_t, _ = t.transposed
+    return Topology._trusted(crow_t, col_t, (t.shape[1], t.shape[0]), t.outputs, t.inputs)
