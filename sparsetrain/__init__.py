@@ -1,3 +1,4 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
+from . import patterns as patterns
 from .topology import Topology as Topology

@@ -1,67 +1,116 @@
 """Checks of what users pass in. Each says where, what was expected, what came, and what to do, and returns the value
 in the one form that the code behind it expects."""
 
-import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+LARGEST = torch.iinfo(torch.int64).max
+INDEX_DTYPES = (
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
+
+def sizes(where: str, expected: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of dimensions as ints, none of them negative."""
+    try:
+        numbers = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"{where}: expected {expected}, got {shape!r}.") from None
+    if not all(0 <= n <= LARGEST for n in numbers):
+        raise ValueError(f"{where}: expected {expected}, each from 0 to 2**63 - 1, got {numbers}.")
+    return numbers
 
 
 def shape_of_matrix(where: str, shape: Sequence[int]) -> tuple[int, int]:
     """(rows, columns) as ints, none of them negative."""
+    expected = "shape = (out, in), two integers"
+    numbers = sizes(where, expected, shape)
+    if len(numbers) != 2:
+        raise ValueError(f"{where}: expected {expected}, got {numbers}.")
+    return numbers
+
+
+def fraction(where: str, name: str, value: float, advice: str = "") -> float:
+    """A number from 0 to 1."""
     try:
-        rows, columns = (int(n) for n in shape)
-    except (TypeError, ValueError):
-        raise TypeError(f"{where}: expected shape = (out, in), two integers, got {shape!r}.") from None
-    if rows < 0 or columns < 0:
-        raise ValueError(f"{where}: expected shape = (out, in) of non-negative sizes, got ({rows}, {columns}).")
-    return rows, columns
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last from a tensor of several numbers
+        raise TypeError(f"{where}: expected {name} to be a number from 0 to 1, got {value!r}.") from None
+    if not 0.0 <= number <= 1.0:  # true of NaN
+        raise ValueError(f"{where}: expected {name} from 0 to 1, got {value!r}.{advice}")
+    return number
 
 
 def density(where: str, value: float) -> float:
-    """A fraction of edges that exist: a number in 0..1."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{where}: expected a density, a number from 0 to 1, got {value!r}.") from None
-    if math.isnan(number) or not 0.0 <= number <= 1.0:
-        raise ValueError(
-            f"{where}: expected a density from 0 to 1 (the fraction of edges that exist), got {value!r}. "
-            "For a sparsity s pass density = 1 - s."
-        )
-    return number
+    """The fraction of edges that exist: a number from 0 to 1."""
+    advice = " It is the fraction of edges that exist: for a sparsity s pass density = 1 - s."
+    return fraction(where, "density", value, advice)
 
 
 def count(where: str, name: str, value: int) -> int:
     """A non-negative integer."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{where}: expected {name} to be an integer, got {value!r}.")
-    number = int(value)
     if number < 0:
         raise ValueError(f"{where}: expected {name} >= 0, got {number}.")
     return number
 
 
+def generator(where: str, value: torch.Generator | None) -> torch.Generator | None:
+    """A source of random numbers, or None for torch's own."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(
+            f"{where}: expected generator to be a torch.Generator or None, got {value!r}. "
+            "For a seed pass torch.Generator().manual_seed(seed)."
+        )
+    return value
+
+
+def numbers(where: str, name: str, value: Any) -> Tensor:
+    """A tensor as it is, anything else as a new tensor."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        return torch.from_numpy(np.array(value))  # a copy: torch warns of arrays that are read-only, as pandas' are
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{where}: expected {name} to be a tensor, an array or a list of numbers, got {type(value).__name__} "
+            "with something else in it."
+        ) from None
+
+
 def indices(where: str, name: str, value: Any) -> Tensor:
-    """A one-dimensional int64 tensor of indices."""
-    tensor = torch.as_tensor(value)
-    if tensor.numel() == 0 and tensor.ndim == 1:
-        return tensor.to(torch.int64)
-    if tensor.dtype not in INDEX_DTYPES:
+    """A one-dimensional int64 tensor of indices in memory of its own."""
+    tensor = numbers(where, name, value)
+    if tensor.dtype not in INDEX_DTYPES and tensor.shape != (0,):  # an empty list holds floats, says numpy
         raise TypeError(f"{where}: expected {name} to hold integers, got {tensor.dtype}. Convert with .long().")
     if tensor.ndim != 1:
         raise ValueError(f"{where}: expected {name} to be one-dimensional, got shape {tuple(tensor.shape)}.")
-    return tensor.to(torch.int64)
+    return tensor.to(torch.int64, copy=True)
+
+
+def broadcast_shape(where: str, row: Tensor, col: Tensor) -> torch.Size:
+    """The shape that row and col broadcast to."""
+    try:
+        return torch.broadcast_shapes(row.shape, col.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{where}: expected row and col of shapes that broadcast together, got {tuple(row.shape)} and "
+            f"{tuple(col.shape)}."
+        ) from None
 
 
 def within(where: str, name: str, index: Tensor, size: int) -> None:
     """Every index lies in 0..size-1; the message names the first that does not."""
-    if index.numel() == 0:
-        return
     bad = (index < 0) | (index >= size)
     if bool(bad.any()):
         k = int(bad.nonzero()[0])

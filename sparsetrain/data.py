@@ -77,7 +77,9 @@ def fashion_mnist(folder: str | Path | None = None) -> DataSet:
     place = DEBIAN_FOLDER if folder is None else Path(folder)
     advice = "Run: apt-get install dataset-fashion-mnist" if folder is None else "Check the name of the folder."
     if not place.is_dir():
-        raise FileNotFoundError(f"data.fashion_mnist: expected the data set in the folder {place}, got no such folder. {advice}")
+        raise FileNotFoundError(
+            f"data.fashion_mnist: expected the data in the folder {place}, got no such folder. {advice}"
+        )
     parts = (*_part(place, "train"), *_part(place, "t10k"))
     name = "fashion-mnist" if folder is None else place.resolve().name
     source = "Debian's dataset-fashion-mnist" if folder is None else str(place)
@@ -110,7 +112,8 @@ def _part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", dimensions=3)
     labels = _read_idx(folder / f"{part}-labels-idx1-ubyte.gz", dimensions=1)
     if images.shape[1:] != (28, 28):
-        raise ValueError(f"{folder}: expected {part} images of 28 x 28 pixels, got {images.shape[1]} x {images.shape[2]}.")
+        size = " x ".join(map(str, images.shape[1:]))
+        raise ValueError(f"{folder}: expected {part} images of 28 x 28 pixels, got {size}.")
     if len(images) != len(labels):
         raise ValueError(
             f"{folder}: expected as many {part} labels as images, got {len(labels)} labels and {len(images)} images. "
@@ -140,10 +143,12 @@ def _read_idx(path: Path, dimensions: int) -> Bytes:
         raise ValueError(f"{path}: expected a header of {header} bytes, got {len(content)} bytes. Fetch the file anew.")
     magic, *shape = struct.unpack(f">{1 + dimensions}I", content[:header])
     if magic != MAGIC[dimensions]:
-        raise ValueError(f"{path}: expected the magic number {MAGIC[dimensions]} ({dimensions}-dimensional idx of bytes), got {magic}.")
+        raise ValueError(
+            f"{path}: expected the magic number {MAGIC[dimensions]} (bytes in {dimensions} dimensions), got {magic}."
+        )
     if len(content) - header != math.prod(shape):
         raise ValueError(
-            f"{path}: expected {math.prod(shape)} bytes after the header, which announces {' x '.join(map(str, shape))}, "
-            f"got {len(content) - header}. The file is cut off or damaged."
+            f"{path}: expected {math.prod(shape)} bytes after a header of {' x '.join(map(str, shape))}, got "
+            f"{len(content) - header}. The file is cut off or damaged."
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

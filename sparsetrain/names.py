@@ -10,26 +10,25 @@ Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
 
 
-def checked(where: str, side: str, names: Sequence[Hashable] | None, size: int | None = None) -> Names:
-    """The names as distinct strings, as many as ``size``, or None."""
-    if names is None:
-        return None
-    if isinstance(names, str):
-        raise TypeError(f"{where}: expected {side} to be a sequence of names, got the string {names!r}.")
+def checked(where: str, side: str, names: Iterable[Hashable], size: int | None = None) -> tuple[str, ...]:
+    """The names as distinct strings, as many as ``size``."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{where}: expected {side} to be a sequence of names, got {names!r}.")
     given = list(names)
-    strings = tuple(str(name) for name in given)
-    if size is not None and len(strings) != size:
-        raise ValueError(f"{where}: expected {size} names in {side}, got {len(strings)}.")
-    if len(set(strings)) != len(strings):
-        seen: dict[str, Any] = {}
-        for name, string in zip(given, strings, strict=True):
-            if string in seen:
-                raise ValueError(
-                    f"{where}: expected distinct names in {side}, got {seen[string]!r} and {name!r}, "
-                    f"both of which read {string!r} as text. Rename one."
-                )
-            seen[string] = name
-    return strings
+    if size is not None and len(given) != size:
+        raise ValueError(f"{where}: expected {size} names in {side}, got {len(given)}.")
+    seen: dict[str, Hashable] = {}
+    for k, name in enumerate(given):
+        text = str(name)
+        if _missing(name):
+            raise ValueError(f"{where}: expected a name in {side}, got {name!r} at position {k}. Give it a name.")
+        if text in seen:
+            raise ValueError(
+                f"{where}: expected distinct names in {side}, got {seen[text]!r} and {name!r}, "
+                f"both of which read {text!r} as text. Rename one."
+            )
+        seen[text] = name
+    return tuple(seen)
 
 
 def edge_columns(where: str, pairs: Any) -> tuple[list[Any], list[Any]]:
@@ -42,31 +41,42 @@ def edge_columns(where: str, pairs: Any) -> tuple[list[Any], list[Any]]:
                 f"{[str(c) for c in pairs.columns]}; missing: {missing}. Rename the columns."
             )
         return list(pairs["source"]), list(pairs["target"])
+    if not isinstance(pairs, Iterable):
+        raise TypeError(f"{where}: expected pairs (source, target) or a data frame, got {type(pairs).__name__}.")
     sources, targets = [], []
     for k, pair in enumerate(pairs):
-        try:
-            source, target = pair
-        except (TypeError, ValueError):
-            raise ValueError(f"{where}: expected pairs (source, target), got {pair!r} at position {k}.") from None
-        sources.append(source)
-        targets.append(target)
+        if isinstance(pair, str) or not isinstance(pair, Iterable) or len(ends := list(pair)) != 2:
+            raise ValueError(f"{where}: expected pairs (source, target), got {pair!r} at position {k}.")
+        sources.append(ends[0])
+        targets.append(ends[1])
     return sources, targets
 
 
-def numbered(where: str, side: str, labels: Iterable[Any], names: Sequence[Hashable] | None) -> tuple[Ids, tuple[str, ...]]:
+def numbered(where: str, side: str, labels: list[Any], names: Sequence[Hashable] | None) -> tuple[Ids, tuple[str, ...]]:
     """The position of each label among ``names``, and the names; without names, the labels in order of appearance."""
-    given = list(labels)
-    missing = next((k for k, label in enumerate(given) if label is None or label != label), None)
+    missing = next((k for k, label in enumerate(labels) if _missing(label)), None)
     if missing is not None:
-        raise ValueError(f"{where}: expected a name in {side}, got {given[missing]!r} at edge {missing}. Drop that edge.")
-    known = checked(where, side, dict.fromkeys(given) if names is None else names)  # type: ignore[arg-type]
-    position = {name: i for i, name in enumerate(known or ())}
-    ids = [position.get(str(label), -1) for label in given]
-    if -1 in ids:
-        unknown = list(dict.fromkeys(str(label) for label, i in zip(given, ids, strict=True) if i < 0))
+        raise ValueError(
+            f"{where}: expected a name in {side}, got {labels[missing]!r} at edge {missing}. Drop that edge."
+        )
+    known = checked(where, side, dict.fromkeys(labels) if names is None else names)
+    position = {name: i for i, name in enumerate(known)}
+    ids = [position.get(str(label), -1) for label in labels]
+    unknown = list(dict.fromkeys(str(label) for label, i in zip(labels, ids, strict=True) if i < 0))
+    if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise ValueError(
             f"{where}: expected every edge to use names in {side}, got {len(unknown)} unknown: {shown}. "
             f"Add them to {side}, or drop their edges."
         )
-    return np.asarray(ids, dtype=np.int64), known or ()
+    return np.asarray(ids, dtype=np.int64), known
+
+
+def _missing(name: Any) -> bool:
+    """None, and what data frames hold where there is no name: NaN, NaT (neither equals itself) and NA."""
+    if name is None:
+        return True
+    try:
+        return bool(name != name)
+    except TypeError:  # NA is neither true nor false
+        return True

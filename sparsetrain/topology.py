@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .csr import check_canonical, row_pointers, sorted_edges
+from .csr import check_canonical, compressed, find, row_pointers
 from .names import Names, checked, edge_columns, numbered
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Topology:
     shape: tuple[int, int]
     inputs: Names
     outputs: Names
+    _derived: dict[Callable[["Topology"], Any], Any]
 
     def __init__(
         self,
@@ -71,23 +72,30 @@ class Topology:
         size = checks.shape_of_matrix(where, shape)
         crow, col = checks.indices(where, "crow", crow), checks.indices(where, "col", col)
         check_canonical(where, crow, col, size)
-        self._set(crow, col, size, checked(where, "inputs", inputs, size[1]), checked(where, "outputs", outputs, size[0]))
+        inputs = None if inputs is None else checked(where, "inputs", inputs, size[1])
+        outputs = None if outputs is None else checked(where, "outputs", outputs, size[0])
+        self._set(crow, col, size, inputs, outputs)
 
-    def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Any, outputs: Any) -> Self:
+    def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Self:
         dtype = torch.int32 if max(*shape, col.numel()) <= torch.iinfo(torch.int32).max else torch.int64
-        values = (crow.to(dtype).contiguous(), col.to(dtype).contiguous(), shape, inputs, outputs, {})
-        for name, value in zip(("crow", "col", "shape", "inputs", "outputs", "_derived"), values, strict=True):
+        crow, col = crow.to(dtype).contiguous(), col.to(dtype).contiguous()
+        attributes = {"crow": crow, "col": col, "shape": shape, "inputs": inputs, "outputs": outputs, "_derived": {}}
+        for name, value in attributes.items():
             object.__setattr__(self, name, value)
         return self
 
     @classmethod
-    def _trusted(cls, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Any = None, outputs: Any = None) -> Self:
+    def _trusted(
+        cls, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names = None, outputs: Names = None
+    ) -> Self:
         """A topology from arrays that are canonical already."""
         return cls.__new__(cls)._set(crow, col, shape, inputs, outputs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"Topology is immutable: {name} can't be set. Make a new one, for instance with from_coo.")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"Topology is immutable: {name} can't be deleted.")
 
     # ---- from other forms ------------------------------------------------------------------------------------------
 
@@ -112,25 +120,7 @@ class Topology:
         """
         where = "Topology.from_coo"
         size = checks.shape_of_matrix(where, shape)
-        if duplicates not in ("error", "merge"):
-            raise ValueError(f"{where}: expected duplicates to be 'error' or 'merge', got {duplicates!r}.")
-        row, col = checks.indices(where, "row", row), checks.indices(where, "col", col)
-        if row.numel() != col.numel():
-            raise ValueError(f"{where}: expected as many rows as columns, got {row.numel()} and {col.numel()}.")
-        checks.within(where, "row", row, size[0])
-        checks.within(where, "col", col, size[1])
-        row, col = sorted_edges(row, col, size)
-        twice = (row[1:] == row[:-1]) & (col[1:] == col[:-1])
-        if bool(twice.any()):
-            if duplicates == "error":
-                k = int(twice.nonzero()[0])
-                raise ValueError(
-                    f"{where}: expected distinct edges, got edge (row {int(row[k])}, column {int(col[k])}) more than "
-                    'once. Pass duplicates="merge" to keep each edge once.'
-                )
-            keep = torch.cat([twice.new_ones(1), ~twice])
-            row, col = row[keep], col[keep]
-        return cls._trusted(row_pointers(row, size[0]), col, size)
+        return cls._trusted(*compressed(where, row, col, size, duplicates), size)
 
     @classmethod
     def from_mask(cls, mask: Any) -> Self:
@@ -147,7 +137,7 @@ class Topology:
             3
         """
         where = "Topology.from_mask"
-        mask = torch.as_tensor(mask)
+        mask = checks.numbers(where, "mask", mask)
         if mask.ndim != 2:
             raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(mask.shape)}.")
         if mask.dtype is not torch.bool:
@@ -155,8 +145,8 @@ class Topology:
             if bool(other.any()):
                 i, j = (int(k) for k in other.nonzero()[0])
                 raise ValueError(
-                    f"{where}: expected only 0 and 1, got {mask[i, j].item()} at ({i}, {j}). A mask says which edges exist, "
-                    "it does not scale them; pass mask != 0 if that is meant."
+                    f"{where}: expected only 0 and 1, got {mask[i, j].item()} at ({i}, {j}). A mask says which edges "
+                    "exist, it does not scale them; pass mask != 0 if that is meant."
                 )
         edges = mask.nonzero()
         return cls._trusted(row_pointers(edges[:, 0], mask.shape[0]), edges[:, 1], (mask.shape[0], mask.shape[1]))
@@ -170,11 +160,14 @@ class Topology:
             >>> Topology.from_scipy(eye_array(3)).nnz
             3
         """
+        where = "Topology.from_scipy"
         if not hasattr(matrix, "tocoo") or len(matrix.shape) != 2:
-            raise TypeError(f"Topology.from_scipy: expected a two-dimensional scipy.sparse matrix or array, got {type(matrix).__name__}.")
+            raise TypeError(
+                f"{where}: expected a two-dimensional scipy.sparse matrix or array, got {type(matrix).__name__}."
+            )
         coo = matrix.tocoo()
-        row, col = (torch.from_numpy(np.asarray(index, dtype=np.int64)) for index in (coo.row, coo.col))
-        return cls.from_coo(row, col, coo.shape, duplicates=duplicates)
+        size = checks.shape_of_matrix(where, coo.shape)
+        return cls._trusted(*compressed(where, coo.row, coo.col, size, duplicates), size)
 
     @classmethod
     def from_edges(
@@ -203,7 +196,10 @@ class Topology:
         same = (np.diff(row[order]) == 0) & (np.diff(col[order]) == 0)
         if same.any():
             k = order[int(same.argmax())]
-            raise ValueError(f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. Drop the repeats.")
+            raise ValueError(
+                f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. "
+                "Drop the repeats."
+            )
         row_sorted, col_sorted = torch.from_numpy(row[order]), torch.from_numpy(col[order])
         shape = (len(outputs), len(inputs))
         return cls._trusted(row_pointers(row_sorted, shape[0]), col_sorted, shape, inputs, outputs)
@@ -261,7 +257,9 @@ class Topology:
             int64 tensor of the broadcast shape.
 
         Raises:
-            IndexError: an edge is not stored; the message names it.
+            IndexError: an edge is not stored, or lies outside the shape; the message names it.
+            TypeError: row or col does not hold integers.
+            ValueError: their shapes do not broadcast together.
 
         Example:
             >>> t = Topology([0, 1, 3], [0, 0, 1], shape=(2, 2))
@@ -269,24 +267,17 @@ class Topology:
             2
         """
         where = "Topology.position"
-        rows, cols = torch.broadcast_tensors(torch.as_tensor(row), torch.as_tensor(col))
-        shape = rows.shape
-        rows = checks.indices(where, "row", rows.reshape(-1)).to(self.device)
-        cols = checks.indices(where, "col", cols.reshape(-1)).to(self.device)
+        rows, cols = checks.numbers(where, "row", row), checks.numbers(where, "col", col)
+        shape = checks.broadcast_shape(where, rows, cols)
+        rows = checks.indices(where, "row", rows.expand(shape).reshape(-1)).to(self.device)
+        cols = checks.indices(where, "col", cols.expand(shape).reshape(-1)).to(self.device)
         checks.within(where, "row", rows, self.shape[0])
         checks.within(where, "col", cols, self.shape[1])
-        low, high = self.crow[rows].long(), self.crow[rows + 1].long()
-        stop = high
-        longest = int((high - low).max()) if low.numel() else 0
-        for _ in range(longest.bit_length()):  # a binary search in all rows at once
-            middle = (low + high) // 2
-            below = (low < high) & (self.col[middle.clamp(max=max(self.nnz - 1, 0))] < cols) if self.nnz else low < low
-            low, high = torch.where(below, middle + 1, low), torch.where(below | (low >= high), high, middle)
-        found = (low < stop) & (self.col[low.clamp(max=max(self.nnz - 1, 0))] == cols) if self.nnz else low < low
-        if not bool(found.all()):
-            k = int((~found).nonzero()[0])
+        place = find(self.crow, self.col, rows, cols)
+        if bool((place < 0).any()):
+            k = int((place < 0).nonzero()[0])
             raise IndexError(f"{where}: edge (row {int(rows[k])}, column {int(cols[k])}) is not stored.")
-        return low.reshape(shape)
+        return place.reshape(shape)
 
     # ---- other forms of the same edges -----------------------------------------------------------------------------
 
@@ -297,13 +288,13 @@ class Topology:
         return mask
 
     def to(self, device: torch.device | str) -> "Topology":
-        """The same topology on a device, always the same object for the same device."""
-        device = torch.device(device)
-        if device.type == self.device.type and device.index in (None, self.device.index):
-            return self
+        """The same topology on a device, always the same object for the same device: back home it is this one."""
+        device = torch.empty(0, device=device).device  # "cuda" is the current one
         copies = self.derived(_copies)
         if device not in copies:
-            copies[device] = Topology._trusted(self.crow.to(device), self.col.to(device), self.shape, self.inputs, self.outputs)
+            crow, col = self.crow.to(device), self.col.to(device)
+            copies[device] = Topology._trusted(crow, col, self.shape, self.inputs, self.outputs)
+            copies[device]._derived[_copies] = copies
         return copies[device]
 
     def transpose(self) -> "Topology":
@@ -322,7 +313,8 @@ class Topology:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
         if build not in self._derived:
             self._derived[build] = build(self)
-        return self._derived[build]
+        kept: T = self._derived[build]
+        return kept
 
     def __repr__(self) -> str:
         return f"Topology(shape={self.shape}, nnz={self.nnz}, density={self.density:.4g})"
@@ -345,7 +337,7 @@ def _digest(t: Topology) -> str:
 
 
 def _copies(t: Topology) -> dict[torch.device, Topology]:
-    return {}
+    return {t.device: t}
 
 
 def _transposed(t: Topology) -> Transposed:

@@ -6,7 +6,7 @@ from time import perf_counter
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from ..data import DataSet
 from ..nn import MaskedLinear
@@ -70,7 +70,7 @@ class Contestant:
         """Seconds of a first forward and backward pass and a first evaluation, which change nothing that is trained."""
         start = perf_counter()
         images, labels = self._batch(torch.arange(self.setting.batch))
-        F.cross_entropy(self.model(images), labels).backward()
+        cross_entropy(self.model(images), labels).backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad()
         self.evaluate()
         return perf_counter() - start
@@ -83,9 +83,9 @@ class Contestant:
         for _ in range(steps):
             images, labels = self._batch(self._next_batch())
             start = perf_counter()
-            loss = F.cross_entropy(self.model(images), labels)
+            loss = cross_entropy(self.model(images), labels)
             forward = perf_counter()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             backward = perf_counter()
             self.optimizer.step()
             for layer in self.masked:
@@ -99,17 +99,23 @@ class Contestant:
         """Loss and accuracy on all test images."""
         loss, right, total = 0.0, 0, len(self.data.test_labels)
         with torch.no_grad():
-            for part in torch.arange(total).split(self.setting.batch):
+            for start in range(0, total, self.setting.batch):
+                part = slice(start, start + self.setting.batch)
                 answer = self.model(self.data.test_images[part].to(self.setting.torch_dtype))
                 labels = self.data.test_labels[part]
-                loss += F.cross_entropy(answer, labels, reduction="sum").item()
+                loss += cross_entropy(answer, labels, reduction="sum").item()
                 right += int((answer.argmax(1) == labels).sum())
         return Evaluation(loss / total, 100 * right / total)
 
     def measure(self) -> Bytes:
         """Memory so far."""
-        state = memory.state(self.optimizer) if self.optimizer else 0
-        return Bytes(self.memory_before, memory.peak(), memory.parameters(self.model), state, memory.indices(self.model))
+        return Bytes(
+            before=self.memory_before,
+            peak=memory.peak(),
+            parameters=memory.parameters(self.model),
+            state=memory.state(self.optimizer) if self.optimizer else 0,
+            indices=memory.indices(self.model),
+        )
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.data.train_images[index].to(self.setting.torch_dtype), self.data.train_labels[index]
@@ -119,6 +125,6 @@ class Contestant:
         if batch is None:
             images, size = len(self.data.train_labels), self.setting.batch
             order = torch.randperm(images, generator=self.order)
-            self.batches = iter(order[: images // size * size].split(size))  # whole batches only: one size to time
+            self.batches = iter(order[: images // size * size].view(-1, size))  # whole batches only: one size to time
             batch = next(self.batches)
         return batch

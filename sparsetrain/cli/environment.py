@@ -2,8 +2,10 @@
 
 import os
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numba
 import torch
@@ -23,12 +25,18 @@ def version_of(package: str) -> str:
         return "unknown"
 
 
+def surroundings() -> dict[str, Any]:
+    """What a figure measured from now on depends on: software, processor, date, and how busy the machine is."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"versions": versions(), "cpu": cpu(), "date": date, "load_average": os.getloadavg()}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
 
 
-def cpu() -> dict[str, object]:
+def cpu() -> dict[str, Any]:
     """Model, instruction sets and vector width of the processor."""
     present = binding.get_host_cpu_features()
     return {
@@ -39,10 +47,11 @@ def cpu() -> dict[str, object]:
     }
 
 
-def threads() -> dict[str, object]:
+def threads() -> dict[str, Any]:
     """Threads of torch and numba, and what numba's run on."""
     number = numba.get_num_threads()  # starts the threads, without which the layer is not known
-    return {"torch": torch.get_num_threads(), "numba": number, "numba_layer": numba.threading_layer()}
+    layer = numba.threading_layer()  # type: ignore[attr-defined, no-untyped-call]
+    return {"torch": torch.get_num_threads(), "numba": number, "numba_layer": layer}
 
 
 def _model() -> str:

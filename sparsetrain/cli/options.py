@@ -1,9 +1,9 @@
-"""What the options of the command line accept."""
+"""What the options of the command line accept. Each function takes an option's text, and returns what it means."""
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,72 +11,54 @@ from .. import checks
 from . import files
 
 
-class Density(click.ParamType):
+def fraction(text: str | float) -> float:
     """A number from 0 to 1."""
-
-    name = "fraction"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return checks.density(param.opts[0] if param else "density", value)
-        except (TypeError, ValueError) as error:
-            self.fail(str(error).partition(": ")[2], param, ctx)
+    try:
+        return checks.density("density", text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error).partition(": ")[2]) from None
 
 
-class Positive(click.ParamType):
+def positive(text: str) -> float:
     """A finite number above 0."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"expected a number, got {value!r}.", param, ctx)
-        if not 0 < number < math.inf:
-            self.fail(f"expected a finite number above 0, got {value}.", param, ctx)
-        return number
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"expected a finite number above 0, got {text!r}.")
+    return number
 
 
-class Widths(click.ParamType):
-    """Sizes of hidden layers, separated by commas; an empty text is no hidden layer."""
-
-    name = "widths"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = value.split(",") if value.strip() else []
-        try:
-            widths = tuple(int(part) for part in parts)
-        except ValueError:
-            self.fail(f"expected whole numbers separated by commas, as in 1000,1000, got {value!r}.", param, ctx)
-        if any(width < 1 for width in widths):
-            self.fail(f"expected widths of at least 1, got {value!r}. An empty text means no hidden layer.", param, ctx)
-        return widths
+def widths(text: str) -> tuple[int, ...]:
+    """Sizes of layers, separated by commas; an empty text is no layer."""
+    try:
+        sizes = tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise click.BadParameter(f"expected whole numbers above 0, as in 1000,1000, or '' for none, got {text!r}.")
+    return sizes
 
 
-class Output(click.ParamType):
-    """A file that can be written, with one of some endings."""
+def output(*endings: str) -> Callable[[str], Path]:
+    """The name of a file that can be written and has one of the endings; any ending where none is given."""
 
-    name = "file"
-
-    def __init__(self, *endings: str) -> None:
-        self.endings = endings
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value)
-        if self.endings and path.suffix.lower() not in self.endings:
-            self.fail(f"expected a name that ends in {' or '.join(self.endings)}, got {str(path)!r}.", param, ctx)
+    def file(text: str) -> Path:
+        path = Path(text)
+        if endings and path.suffix not in endings:
+            raise click.BadParameter(f"expected a name that ends in {' or '.join(endings)}, got {text!r}.")
         try:
             files.check_writable(path)
         except OSError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error)) from None
         return path
+
+    return file
 
 
 def need(*packages: str) -> None:
     """End with one line of advice unless these packages of the extra ``demo`` are installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise click.ClickException(f"{' and '.join(missing)} not installed. Run: pip install sparsetrain[demo]")
+        raise click.ClickException(f"This needs {' and '.join(missing)}. Run: pip install sparsetrain[demo]")

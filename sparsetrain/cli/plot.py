@@ -1,1 +1,82 @@
 """The picture of a race: loss, accuracy, time and memory."""
+
+from typing import Any, BinaryIO
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .network import KINDS
+from .race import Race
+from .report import milliseconds
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = {"sparse": "#0072B2", "masked": "#E69F00", "dense": "#555555"}
+STYLES: dict[str, dict[str, Any]] = {
+    "sparse": {"linewidth": 1.6, "linestyle": "--", "marker": "o", "markersize": 3.5, "zorder": 3},
+    "masked": {"linewidth": 5.0, "alpha": 0.65, "zorder": 2},  # wide, as sparse lies upon it
+    "dense": {"linewidth": 1.6, "linestyle": ":", "marker": "s", "markersize": 3.5, "zorder": 1},
+}
+PARTS = ("#0072B2", "#56B4E9", "#CC79A7")  # of a bar, from below
+
+
+def draw(race: Race, file: BinaryIO, ending: str) -> None:
+    """Write the picture in the format that the ending names."""
+    figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
+    figure.suptitle(f"{race.setting.title}\n{race.setting.subtitle}", fontsize=11)
+    (loss, accuracy), (time, memory) = figure.subplots(2, 2)
+    _loss(loss, race)
+    _accuracy(accuracy, race)
+    _time(time, race)
+    _memory(memory, race)
+    for axes in (loss, accuracy, time, memory):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_axisbelow(True)
+    figure.savefig(file, format=ending.lstrip("."))
+
+
+def _loss(axes: Axes, race: Race) -> None:
+    epochs = range(1, race.setting.epochs + 1)
+    for kind in KINDS:
+        curve = race.records[kind].train_loss(race.setting.epochs)
+        axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.set(title="Training loss", xlabel="epoch", ylabel="mean cross-entropy of an epoch", yscale="log")
+    axes.legend(frameon=False)
+
+
+def _accuracy(axes: Axes, race: Race) -> None:
+    epochs = range(1, race.setting.epochs + 1)
+    for kind in KINDS:
+        curve = [test.accuracy for test in race.records[kind].test]
+        axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.set(title="Test accuracy", xlabel="epoch", ylabel="right answers (%)")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _time(axes: Axes, race: Race) -> None:
+    medians = [milliseconds(race.records[kind].steps) for kind in KINDS]
+    stacks = {phase: [median[phase] for median in medians] for phase in ("forward", "backward", "optimizer")}
+    _stacked(axes, stacks, [f"{median['total']:.2f} ms" for median in medians])
+    axes.set(title="Time of a training step (median)", ylabel="milliseconds")
+
+
+def _memory(axes: Axes, race: Race) -> None:
+    kept = [race.records[kind].memory for kind in KINDS]
+    stacks = {
+        "parameters": [b.parameters / 1e6 for b in kept],
+        "optimizer state": [b.state / 1e6 for b in kept],
+        "indices or mask": [b.indices / 1e6 for b in kept],
+    }
+    _stacked(axes, stacks, [f"{(b.parameters + b.state + b.indices) / 1e6:.1f} MB" for b in kept])
+    axes.set(title="Memory kept between steps", ylabel="megabytes")
+
+
+def _stacked(axes: Axes, stacks: dict[str, list[float]], totals: list[str]) -> None:
+    below = [0.0] * len(KINDS)
+    for (label, heights), colour in zip(stacks.items(), PARTS, strict=True):
+        axes.bar(KINDS, heights, bottom=below, width=0.6, color=colour, label=label)
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    for x, (top, total) in enumerate(zip(below, totals, strict=True)):
+        axes.annotate(total, (x, top), (0, 3), textcoords="offset points", ha="center")
+    axes.margins(y=0.15)
+    axes.legend(frameon=False)

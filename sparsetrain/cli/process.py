@@ -5,7 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from typing import Any, Self
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-class ProcessFailed(Exception):
+class ProcessError(Exception):
     """A call in another process raised an error, or the process died; the message says which and of what."""
 
 
@@ -42,12 +42,10 @@ class Remote:
         """``object.method(*args)``.
 
         Raises:
-            ProcessFailed: the method raised, or the process has died.
+            ProcessError: the method raised, or the process has died.
         """
-        try:
+        with suppress(BrokenPipeError):  # what it died of is still to be read
             self._pipe.send((method, args))
-        except BrokenPipeError:
-            pass  # what it died of is still to be read
         return self._receive()
 
     def _receive(self) -> Any:
@@ -55,15 +53,17 @@ class Remote:
             result, error = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise ProcessFailed(f"{self.name}: its process died, {_cause(self._process.exitcode)}.") from None
+            raise ProcessError(f"{self.name}: its process died, {_cause(self._process.exitcode)}.") from None
         if error is not None:
-            raise ProcessFailed(f"{self.name}: {error}")
+            raise ProcessError(f"{self.name}: {error}")
         return result
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pipe.close()
         self._process.terminate()
         self._process.join()

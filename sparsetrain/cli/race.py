@@ -6,10 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data import DataSet
 from . import birth
@@ -23,12 +21,12 @@ ROUNDS = 3  # of each epoch: a busy moment of the machine then hits all contesta
 
 @dataclass
 class Record:
-    """What a contestant did: every step, the test after each epoch, seconds of the warm-up, memory at the end."""
+    """What a contestant did: seconds of the warm-up, every step, the test after each epoch, and its memory so far."""
 
     warm_up: float
+    memory: Bytes
     steps: Steps = field(default_factory=lambda: Steps([], [], [], []))
     test: list[Evaluation] = field(default_factory=list)
-    bytes: Bytes = Bytes(0, 0, 0, 0, 0)
 
     def train_loss(self, epochs: int) -> list[float]:
         """Mean loss of each epoch's batches."""
@@ -50,7 +48,7 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
     """Compile the kernels, choose masked's form, then train the three contestants in interleaved rounds.
 
     Raises:
-        ProcessFailed: a contestant failed or died; all processes are ended.
+        ProcessError: a contestant failed or died; all processes are ended.
     """
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
         file = Path(folder) / "data.npz"
@@ -62,22 +60,24 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
         form = min(FORMS, key=lambda form: forms[form])
         say("Starting one process for each contestant ...")
         with ExitStack() as stack:
-            remotes = {kind: _start(stack, kind, birth.contestant, setting, kind, form, setting, file) for kind in KINDS}
+            remotes = {
+                kind: _start(stack, kind, setting, birth.contestant, kind, form, setting, file) for kind in KINDS
+            }
             for remote in remotes.values():
                 remote.ready()
-            records = {kind: Record(warm_up=remote.call("warm_up")) for kind, remote in remotes.items()}
+            records = {kind: Record(remote.call("warm_up"), remote.call("measure")) for kind, remote in remotes.items()}
             _train(setting, len(data.train_labels) // setting.batch, remotes, records)
     return Race(setting, compile_seconds, forms, form, records)
 
 
-def _start(stack: ExitStack, name: str, make: Callable[..., object], setting: Setting, *args: object) -> Remote:
+def _start(stack: ExitStack, name: str, setting: Setting, make: Callable[..., object], *args: object) -> Remote:
     return stack.enter_context(Remote(name, setting.threads, make, *args))
 
 
 def _compile(setting: Setting, file: Path) -> float:
     """In a process that ends at once: what the compiler needs is then not counted as the contestant's memory."""
     with ExitStack() as stack:
-        remote = _start(stack, "sparse", birth.contestant, setting, "sparse", "step", setting, file)
+        remote = _start(stack, "sparse", setting, birth.contestant, "sparse", "step", setting, file)
         remote.ready()
         seconds: float = remote.call("warm_up")
     return seconds
@@ -85,13 +85,15 @@ def _compile(setting: Setting, file: Path) -> float:
 
 def _try_forms(setting: Setting, file: Path) -> dict[Form, float]:
     with ExitStack() as stack:
-        remote = _start(stack, "masked", birth.trial, setting, setting, file)
+        remote = _start(stack, "masked", setting, birth.trial, setting, file)
         remote.ready()
         medians: dict[Form, float] = remote.call("medians")
     return medians
 
 
 def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:
+    from tqdm import tqdm  # an extra, which only a race needs
+
     order = random.Random(setting.seed)
     with tqdm(total=setting.epochs * steps * len(KINDS), unit="step", leave=False, disable=None) as bar:
         for epoch in range(1, setting.epochs + 1):
@@ -104,4 +106,4 @@ def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: d
                 records[kind].test.append(remote.call("evaluate"))
             bar.set_postfix({kind: f"{record.test[-1].accuracy:.1f}%" for kind, record in records.items()})
     for kind, remote in remotes.items():
-        records[kind].bytes = remote.call("measure")
+        records[kind].memory = remote.call("measure")

@@ -8,11 +8,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .contestant import Steps
-from .network import KINDS, Kind
+from .network import KINDS
 from .race import Race, Record
 from .setting import count
 
 PHASES = ("forward", "backward", "optimizer", "total")
+TIME_ROWS = {
+    "one step": "total",
+    "  forward and loss": "forward",
+    "  backward": "backward",
+    "  optimizer": "optimizer",
+}
 FORM_WORDS = {"forward": "mask times weight in the forward pass", "step": "mask on the weight after each step"}
 
 
@@ -36,7 +42,7 @@ def loss_difference(race: Race) -> float:
 
 def kept_ratio(race: Race, with_indices: bool) -> float:
     """Bytes of sparse's parameters and optimizer state over masked's; ``with_indices`` adds them to sparse's alone."""
-    sparse, masked = race.records["sparse"].bytes, race.records["masked"].bytes
+    sparse, masked = race.records["sparse"].memory, race.records["masked"].memory
     own = sparse.indices if with_indices else 0
     return (sparse.parameters + sparse.state + own) / (masked.parameters + masked.state)
 
@@ -52,21 +58,18 @@ def table(race: Race) -> str:
         ["test loss", *(f"{record.test[-1].loss:.4f}" for record in records)],
         ["train loss", *(f"{record.train_loss(race.setting.epochs)[-1]:.4f}" for record in records)],
         None,
-        *([label, *(f"{time[phase]:.2f} ms" for time in times)] for label, phase in _TIME_ROWS),
+        *([label, *(f"{time[phase]:.2f} ms" for time in times)] for label, phase in TIME_ROWS.items()),
         ["times sparse's step", *(f"{time['total'] / times[0]['total']:.2f} x" for time in times)],
         None,
-        ["peak memory of process", *(size(record.bytes.peak) for record in records)],
-        ["  risen since before model", *(size(record.bytes.peak - record.bytes.before) for record in records)],
-        ["parameters", *(size(record.bytes.parameters) for record in records)],
-        ["optimizer state", *(size(record.bytes.state) for record in records)],
-        ["indices or mask", *(size(record.bytes.indices) for record in records)],
+        ["peak memory of process", *(size(record.memory.peak) for record in records)],
+        ["  risen since before model", *(size(record.memory.peak - record.memory.before) for record in records)],
+        ["parameters", *(size(record.memory.parameters) for record in records)],
+        ["optimizer state", *(size(record.memory.state) for record in records)],
+        ["indices or mask", *(size(record.memory.indices) for record in records)],
         None,
         ["warm-up, not counted", *(f"{record.warm_up:.2f} s" for record in records)],
     ]
     return "\n".join([race.setting.title, race.setting.subtitle, "", *aligned(rows), "", *remarks(race)])
-
-
-_TIME_ROWS = (("one step", "total"), ("  forward and loss", "forward"), ("  backward", "backward"), ("  optimizer", "optimizer"))
 
 
 def remarks(race: Race) -> list[str]:
@@ -74,7 +77,8 @@ def remarks(race: Race) -> list[str]:
     steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
     forms = ", ".join(f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(race.forms.items()))
     return [
-        f"Sparse and masked: losses of the first epoch ({count(steps, 'step')}) differ by at most {loss_difference(race):.1e}.",
+        f"Sparse and masked differ by at most {loss_difference(race):.1e} in the loss of any of the first epoch's "
+        f"{count(steps, 'step')}.",
         f"Sparse keeps {kept_ratio(race, False):.3f} of masked's parameters and optimizer state in bytes, "
         f"{kept_ratio(race, True):.3f} with its indices.",
         f"Masked ran with the {FORM_WORDS[race.form]}, the cheaper form in a trial before:",
@@ -126,7 +130,7 @@ def _figures_of(race: Race, record: Record) -> dict[str, Any]:
         "step_loss": record.steps.loss,
         "step_ms": {phase: dict(zip(("q1", "median", "q3"), q, strict=True)) for phase, q in low_median_high.items()},
         "step_over_sparse": low_median_high["total"][1] / sparse,
-        "bytes": asdict(record.bytes),
+        "bytes": asdict(record.memory),
         "warm_up_s": record.warm_up,
     }
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from ..topology import Topology
-from .backends import BACKENDS
+from . import library
+from .backends import BACKENDS, Backend
 
 
 def differentiating(*tensors: Tensor | None) -> bool:
@@ -26,6 +27,16 @@ def differentiating(*tensors: Tensor | None) -> bool:
 def transforming() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def backend_of(name: str, *tensors: Tensor | None) -> Backend:
+    """The backend, or torch's operators over it: where torch.compile traces a backward pass, and where autograd maps one
+    over many gradients (is_grads_batched), which the operators' batching rule takes apart."""
+    if torch.compiler.is_compiling() or any(
+        tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors
+    ):
+        return library.Operators(name)
+    return BACKENDS[name]
 
 
 def check_edges(t: Topology, values: Tensor) -> None:
@@ -42,7 +53,7 @@ class SpMM(Function):
 
     @staticmethod
     def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, backend: str) -> Tensor:
-        return BACKENDS[backend].spmm(t, values, x, bias, transpose)
+        return backend_of(backend, values, x, bias).spmm(t, values, x, bias, transpose)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -58,7 +69,7 @@ class SpMM(Function):
         t, transpose, backend = ctx.t, ctx.transpose, ctx.backend
         dvalues = dx = None
         if for_values and for_x and not transpose and not differentiating(values, x, dy):
-            dvalues, dx = BACKENDS[backend].backward(t, values, x, dy)
+            dvalues, dx = backend_of(backend, values, x, dy).backward(t, values, x, dy)
         else:
             if for_values:
                 dvalues = sddmm(t, x, dy, backend) if transpose else sddmm(t, dy, x, backend)
@@ -96,7 +107,7 @@ class SDDMM(Function):
 
     @staticmethod
     def forward(t: Topology, a: Tensor, b: Tensor, backend: str) -> Tensor:
-        return BACKENDS[backend].sddmm(t, a, b)
+        return backend_of(backend, a, b).sddmm(t, a, b)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -135,11 +146,11 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
     """SpMM, through autograd only where it is needed: the fixed cost of a call is the enemy of small layers."""
     if differentiating(values, x, bias):
         return SpMM.apply(t, values, x, bias, transpose, backend)  # type: ignore[no-untyped-call,no-any-return]
-    return BACKENDS[backend].spmm(t, values, x, bias, transpose)
+    return backend_of(backend, values, x, bias).spmm(t, values, x, bias, transpose)
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor, backend: str) -> Tensor:
     """SDDMM, through autograd only where it is needed."""
     if differentiating(a, b):
         return SDDMM.apply(t, a, b, backend)  # type: ignore[no-untyped-call,no-any-return]
-    return BACKENDS[backend].sddmm(t, a, b)
+    return backend_of(backend, a, b).sddmm(t, a, b)

@@ -1,9 +1,9 @@
 """Which backend computes an operation. A backend has three functions, ``spmm``, ``sddmm`` and ``backward``, without
 autograd; everything above works through them."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol
 
 import torch
@@ -24,7 +24,15 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {"numba": numba_backend, "torch": torch_backend}
-_forced: ContextVar[str | None] = ContextVar("sparsetrain_backend", default=None)
+
+
+class _Forced(threading.local):
+    """What use_backend asks for, in this thread."""
+
+    name: str | None = None
+
+
+_forced = _Forced()
 
 
 def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
@@ -46,9 +54,8 @@ def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
     """
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"backend_for: expected float32 or float64, got {dtype}. Convert with .float(), or use torch.autocast.")
-    forced = _forced.get()
-    if forced is not None:
-        return forced
+    if _forced.name is not None:
+        return _forced.name
     return "numba" if torch.device(device).type == "cpu" else "torch"
 
 
@@ -69,8 +76,8 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: expected one of {sorted(BACKENDS)}, got {name!r}.")
-    token = _forced.set(name)
+    before, _forced.name = _forced.name, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.name = before

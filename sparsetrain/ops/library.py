@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..topology import Topology
 from .backends import BACKENDS
@@ -18,24 +17,20 @@ _library.define("backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tens
 _ops = torch.ops.sparsetrain
 
 
-def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, backend: str) -> Tensor:
-    """SpMM inside a compiled graph."""
-    _refuse_forward_mode()
-    return _ops.spmm(t.crow, t.col, values, x, bias, t.shape[1], transpose, backend)  # type: ignore[no-any-return]
+class Operators:
+    """The operators in the form of a backend, whose name they carry."""
 
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
 
-def sddmm(t: Topology, a: Tensor, b: Tensor, backend: str) -> Tensor:
-    """SDDMM inside a compiled graph."""
-    _refuse_forward_mode()
-    return _ops.sddmm(t.crow, t.col, a, b, backend)  # type: ignore[no-any-return]
+    def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+        return _ops.spmm(t.crow, t.col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
 
+    def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor:
+        return _ops.sddmm(t.crow, t.col, a, b, self.backend)  # type: ignore[no-any-return]
 
-def _refuse_forward_mode() -> None:
-    if forward_ad._current_level >= 0:
-        raise NotImplementedError(
-            "torch.compile can't differentiate sparsetrain's operators in forward mode (jvp, jacfwd, hessian): call them "
-            "outside the compiled function."
-        )
+    def backward(self, t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return _ops.backward(t.crow, t.col, values, x, dy, self.backend)  # type: ignore[no-any-return]
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:

@@ -67,8 +67,8 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{where}: expected a and b of one batch size, got {a.shape[1]} and {b.shape[1]}.")
     backend = backend_for(a.device, a.dtype)
-    if torch.compiler.is_compiling():
-        return library.sddmm(t, a, b, backend)
+    if _in_graph():
+        return library.Operators(backend).sddmm(t, a, b)
     return autograd.sddmm(t, a, b, backend)
 
 
@@ -116,9 +116,20 @@ def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Ten
 
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     backend = backend_for(x.device, x.dtype)
-    if torch.compiler.is_compiling():
-        return library.spmm(t, values, x, bias, transpose, backend)
+    if _in_graph():
+        return library.Operators(backend).spmm(t, values, x, bias, transpose)
     return autograd.spmm(t, values, x, bias, transpose, backend)
+
+
+def _in_graph() -> bool:
+    """Whether torch.compile is tracing. Under torch.func or forward mode the call leaves the graph: torch's operators
+    have no such rules there, and would be silently wrong. With fullgraph=True that is torch's usual error."""
+    if not torch.compiler.is_compiling():
+        return False
+    if autograd.transforming():
+        torch._dynamo.graph_break()
+        return False
+    return True
 
 
 def _check_values(where: str, t: Topology, values: Tensor) -> None:

