@@ -82,6 +82,8 @@ def backward(plan_t, perm, values, x, dy, dx, grad, threads=1):
     if batch == 0 or plan_t.rows == 0:
         grad[:] = 0
         return
-    launch(backward_serial, backward_parallel, 2 * plan_t.col.size * batch, threads, plan_t.pointers, plan_t.step,
+    width = tile_width(batch, x.dtype)
+    types = (x.dtype.char, plan_t.col.dtype.char, width)
+    launch(backward_serial, backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.pointers, plan_t.step,
            plan_t.blocks, plan_t.bounds, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad,
-           batch, tile_width(batch, x.dtype))
+           batch, width)

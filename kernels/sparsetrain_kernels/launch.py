@@ -17,7 +17,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.first = threading.Lock()
-        self.ready: set = set()  # kernels and types that have run
+        self.ready: set = set()  # forms and types that have run
         self.started = False  # whether numba's threads run here
         self.serial = False
         self.told = False
@@ -43,12 +43,12 @@ def prefer_openmp():
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
-def launch(serial, parallel, work, threads, *args):
-    """Run one of a kernel's two forms. Which one does not change a bit of the result."""
+def launch(serial, parallel, types, work, threads, *args):
+    """Run one of a kernel's two forms; which one does not change a bit of the result. Forms are compiled by ``types``."""
     threads = min(threads, numba.config.NUMBA_NUM_THREADS)
     together = threads > 1 and work >= PARALLEL_WORK and not _process.serial
     form = parallel if together else serial
-    key = (form, *(arg if isinstance(arg, tuple) else getattr(arg, "dtype", None) for arg in args))
+    key = (form, types)
     if key in _process.ready:
         _run(form, threads if together else 0, args)
         return

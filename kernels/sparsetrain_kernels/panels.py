@@ -6,6 +6,8 @@ A dense operand is a matrix (features, batch), given as its flat data and its tw
 contiguous (torch's row-major batch), square blocks are transposed in registers, at the speed of a copy.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -92,6 +94,7 @@ def flat(x):
     return first, x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
 
 
+@lru_cache(maxsize=1024)
 def tile_width(batch, dtype):
     """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges.
 

@@ -67,5 +67,7 @@ def sddmm(plan, a, b, out, threads=1):
     if batch == 0 or plan.rows == 0:
         out[:] = 0
         return
-    launch(sddmm_serial, sddmm_parallel, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks, plan.bounds,
-           plan.col, *flat(a), *flat(b), plan.columns, out, batch, tile_width(batch, a.dtype))
+    width = tile_width(batch, a.dtype)
+    types = (a.dtype.char, plan.col.dtype.char, width)
+    launch(sddmm_serial, sddmm_parallel, types, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks,
+           plan.bounds, plan.col, *flat(a), *flat(b), plan.columns, out, batch, width)

@@ -72,5 +72,7 @@ def spmm(plan, values, x, y, bias=None, threads=1):
     if batch == 0 or plan.rows == 0:
         return
     bias = values[:0] if bias is None else bias
-    launch(spmm_serial, spmm_parallel, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks, plan.bounds,
-           plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, tile_width(batch, x.dtype))
+    width = tile_width(batch, x.dtype)
+    types = (x.dtype.char, plan.col.dtype.char, width)
+    launch(spmm_serial, spmm_parallel, types, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks,
+           plan.bounds, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)

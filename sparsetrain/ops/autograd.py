@@ -102,6 +102,21 @@ class SpMM(Function):
         return torch.stack([spmm(t, v, z, b, transpose, backend) for v, z, b in zip(*many, strict=True)]), 0
 
 
+class RecordedSpMM(Function):
+    """SpMM where no transform is at work: torch binds the signature of a forward with setup_context anew at each call,
+    which takes longer than a small product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, backend: str
+    ) -> Tensor:
+        ctx.t, ctx.transpose, ctx.backend = t, transpose, backend
+        ctx.save_for_backward(values, x)
+        return backend_of(backend, values, x, bias).spmm(t, values, x, bias, transpose)
+
+    backward = SpMM.backward
+
+
 class SDDMM(Function):
     """out[e] = a[row[e]] . b[col[e]]"""
 
@@ -145,7 +160,8 @@ def _slices(tensor: Tensor | None, dim: int | None, size: int) -> list[Any]:
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, backend: str) -> Tensor:
     """SpMM, through autograd only where it is needed: the fixed cost of a call is the enemy of small layers."""
     if differentiating(values, x, bias):
-        return SpMM.apply(t, values, x, bias, transpose, backend)  # type: ignore[no-untyped-call,no-any-return]
+        function = SpMM if transforming() else RecordedSpMM
+        return function.apply(t, values, x, bias, transpose, backend)  # type: ignore[no-untyped-call,no-any-return]
     return backend_of(backend, values, x, bias).spmm(t, values, x, bias, transpose)
 
 
