@@ -1,4 +1,7 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
+from . import init as init
+from . import nn as nn
+from . import ops as ops
 from . import patterns as patterns
 from .topology import Topology as Topology

@@ -64,7 +64,7 @@ def numbered(where: str, side: str, labels: list[Any], names: Sequence[Hashable]
     ids = [position.get(str(label), -1) for label in labels]
     unknown = list(dict.fromkeys(str(label) for label, i in zip(labels, ids, strict=True) if i < 0))
     if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise ValueError(
             f"{where}: expected every edge to use names in {side}, got {len(unknown)} unknown: {shown}. "
             f"Add them to {side}, or drop their edges."

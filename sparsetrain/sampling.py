@@ -72,4 +72,4 @@ def binomial(trials: int, p: float, generator: torch.Generator | None = None) ->
     parts = 1 + (trials >> 42)  # torch.binomial loses precision from some 10**14 trials on
     count = torch.full((parts,), trials // parts, dtype=torch.float64, device=device)
     count[: trials % parts] += 1
-    return int(torch.binomial(count, torch.full_like(count, p), generator=generator).sum())
+    return int(torch.binomial(count, torch.full_like(count, p), generator=generator).long().sum())

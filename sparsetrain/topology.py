@@ -1,7 +1,7 @@
 """Topology: which edges exist. The index structure of a sparse weight matrix, without values."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -243,6 +243,12 @@ class Topology:
         return self.crow.device
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the indices, and of the plans that were derived from them so far; shared arrays count once."""
+        held = {array.data_ptr() if isinstance(array, Tensor) else id(array): array.nbytes for array in _held(self)}
+        return sum(held.values())
+
+    @property
     def digest(self) -> str:
         """SHA-256 of shape and edges in hexadecimal: equal exactly when these are, on any device and index type."""
         return self.derived(_digest)
@@ -334,6 +340,18 @@ def _digest(t: Topology) -> str:
     for index in (t.crow, t.col):
         digest.update(index.cpu().numpy().astype("<i8", copy=False).data)
     return digest.hexdigest()
+
+
+def _held(t: Topology) -> Iterator[Any]:
+    """Everything that counts as memory of a topology: index tensors, and the plans of kernels."""
+    yield from (t.crow, t.col)
+    for derived in t._derived.values():
+        if isinstance(derived, Transposed):
+            yield from derived
+        elif isinstance(derived, Topology):
+            yield from _held(derived)
+        elif hasattr(derived, "nbytes"):
+            yield derived
 
 
 def _copies(t: Topology) -> dict[torch.device, Topology]:

@@ -72,9 +72,9 @@ def backward(plan_t, perm, values, x, dy, dx, grad, threads=1):
         plan_t: of the transposed structure: its rows are the columns of W.
         perm: position of each edge of that structure in values, shape (nnz,).
         values: of W, shape (nnz,).
-        x: shape (columns of W, batch), any strides.
-        dy: shape (rows of W, batch), any strides.
-        dx: shape of x, any strides.
+        x: shape (columns of W, batch), any strides that are not negative.
+        dy: shape (rows of W, batch), any strides that are not negative.
+        dx: shape of x, any strides that are not negative.
         grad: shape (nnz,).
         threads: at most so many; the result does not depend on it.
     """

@@ -58,8 +58,8 @@ def sddmm(plan, a, b, out, threads=1):
 
     Args:
         plan: of the structure, (rows, columns).
-        a: shape (rows, batch), any strides.
-        b: shape (columns, batch), any strides.
+        a: shape (rows, batch), any strides that are not negative.
+        b: shape (columns, batch), any strides that are not negative.
         out: shape (nnz,).
         threads: at most so many; the result does not depend on it.
     """

@@ -63,8 +63,8 @@ def spmm(plan, values, x, y, bias=None, threads=1):
     Args:
         plan: of W, (rows, columns).
         values: shape (nnz,).
-        x: shape (columns, batch), any strides.
-        y: shape (rows, batch), any strides.
+        x: shape (columns, batch), any strides that are not negative.
+        y: shape (rows, batch), any strides that are not negative.
         bias: shape (rows,), or None.
         threads: at most so many; the result does not depend on it.
     """

@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from ..data import DataSet
 from ..nn import MaskedLinear
+from ..nn.masked import Form
 from . import memory
-from .network import Form, Kind, network
+from .network import Kind, network
 from .setting import Setting
 
 

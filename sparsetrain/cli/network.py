@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from ..nn import MaskedLinear, SparseLinear
+from ..nn.masked import Form
 from .setting import Setting
 
 Kind = Literal["sparse", "masked", "dense"]
 KINDS: tuple[Kind, ...] = ("sparse", "masked", "dense")
-Form = Literal["forward", "step"]  # where masked applies its mask: in the forward pass, or on the weight after a step
-FORMS: tuple[Form, ...] = ("forward", "step")
+FORMS: tuple[Form, ...] = ("forward", "step")  # of masked, see MaskedLinear
 
 
 def network(kind: Kind, form: Form, setting: Setting) -> nn.Sequential:

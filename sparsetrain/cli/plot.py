@@ -67,16 +67,23 @@ def _memory(axes: Axes, race: Race) -> None:
         "optimizer state": [b.state / 1e6 for b in kept],
         "indices or mask": [b.indices / 1e6 for b in kept],
     }
-    _stacked(axes, stacks, [f"{(b.parameters + b.state + b.indices) / 1e6:.1f} MB" for b in kept])
-    axes.set(title="Memory kept between steps", ylabel="megabytes")
+    _stacked(axes, stacks, [f"{(b.parameters + b.state + b.indices) / 1e6:.1f} MB" for b in kept], -0.2, 0.36)
+    risen = {"rise of the peak": [(b.peak - b.before) / 1e6 for b in kept]}
+    _stacked(axes, risen, [f"{(b.peak - b.before) / 1e6:.0f} MB" for b in kept], 0.2, 0.36, color="#BBBBBB", hatch="//")
+    axes.set(title="Memory: kept between steps, and rise of the process's peak", ylabel="megabytes")
 
 
-def _stacked(axes: Axes, stacks: dict[str, list[float]], totals: list[str]) -> None:
+def _stacked(
+    axes: Axes, stacks: dict[str, list[float]], totals: list[str], shift: float = 0.0, width: float = 0.6, **style: Any
+) -> None:
+    """A bar for each contestant, its parts one upon the other, its total above it."""
+    places = [place + shift for place in range(len(KINDS))]
     below = [0.0] * len(KINDS)
-    for (label, heights), colour in zip(stacks.items(), PARTS, strict=True):
-        axes.bar(KINDS, heights, bottom=below, width=0.6, color=colour, label=label)
+    for (label, heights), colour in zip(stacks.items(), PARTS, strict=False):
+        axes.bar(places, heights, bottom=below, width=width, label=label, **{"color": colour, **style})
         below = [low + height for low, height in zip(below, heights, strict=True)]
-    for x, (top, total) in enumerate(zip(below, totals, strict=True)):
-        axes.annotate(total, (x, top), (0, 3), textcoords="offset points", ha="center")
-    axes.margins(y=0.15)
-    axes.legend(frameon=False)
+    for place, top, total in zip(places, below, totals, strict=True):
+        axes.annotate(total, (place, top), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(KINDS)), KINDS)
+    axes.margins(y=0.3)
+    axes.legend(frameon=False, loc="upper left", ncols=2)

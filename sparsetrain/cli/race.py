@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data import DataSet
+from ..nn.masked import Form
 from . import birth
 from .contestant import Bytes, Evaluation, Steps
-from .network import FORMS, KINDS, Form, Kind
+from .network import FORMS, KINDS, Kind
 from .process import Remote
 from .setting import Setting
 
@@ -35,10 +36,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Race:
-    """What was run and what came out; ``forms`` are masked's median seconds in the trial of its forms."""
+    """What was run and what came out. ``kernels`` are the seconds that compiling them took, or finding them compiled, ``forms`` masked's median seconds in the trial of its forms."""
 
     setting: Setting
-    compile: float
+    kernels: float
     forms: dict[Form, float]
     form: Form
     records: dict[Kind, Record]
@@ -54,10 +55,12 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
         file = Path(folder) / "data.npz"
         birth.write(file, data)
         say("Compiling the kernels: the first time takes a while, later they come from the disk ...")
-        compile_seconds = _compile(setting, file)
-        say(f"  took {compile_seconds:.1f} s. Timing the two forms of masked ...")
-        forms = _try_forms(setting, file)
-        form = min(FORMS, key=lambda form: forms[form])
+        with Remote("rehearsal", setting.threads, birth.rehearsal, setting, file) as rehearsal:
+            rehearsal.ready()
+            kernels = rehearsal.call("compile_kernels")
+            say(f"  took {kernels:.1f} s. Timing the two forms of masked ...")
+            forms: dict[Form, float] = rehearsal.call("time_forms")
+        form = min(FORMS, key=forms.__getitem__)
         say("Starting one process for each contestant ...")
         with ExitStack() as stack:
             remotes = {
@@ -67,28 +70,7 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
                 remote.ready()
             records = {kind: Record(remote.call("warm_up"), remote.call("measure")) for kind, remote in remotes.items()}
             _train(setting, len(data.train_labels) // setting.batch, remotes, records)
-    return Race(setting, compile_seconds, forms, form, records)
-
-
-def _start(stack: ExitStack, name: str, setting: Setting, make: Callable[..., object], *args: object) -> Remote:
-    return stack.enter_context(Remote(name, setting.threads, make, *args))
-
-
-def _compile(setting: Setting, file: Path) -> float:
-    """In a process that ends at once: what the compiler needs is then not counted as the contestant's memory."""
-    with ExitStack() as stack:
-        remote = _start(stack, "sparse", setting, birth.contestant, "sparse", "step", setting, file)
-        remote.ready()
-        seconds: float = remote.call("warm_up")
-    return seconds
-
-
-def _try_forms(setting: Setting, file: Path) -> dict[Form, float]:
-    with ExitStack() as stack:
-        remote = _start(stack, "masked", setting, birth.trial, setting, file)
-        remote.ready()
-        medians: dict[Form, float] = remote.call("medians")
-    return medians
+    return Race(setting, kernels, forms, form, records)
 
 
 def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:

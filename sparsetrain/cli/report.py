@@ -1,6 +1,7 @@
 """What a race tells: the figures, the table of them, the JSON of them."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -62,7 +63,8 @@ def table(race: Race) -> str:
         ["times sparse's step", *(f"{time['total'] / times[0]['total']:.2f} x" for time in times)],
         None,
         ["peak memory of process", *(size(record.memory.peak) for record in records)],
-        ["  risen since before model", *(size(record.memory.peak - record.memory.before) for record in records)],
+        ["  before the model", *(size(record.memory.before) for record in records)],
+        ["  risen with the model", *(size(record.memory.peak - record.memory.before) for record in records)],
         ["parameters", *(size(record.memory.parameters) for record in records)],
         ["optimizer state", *(size(record.memory.state) for record in records)],
         ["indices or mask", *(size(record.memory.indices) for record in records)],
@@ -83,7 +85,8 @@ def remarks(race: Race) -> list[str]:
         f"{kept_ratio(race, True):.3f} with its indices.",
         f"Masked ran with the {FORM_WORDS[race.form]}, the cheaper form in a trial before:",
         f"  {forms}.",
-        f"Times are medians of {count(len(race.records['sparse'].steps.loss), 'step')}.",
+        f"Times are medians of {count(len(race.records['sparse'].steps.loss), 'step')}. All processes load the same "
+        "libraries and kernels before the model.",
     ]
 
 
@@ -113,7 +116,7 @@ def figures(race: Race) -> dict[str, Any]:
         "setting": asdict(race.setting),
         "contestants": {kind: _figures_of(race, record) for kind, record in race.records.items()},
         "masked_form": {"used": race.form, "trial_ms": {form: 1000 * s for form, s in race.forms.items()}},
-        "compile_s": race.compile,
+        "kernels_s": race.kernels,
         "first_epoch_loss_difference": loss_difference(race),
         "kept_bytes_sparse_over_masked": kept_ratio(race, False),
         "kept_bytes_with_indices_sparse_over_masked": kept_ratio(race, True),
@@ -137,4 +140,14 @@ def _figures_of(race: Race, record: Record) -> dict[str, Any]:
 
 def write_json(race: Race, environment: dict[str, Any], file: BinaryIO) -> None:
     """The figures and where they were measured, as one JSON object."""
-    file.write((json.dumps({**figures(race), "environment": environment}, indent=1) + "\n").encode())
+    text = json.dumps(_strict({**figures(race), "environment": environment}), indent=1, allow_nan=False)
+    file.write(text.encode() + b"\n")
+
+
+def _strict(value: Any) -> Any:
+    """The value with None for NaN and infinity, which JSON does not have: losses of a run that diverged."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,6 @@
 """Layers whose weights exist at the edges of a topology."""
 
 from .edges import EdgeModule as EdgeModule
+from .masked import MaskedLinear as MaskedLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear

@@ -30,7 +30,7 @@ class EdgeModule(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in structure_tensors(self.topology).items():
             destination[prefix + name] = tensor
 
@@ -45,7 +45,7 @@ class EdgeModule(nn.Module):
             return
         missing_keys.extend(prefix + name for name in ("crow", "col") if prefix + name not in state_dict)
         known = len(unexpected_keys)
-        super()._load_from_state_dict(  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         structure = {prefix + name for name in (*ours, *NAMES)}
@@ -59,7 +59,7 @@ class EdgeModule(nn.Module):
         self.values.data = values.to(self.values)
         self.values.grad = None
         torch.autograd.graph.increment_version(self.values)
-        self.topology = topology.to(values.device)
+        self.topology = topology.to(self.values.device)
 
 
 def structure_tensors(t: Topology) -> dict[str, Tensor]:

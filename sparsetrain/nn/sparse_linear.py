@@ -59,12 +59,14 @@ class SparseLinear(EdgeModule):
         super().__init__()
         where = type(self).__name__
         if (density is None) == (topology is None):
-            raise ValueError(f"{where}: expected exactly one of density and topology, got {'neither' if density is None else 'both'}.")
+            got = "neither" if density is None else "both"
+            raise ValueError(f"{where}: expected exactly one of density and topology, got {got}.")
         if topology is None:
             topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
         if topology.shape != (out_features, in_features):
             raise ValueError(
-                f"{where}: expected a topology of shape (out, in) = ({out_features}, {in_features}), got {topology.shape}."
+                f"{where}: expected a topology of shape (out, in) = ({out_features}, {in_features}), "
+                f"got {topology.shape}."
             )
         self.in_features, self.out_features = in_features, out_features
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
@@ -74,7 +76,7 @@ class SparseLinear(EdgeModule):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw values and bias anew, uniformly within 1 / sqrt(mean fan-in), as nn.Linear does with its fan-in."""
-        init.reset_(self, generator=generator)
+        init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         return checked_linear("SparseLinear", x, self.topology, self.values, self.bias, transpose=False)
@@ -99,7 +101,9 @@ class SparseLinear(EdgeModule):
         if not isinstance(mask, Topology):
             mask = Topology.from_mask(weight != 0 if mask is None else mask)
         if mask.shape != tuple(weight.shape):
-            raise ValueError(f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}.")
+            raise ValueError(
+                f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}."
+            )
         t = mask.to(weight.device)
         layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
         layer.values = nn.Parameter(weight[t.row.long(), t.col.long()], linear.weight.requires_grad)
@@ -115,13 +119,9 @@ class SparseLinear(EdgeModule):
             >>> SparseLinear(3, 2, density=0.5).to_dense()
             Linear(in_features=3, out_features=2, bias=True)
         """
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.values.dtype)
         weight = self.values.new_zeros(self.topology.shape)
         weight[self.topology.row.long(), self.topology.col.long()] = self.values.detach()
-        linear.weight = nn.Parameter(weight, self.values.requires_grad)
-        if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        return linear.train(self.training)
+        return dense_linear(self, weight, self.values.requires_grad)
 
     def transposed(self, bias: bool = True) -> "TransposedSparseLinear":
         """A layer that applies the transposed weight, over the same value array: a tied decoder.
@@ -158,9 +158,18 @@ class TransposedSparseLinear(EdgeModule):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the bias anew; the values belong to the layer they are tied to."""
-        init.reset_bias_(self, self.topology.fan_out, generator=generator)
+        init.reset_bias_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
 
     extra_repr: Any = SparseLinear.extra_repr
+
+
+def dense_linear(layer: Any, weight: Tensor, requires_grad: bool) -> nn.Linear:
+    """An nn.Linear with this weight, and with bias and mode of the layer that it stands for."""
+    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad)
+    if layer.bias is not None:
+        linear.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
+    return linear.train(layer.training)

@@ -16,6 +16,7 @@ from torch.autograd import Function, forward_ad
 from ..topology import Topology
 from . import library
 from .backends import BACKENDS, Backend
+from .layout import in_layout_of
 
 
 def differentiating(*tensors: Tensor | None) -> bool:
@@ -87,7 +88,7 @@ class SpMM(Function):
             terms.append(spmm(ctx.t, values, dx, None, ctx.transpose, ctx.backend))
         if dbias is not None:
             terms.append(dbias[:, None].expand(-1, x.shape[1]))
-        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0] if terms else None
+        return in_layout_of(x, torch.stack(terms).sum(0)) if terms else None  # a tangent has the layout of its primal
 
     @staticmethod
     def vmap(

@@ -13,9 +13,12 @@ def is_feature_major(x: Tensor) -> bool:
 def empty_like_layout(x: Tensor, features: int) -> Tensor:
     """A new matrix (features, batch) of x's batch, dtype, device and layout."""
     batch = x.shape[1]
-    if is_feature_major(x):
-        return x.new_empty((features, batch))
-    return x.new_empty((batch, features)).t()
+    return x.new_empty_strided((features, batch), (batch, 1) if is_feature_major(x) else (1, features))
+
+
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    """y, a matrix of x's batch, in x's layout."""
+    return y.contiguous() if is_feature_major(x) else y.t().contiguous().t()
 
 
 def feature_major(x: Tensor) -> Tensor:

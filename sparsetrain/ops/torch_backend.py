@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..topology import Topology
-from .layout import empty_like_layout, is_feature_major
+from .layout import empty_like_layout, in_layout_of
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
@@ -23,9 +23,7 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
     if 0 in matrix.shape or x.shape[1] == 0 or t.nnz == 0:
         y = empty_like_layout(x, matrix.shape[0]).zero_()
     else:
-        y = torch.sparse.mm(matrix, x)
-        if not is_feature_major(x):
-            y = y.t().contiguous().t()
+        y = in_layout_of(x, torch.sparse.mm(matrix, x))
     return y if bias is None else y.add_(bias.detach()[:, None])
 
 

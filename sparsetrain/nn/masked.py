@@ -1,0 +1,157 @@
+"""The dense twin of a sparse layer: a full weight matrix under a mask."""
+
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from .. import init, patterns
+from ..topology import Topology
+from .sparse_linear import SparseLinear, dense_linear
+
+Form = Literal["forward", "step"]
+
+
+class MaskedLinear(nn.Module):
+    r"""A dense linear layer of which only some weights count, :math:`y = x (W \odot M)' + b`.
+
+    What sparse training is simulated with where there are no sparse kernels: everything has the full size, and the
+    numbers are those of a SparseLinear over the same edges. The oracle of tests and the baseline of comparisons.
+
+    Args:
+        in_features, out_features: sizes of a sample, before and after.
+        bias: learn an additive bias.
+        density: let round(density * in * out) weights at random count, see patterns.uniform.
+        topology: these edges count, shape ``(out_features, in_features)``.
+        mask: those count where this matrix of zeros and ones is one. Exactly one of the three is given.
+        form: ``"forward"`` multiplies weight and mask in every forward pass, so the gradient is masked as well.
+            ``"step"`` is a plain linear layer, whose training loop calls ``apply_mask()`` after each optimizer step;
+            optimizers then keep state for, and clip by, gradients that the mask undoes.
+        generator: of the random edges and of the initial values.
+        device, dtype: of weight, mask and bias.
+
+    Shape:
+        ``(..., in_features)`` to ``(..., out_features)``.
+
+    Attributes:
+        weight: shape ``(out_features, in_features)``; zero where the mask is zero, at the start.
+        mask: zeros and ones in the dtype of the weight, which multiply several times as fast as booleans.
+        bias: shape ``(out_features,)``, or None.
+
+    Raises:
+        ValueError: not exactly one of density, topology and mask, a shape that does not fit, an unknown form, or a mask
+            with other values.
+
+    Example:
+        >>> layer = MaskedLinear(2, 2, mask=[[1, 0], [1, 1]])
+        >>> layer
+        MaskedLinear(in_features=2, out_features=2, nnz=3, density=0.75, bias=True, form=forward)
+        >>> layer.weight[0, 1].item()
+        0.0
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        density: float | None = None,
+        topology: Topology | None = None,
+        mask: Any = None,
+        form: Form = "forward",
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        shape = (out_features, in_features)
+        topology = _edges(shape, density, topology, mask, generator)
+        if form not in get_args(Form):
+            raise ValueError(f"MaskedLinear: expected form to be one of {list(get_args(Form))}, got {form!r}.")
+        self.in_features, self.out_features, self.form = in_features, out_features, form
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.register_buffer("mask", topology.to_mask().to(self.weight))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights and bias anew, the same numbers as a SparseLinear over these edges, and zeros elsewhere."""
+        with torch.no_grad():
+            self.weight.zero_()
+        init.reset_(self, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
+
+    @torch.no_grad()
+    def apply_mask(self) -> None:
+        """Put the weights that do not count back to zero: after each optimizer step, in the form ``"step"``."""
+        self.weight.mul_(self.mask)
+
+    @classmethod
+    def from_sparse(cls, layer: SparseLinear, form: Form = "forward") -> Self:
+        """The masked twin of a sparse layer: the same values at the edges, the same bias.
+
+        Example:
+            >>> sparse = SparseLinear(3, 2, density=0.5)
+            >>> x = torch.ones(1, 3)
+            >>> torch.allclose(MaskedLinear.from_sparse(sparse)(x), sparse(x))
+            True
+        """
+        dense = layer.to_dense()
+        twin = cls(
+            layer.in_features, layer.out_features, layer.bias is not None, topology=layer.topology, form=form,
+            device="meta", dtype=layer.values.dtype,
+        )  # fmt: skip
+        twin.weight, twin.bias = dense.weight, dense.bias
+        twin.mask = layer.topology.to_mask().to(dense.weight)
+        return twin.train(layer.training)
+
+    def to_dense(self) -> nn.Linear:
+        """The nn.Linear that computes the same, with zeros where the mask is zero.
+
+        Example:
+            >>> MaskedLinear(3, 2, density=0.5).to_dense()
+            Linear(in_features=3, out_features=2, bias=True)
+        """
+        return dense_linear(self, self.weight.detach().where(self.mask != 0, 0.0), self.weight.requires_grad)
+
+    @property
+    def topology(self) -> Topology:
+        """Which weights count, found anew in the mask at each call."""
+        return Topology.from_mask(self.mask)
+
+    def extra_repr(self) -> str:
+        nnz = 0 if self.mask.is_meta else int(self.mask.count_nonzero())
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, nnz={nnz}, "
+            f"density={nnz / max(1, self.mask.numel()):.4g}, bias={self.bias is not None}, form={self.form}"
+        )
+
+
+def _edges(
+    shape: tuple[int, int],
+    density: float | None,
+    topology: Topology | None,
+    mask: Any,
+    generator: torch.Generator | None,
+) -> Topology:
+    given = {"density": density, "topology": topology, "mask": mask}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ValueError(
+            f"MaskedLinear: expected exactly one of {', '.join(given)}, got {' and '.join(names) or 'none'}."
+        )
+    if density is not None:
+        return patterns.uniform(shape, density, generator)
+    if topology is None:
+        topology = Topology.from_mask(mask)
+    if topology.shape != shape:
+        raise ValueError(f"MaskedLinear: expected {names[0]} of shape (out, in) = {shape}, got {topology.shape}.")
+    return topology

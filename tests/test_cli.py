@@ -1,0 +1,407 @@
+"""The command line: one real comparison through its processes, and what is said when something is wrong."""
+
+import gzip
+import json
+import math
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from sparsetrain import data
+from sparsetrain.cli import files, main, options, report
+from sparsetrain.cli.contestant import Bytes, Contestant, Evaluation, Steps
+from sparsetrain.cli.network import FORMS, KINDS, network
+from sparsetrain.cli.process import ProcessError, Remote
+from sparsetrain.cli.race import Race, Record
+from sparsetrain.cli.setting import OPTIMIZERS, Setting
+
+EPOCHS, BATCH, TRAIN, TEST = 2, 16, 70, 20
+STEPS = EPOCHS * (TRAIN // BATCH)
+
+
+def run(*arguments: str | int | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def setting(**changes: Any) -> Setting:
+    """784-8-10 in float64 on one thread, where every second edge exists."""
+    given: dict[str, Any] = {
+        "data": "tiny", "sizes": (784, 8, 10), "density": 0.5, "epochs": EPOCHS, "batch": BATCH, "optimizer": "adam",
+        "lr": 0.01, "threads": 1, "seed": 3, "dtype": "float64",
+    }  # fmt: skip
+    return Setting(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random images in idx files; the label of an image can be learned."""
+    path = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(0)
+    for part, n in (("train", TRAIN), ("t10k", TEST)):
+        labels = random.integers(0, 10, n).astype(np.uint8)
+        images = (random.integers(0, 128, (n, 28, 28)) + 12 * labels[:, None, None]).astype(np.uint8)
+        for name, magic, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
+            content = struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
+            (path / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> data.DataSet:
+    return data.load(folder)
+
+
+@pytest.fixture(scope="module")
+def compared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A whole comparison: the result of the command, and the folder of what it wrote."""
+    out = tmp_path_factory.mktemp("out")
+    sizes = ("--hidden", "8", "--density", "0.5", "--epochs", EPOCHS, "--batch", BATCH)
+    other = ("--lr", "0.01", "--seed", "3", "--dtype", "float64", "--threads", "1")
+    result = run("compare", "--data", folder, *sizes, *other, "--json", out / "r.json", "--plot", out / "r.png")
+    assert result.exit_code == 0, result.output
+    return result, out
+
+
+@pytest.fixture(scope="module")
+def figures(compared: tuple[Result, Path]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((compared[1] / "r.json").read_text())
+    return result
+
+
+# ---- a whole comparison ---------------------------------------------------------------------------------------------
+
+
+def test_sparse_and_masked_train_alike(figures: dict[str, Any]) -> None:
+    sparse, masked, dense = (figures["contestants"][kind] for kind in KINDS)
+    np.testing.assert_allclose(sparse["step_loss"], masked["step_loss"], atol=1e-10, rtol=0)
+    assert len(sparse["step_loss"]) == STEPS
+    assert sparse["test_accuracy"] == masked["test_accuracy"]
+    assert max(abs(np.subtract(sparse["step_loss"], dense["step_loss"]))) > 1e-3
+    assert sparse["train_loss"][-1] < sparse["train_loss"][0]
+    assert sparse["train_loss"][0] == pytest.approx(np.mean(sparse["step_loss"][: STEPS // EPOCHS]), abs=1e-15)
+    assert figures["first_epoch_loss_difference"] < 1e-10
+
+
+def test_a_process_is_the_same_training_as_here(figures: dict[str, Any], images: data.DataSet) -> None:
+    here = Contestant("sparse", "step", setting(), images)
+    here.warm_up()
+    assert here.train(STEPS).loss == figures["contestants"]["sparse"]["step_loss"]
+    assert here.evaluate().accuracy == figures["contestants"]["sparse"]["test_accuracy"][-1]
+
+
+def test_bytes_are_those_of_the_arrays(figures: dict[str, Any]) -> None:
+    sparse, masked, dense = (figures["contestants"][kind]["bytes"] for kind in KINDS)
+    edges, weights, biases = 784 * 8 // 2 + 8 * 10 // 2, 784 * 8 + 8 * 10, 8 + 10
+    assert sparse["parameters"] == 8 * (edges + biases)
+    assert masked["parameters"] == dense["parameters"] == 8 * (weights + biases)
+    counters = 4 * 4  # Adam counts the steps of each of the four parameters in a float32
+    assert sparse["state"] == 2 * sparse["parameters"] + counters
+    assert masked["state"] == 2 * masked["parameters"] + counters
+    # crow and col of both layers; col_t and perm of the second alone, as nobody asks for the gradient of images
+    assert sparse["indices"] >= 4 * (8 + 1 + 784 * 8 // 2) + 4 * (10 + 1) + 3 * 4 * (8 * 10 // 2)
+    assert masked["indices"] >= weights
+    assert dense["indices"] == 0
+    kept = 3 * 8 * (edges + biases) + counters, 3 * 8 * (weights + biases) + counters
+    assert figures["kept_bytes_sparse_over_masked"] == pytest.approx(kept[0] / kept[1])
+    for own in (sparse, masked, dense):
+        assert 50e6 < own["before"] <= own["peak"]
+
+
+def test_times_and_surroundings_are_all_there(figures: dict[str, Any]) -> None:
+    for kind in KINDS:
+        own = figures["contestants"][kind]
+        for phase in ("forward", "backward", "optimizer", "total"):
+            assert 0 < own["step_ms"][phase]["q1"] <= own["step_ms"][phase]["median"] <= own["step_ms"][phase]["q3"]
+        assert own["warm_up_s"] > 0
+        assert len(own["test_loss"]) == len(own["test_accuracy"]) == len(own["train_loss"]) == EPOCHS
+    assert figures["contestants"]["sparse"]["step_over_sparse"] == 1
+    trial = figures["masked_form"]["trial_ms"]
+    assert trial[figures["masked_form"]["used"]] == min(trial.values())
+    assert figures["setting"]["sizes"] == [784, 8, 10]
+    assert {"python", "torch", "numba", "sparsetrain"} <= figures["environment"]["versions"].keys()
+    assert {"cpu", "date", "load_average"} <= figures["environment"].keys()
+
+
+def test_the_table_fits_a_terminal_and_the_plot_is_a_picture(compared: tuple[Result, Path]) -> None:
+    result, out = compared
+    assert max(map(len, report_lines(result.stdout))) <= 100
+    for word in (*KINDS, "test accuracy", "backward", "peak memory", "optimizer state", "784-8-10", "Masked ran with"):
+        assert word in result.stdout
+    assert "Compiling" in result.stderr
+    assert "Compiling" not in result.stdout
+    assert (out / "r.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert sorted(path.name for path in out.iterdir()) == ["r.json", "r.png"]
+
+
+def report_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("Wrote ")]
+
+
+# ---- a contestant ---------------------------------------------------------------------------------------------------
+
+
+def test_warming_up_changes_nothing_that_is_trained(images: data.DataSet) -> None:
+    contestant, twin = (Contestant("masked", "forward", setting(), images) for _ in range(2))
+    torch.manual_seed(5)
+    random = torch.get_rng_state()
+    contestant.warm_up()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in contestant.model.parameters())
+    assert contestant.optimizer is None
+    assert contestant.train(5).loss == twin.train(5).loss
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_both_forms_of_masked_train_as_sparse_does(optimizer: str, images: data.DataSet) -> None:
+    how = setting(optimizer=optimizer, lr=0.001)
+    losses = [Contestant(kind, form, how, images).train(8).loss for kind in KINDS[:2] for form in FORMS]
+    for other in losses[1:]:
+        np.testing.assert_allclose(losses[0], other, atol=1e-10, rtol=0)
+
+
+def test_every_image_comes_once_in_an_epoch(images: data.DataSet) -> None:
+    contestant = Contestant("dense", "step", setting(batch=14), images)
+    epochs = [torch.cat([contestant._next_batch() for _ in range(TRAIN // 14)]) for _ in range(2)]
+    assert [epoch.sort().values.tolist() for epoch in epochs] == [list(range(TRAIN))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize(("density", "edges"), [(0.0, 0), (1.0, 784 * 8 + 80)])
+def test_the_ends_of_density_work(density: float, edges: int, images: data.DataSet) -> None:
+    contestant = Contestant("sparse", "step", setting(density=density), images)
+    contestant.warm_up()
+    assert math.isfinite(contestant.train(3).loss[-1])
+    assert contestant.measure().parameters == 8 * (edges + 18)
+
+
+def test_no_hidden_layer_is_one_linear_layer() -> None:
+    for kind in KINDS:
+        assert len(network(kind, "step", setting(sizes=(784, 10)))) == 1
+
+
+def test_a_whole_evaluation_counts_every_image(images: data.DataSet) -> None:
+    contestant = Contestant("dense", "step", setting(batch=7), images)
+    answer = contestant.model(images.test_images.double())
+    expected = torch.nn.functional.cross_entropy(answer, images.test_labels).item()
+    accuracy = 100 * (answer.argmax(1) == images.test_labels).double().mean().item()
+    got = contestant.evaluate()
+    assert (got.loss, got.accuracy) == (pytest.approx(expected, abs=1e-12), pytest.approx(accuracy, abs=1e-12))
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+class Subject:
+    """What the tests below put into a process of its own."""
+
+    def environment(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def fail(self) -> None:
+        raise ValueError("no such thing")
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_reports_its_errors_and_its_death() -> None:
+    before = dict(os.environ)
+    with Remote("masked", 3, Subject) as remote:
+        remote.ready()
+        assert os.environ == before
+        assert {remote.call("environment", name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"3"}
+        with pytest.raises(ProcessError, match=r"masked: ValueError: no such thing \(.*test_cli.py, line \d+\)"):
+            remote.call("fail")
+    assert not remote._process.is_alive()
+    with Remote("dense", 1, Subject) as remote:
+        remote.ready()
+        with pytest.raises(ProcessError, match="dense: its process died, killed by SIGKILL, mostly for want of memory"):
+            remote.call("die")
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--density", "1.5"), "'--density': expected density from 0 to 1"),
+        (("--density", "nan"), "'--density': expected density from 0 to 1"),
+        (("--density", "much"), "'--density': expected density to be a number from 0 to 1, got 'much'"),
+        (("--hidden", "10,0"), "'--hidden': expected whole numbers above 0"),
+        (("--hidden", "10;20"), "'--hidden': expected whole numbers above 0"),
+        (("--epochs", "0"), "'--epochs'"),
+        (("--batch", "-1"), "'--batch'"),
+        (("--lr", "nan"), "'--lr': expected a finite number above 0"),
+        (("--lr", "0"), "'--lr': expected a finite number above 0"),
+        (("--threads", "0"), "'--threads'"),
+        (("--seed", "-1"), "'--seed'"),
+        (("--optimizer", "lion"), "'--optimizer'"),
+        (("--dtype", "float16"), "'--dtype'"),
+        (("--plot", "picture.gif"), "'--plot': expected a name that ends in .png or .svg or .pdf"),
+        (("--plot", "/nowhere/at/all.png"), "'--plot': the folder /nowhere/at does not exist"),
+        (("--json", "/nowhere/at/all.json"), "'--json': the folder /nowhere/at does not exist"),
+        (("--json", "/dev/null"), "'--json': /dev/null is not a regular file"),
+        (("--sparsity", "0.9"), "No such option"),
+    ],
+)
+def test_wrong_use_is_named_and_ends_with_2(arguments: tuple[str, ...], message: str) -> None:
+    result = run("compare", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_batch_larger_than_the_data_is_wrong_use(folder: Path) -> None:
+    result = run("compare", "--data", folder, "--batch", "71")
+    assert result.exit_code == 2
+    assert "'--batch': expected at most 70, the number of training images, got 71" in result.stderr
+
+
+def test_missing_and_damaged_data_end_with_1(tmp_path: Path) -> None:
+    result = run("compare", "--data", "cifar")
+    assert result.exit_code == 1
+    assert "expected 'mnist', 'fashion' or a folder, got 'cifar'" in result.stderr
+    assert "Traceback" not in result.output
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"junk")
+    result = run("compare", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "expected a whole gzip file" in result.stderr
+
+
+def test_a_missing_library_ends_with_1_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    result = run("compare", "--plot", "p.png")
+    assert result.exit_code == 1
+    assert "This needs tqdm and matplotlib. Run: pip install sparsetrain[demo]" in result.stderr
+
+
+def test_a_failed_process_ends_with_1(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
+    def fail(*_: object) -> Race:
+        raise ProcessError("dense: its process died, exit code 7.")
+
+    monkeypatch.setattr("sparsetrain.cli.compare.run", fail)
+    result = run("compare", "--data", folder, "--batch", BATCH, "--json", tmp_path / "r.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Error: dense: its process died, exit code 7." in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def interrupt(*_: object) -> Race:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsetrain.cli.compare.run", interrupt)
+    result = run("compare", "--data", folder, "--batch", BATCH)
+    assert result.exit_code == 130
+    assert "Interrupted." in result.stderr
+
+
+# ---- files and figures ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "r.json"
+    target.write_bytes(b"old")
+
+    def half(file: Any) -> None:
+        file.write(b"ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.write(target, half)
+    assert target.read_bytes() == b"old"
+    files.write(target, lambda file: file.write(b"new"))  # type: ignore[arg-type, return-value]
+    assert target.read_bytes() == b"new"
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    files.write(link, lambda file: file.write(b"newer"))  # type: ignore[arg-type, return-value]
+    assert link.is_symlink()
+    assert target.read_bytes() == b"newer"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def record(scale: float, losses: list[float]) -> Record:
+    milliseconds = [scale * ms / 1000 for ms in (1, 2, 3, 100)]
+    steps = Steps(losses, milliseconds, [2 * s for s in milliseconds], [3 * s for s in milliseconds])
+    kept = Bytes(
+        before=100_000_000, peak=101_500_000, parameters=int(1000 * scale), state=int(2000 * scale), indices=500
+    )
+    return Record(0.25, kept, steps, [Evaluation(0.5, 90.0), Evaluation(0.25, 95.0)])
+
+
+def race(last: float = 0.25) -> Race:
+    records = [record(1, [4.0, 3.0, 2.0, last]), record(10, [4.0, 3.125, 2.5, last]), record(5, [4.0, 3.0, 2.0, last])]
+    forms = {"forward": 0.03, "step": 0.02}
+    return Race(setting(), 1.5, forms, "step", dict(zip(KINDS, records, strict=True)))  # type: ignore[arg-type]
+
+
+def test_figures_by_hand() -> None:
+    got = report.figures(race())
+    sparse, masked = got["contestants"]["sparse"], got["contestants"]["masked"]
+    assert got["first_epoch_loss_difference"] == 0.125  # of the first two steps; the third differs more
+    assert sparse["train_loss"] == [3.5, 1.125]
+    assert sparse["step_ms"]["forward"]["median"] == pytest.approx(2.5)
+    assert sparse["step_ms"]["total"]["median"] == pytest.approx(15.0)
+    assert masked["step_over_sparse"] == pytest.approx(10)
+    assert got["kept_bytes_sparse_over_masked"] == 3000 / 30000
+    assert got["kept_bytes_with_indices_sparse_over_masked"] == 3500 / 30000
+
+
+def test_the_table_by_hand() -> None:
+    lines = report.table(race()).splitlines()
+    assert lines[0] == "784-8-10 on tiny, density 0.5"
+    assert lines[1] == "2 epochs, batch 16, adam with lr 0.01, float64, 1 thread, seed 3"
+    rows = {line[:24].strip(): line[24:].split() for line in lines[3:] if line}
+    assert rows["test accuracy"] == ["95.00", "%"] * 3
+    assert rows["one step"] == ["15.00", "ms", "150.00", "ms", "75.00", "ms"]
+    assert rows["times sparse's step"] == ["1.00", "x", "10.00", "x", "5.00", "x"]
+    assert rows["risen with the model"] == ["1.50", "MB"] * 3
+    assert rows["parameters"] == ["1.00", "kB", "10.0", "kB", "5.00", "kB"]
+
+
+def test_a_run_that_diverged_is_still_reported(tmp_path: Path) -> None:
+    diverged = race(last=math.nan)
+    assert "nan" in report.table(diverged)
+    files.write(tmp_path / "r.json", lambda file: report.write_json(diverged, {}, file))
+    got = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert got["contestants"]["sparse"]["step_loss"] == [4.0, 3.0, 2.0, None]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1440, "1.44 kB"), (71_800_000, "71.8 MB"), (512e6, "512 MB"), (5e12, "5000 GB")],
+)
+def test_sizes_are_read_easily(number: float, text: str) -> None:
+    assert report.size(number) == text
+
+
+# ---- the other commands ---------------------------------------------------------------------------------------------
+
+
+def test_info_says_what_is_used() -> None:
+    result = run("info")
+    assert result.exit_code == 0
+    for word in ("torch", "numba", "CPU", "vector width", "backend on cpu", "threads", "kernel cache"):
+        assert word in result.stdout
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["backends"] == {"cpu": "numba", "cuda": "torch"}
+    assert facts["cpu"]["vector_bytes"] in (16, 32, 64)
+    assert facts["threads"]["numba_layer"] in ("omp", "tbb", "workqueue")
+    assert Path(facts["kernel_cache"]["folder"]).is_absolute()
+
+
+def test_version_and_help() -> None:
+    assert run("--version").output.startswith("sparsetrain, version ")
+    assert "compare" in run("--help").output
+    text = run("compare", "--help").output
+    assert isinstance(main, click.Group)
+    for name in ("density", "hidden", "epochs", "batch", "optimizer", "lr", "data", "threads", "seed", "dtype"):
+        assert f"--{name} " in text

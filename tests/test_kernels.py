@@ -1,0 +1,255 @@
+"""Every kernel against its plain twin and a float64 dense product."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sparsetrain_kernels as kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparsetrain_kernels import launch, reference
+from sparsetrain_kernels.lanes import VECTOR_BYTES, lanes
+from sparsetrain_kernels.panels import flat, pack, tile_width, unpack
+from structures import LAYOUTS, Array, Structure, laid_out, structure_of, structures
+
+# products are summed in another order than the oracle's: an error per term, so of the length of the longest sum
+UNIT = {np.dtype(np.float32): 1.2e-7, np.dtype(np.float64): 2.3e-16}
+
+some = settings(max_examples=40, deadline=None)
+dtypes = st.sampled_from([np.float32, np.float64])
+batches = st.sampled_from([1, 3, 16, 17, 40, 130])
+layouts = st.sampled_from(LAYOUTS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def close(got: Array, exact: Array, magnitude: Array, terms: int) -> None:
+    """Within rounding: a unit in the last place of the sum of magnitudes for each term."""
+    bound = (terms + 2) * UNIT[got.dtype] * magnitude
+    worst = np.abs(got - exact) - bound
+    assert got.shape == exact.shape
+    assert not got.size or worst.max() <= 0, f"off by {np.abs(got - exact).max():.2e} at {np.unravel_index(worst.argmax(), worst.shape)}"
+
+
+def numbers(seed: int, *shape: int, dtype: type = np.float64) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def blank(features: int, batch: int, dtype: type, layout: str) -> Array:
+    return laid_out(np.full((features, batch), np.nan, dtype), layout)
+
+
+@some
+@given(structures(), batches, dtypes, layouts, layouts, st.booleans(), seeds)
+def test_spmm(s: Structure, batch: int, dtype: type, layout: str, out: str, with_bias: bool, seed: int) -> None:
+    values, x = numbers(seed, s.col.size, dtype=dtype), laid_out(numbers(seed + 1, s.columns, batch, dtype=dtype), layout)
+    bias = numbers(seed + 2, s.rows, dtype=dtype) if with_bias else None
+    plan = kernels.plan(s.crow, s.col, s.columns)
+    y, twin = blank(s.rows, batch, dtype, out), blank(s.rows, batch, dtype, "row-major")
+    kernels.spmm(plan, values, x, y, bias)
+    reference.spmm(plan, values, x, twin, bias)
+    dense, shift = s.dense(values), 0 if bias is None else bias.astype(np.float64)[:, None]
+    exact, magnitude = dense @ x + shift, np.abs(dense) @ np.abs(x) + np.abs(shift)
+    close(y, exact, magnitude, s.columns)
+    close(twin, exact, magnitude, s.columns)
+
+
+@some
+@given(structures(), batches, dtypes, layouts, layouts, seeds)
+def test_sddmm(s: Structure, batch: int, dtype: type, layout_a: str, layout_b: str, seed: int) -> None:
+    a = laid_out(numbers(seed, s.rows, batch, dtype=dtype), layout_a)
+    b = laid_out(numbers(seed + 1, s.columns, batch, dtype=dtype), layout_b)
+    plan = kernels.plan(s.crow, s.col, s.columns)
+    out, twin = np.full(s.col.size, np.nan, dtype), np.full(s.col.size, np.nan, dtype)
+    kernels.sddmm(plan, a, b, out)
+    reference.sddmm(plan, a, b, twin)
+    exact = (a.astype(np.float64) @ b.T.astype(np.float64))[s.row, s.col]
+    magnitude = (np.abs(a).astype(np.float64) @ np.abs(b.T))[s.row, s.col]
+    close(out, exact, magnitude, batch)
+    close(twin, exact, magnitude, batch)
+
+
+@some
+@given(structures(), batches, dtypes, layouts, layouts, seeds)
+def test_backward(s: Structure, batch: int, dtype: type, layout_x: str, layout_dy: str, seed: int) -> None:
+    values = numbers(seed, s.col.size, dtype=dtype)
+    x = laid_out(numbers(seed + 1, s.columns, batch, dtype=dtype), layout_x)
+    dy = laid_out(numbers(seed + 2, s.rows, batch, dtype=dtype), layout_dy)
+    crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
+    plan_t, dense = kernels.plan(crow_t, col_t, s.rows), s.dense(values)
+    exact = (x.astype(np.float64) @ dy.T.astype(np.float64)).T[s.row, s.col]
+    magnitude = (np.abs(x).astype(np.float64) @ np.abs(dy.T)).T[s.row, s.col]
+    for run in (kernels.backward, reference.backward):
+        dx, grad = blank(s.columns, batch, dtype, layout_x), np.full(s.col.size, np.nan, dtype)
+        run(plan_t, perm, values, x, dy, dx, grad)
+        close(dx, dense.T @ dy, np.abs(dense.T) @ np.abs(dy), s.rows)
+        close(grad, exact, magnitude, batch)
+
+
+@some
+@given(structures())
+def test_transpose(s: Structure) -> None:
+    arrays, twins = kernels.transpose(s.crow, s.col, s.columns), reference.transpose(s.crow, s.col, s.columns)
+    for got, expected in zip(arrays, twins, strict=True):
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == expected.dtype
+
+
+@some
+@given(st.integers(1, 40), st.integers(1, 150), dtypes, layouts, st.sampled_from([1, 2, 4, 8]), seeds)
+def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, vectors: int, seed: int) -> None:
+    x, width = laid_out(numbers(seed, features, batch, dtype=dtype), layout), (0,) * vectors
+    tile = vectors * lanes(dtype)
+    first, sample = seed % features, batch - 1 - seed % batch
+    got, twin = (np.full(7 + (features - first) * tile, np.nan, dtype) for _ in range(2))
+    pack(*flat(x), first, features, sample, batch, got, 7, width)
+    # a view keeps only its start in the flat form: the twin reads it from a copy
+    reference.pack(*flat(np.ascontiguousarray(x)), first, features, sample, batch, twin, 7, width)
+    np.testing.assert_array_equal(got, twin)
+    back = laid_out(np.zeros((features, batch), dtype), layout)
+    unpack(got, 7, first, features, *flat(back), sample, batch, width)
+    plain = np.zeros((features, batch), dtype)
+    reference.unpack(got, 7, first, features, *flat(plain), sample, batch, width)
+    np.testing.assert_array_equal(back, plain)
+    np.testing.assert_array_equal(plain[first:, sample : sample + tile], x[first:, sample : sample + tile])
+
+
+def wide(dtype: type = np.float32) -> tuple[Structure, Array, Array, Array]:
+    """A structure with several chunks and column blocks, of enough work for two threads."""
+    s = structure_of(np.random.default_rng(0).random((300, 420)) < 0.15)
+    return s, numbers(1, s.col.size, dtype=dtype), numbers(2, s.columns, 200, dtype=dtype), numbers(3, s.rows, 200, dtype=dtype)
+
+
+def all_products(threads: int, dtype: type = np.float32) -> list[Array]:
+    s, values, x, dy = wide(dtype)
+    plan = kernels.plan(s.crow, s.col, s.columns)
+    crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
+    y, out = blank(s.rows, 200, dtype, "row-major"), np.empty_like(values)
+    dx, grad = blank(s.columns, 200, dtype, "row-major"), np.empty_like(values)
+    kernels.spmm(plan, values, x, y, threads=threads)
+    kernels.sddmm(plan, dy, x, out, threads=threads)
+    kernels.backward(kernels.plan(crow_t, col_t, s.rows), perm, values, x, dy, dx, grad, threads=threads)
+    return [y, out, dx, grad]
+
+
+def test_blocks_are_used_and_exact() -> None:
+    s, values, x, dy = wide(np.float64)
+    plan = kernels.plan(s.crow, s.col, s.columns)
+    assert plan.blocks > 1
+    assert plan.bounds.size > 3
+    assert plan.nbytes - plan.bounds.nbytes <= s.col.size / 4 * plan.pointers.itemsize
+    y, out, dx, grad = all_products(1, np.float64)
+    dense, sampled = s.dense(values), (dy @ x.T)[s.row, s.col]
+    for got, exact in ((y, dense @ x), (out, sampled), (dx, dense.T @ dy), (grad, sampled)):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=1e-12)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    s, *_ = wide()
+    assert s.col.size * 200 > launch.PARALLEL_WORK
+    for one, two in zip(all_products(1), all_products(2), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_concurrent_calls() -> None:
+    expected, found = all_products(2), []
+    threads = [threading.Thread(target=lambda: found.append(all_products(2))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for products in found:
+        for got, exact in zip(products, expected, strict=True):
+            np.testing.assert_array_equal(got, exact)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_computes_on_one_thread() -> None:
+    expected = all_products(2)  # numba's threads run in the parent
+    child = os.fork()
+    if child == 0:
+        same = all(np.array_equal(a, b) for a, b in zip(all_products(2), expected, strict=True))
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_propagate(bad: float) -> None:
+    s, values, x, dy = wide()
+    x, dy = x.copy(), dy.copy()
+    x[5, 7] = dy[11, 130] = bad
+    plan = kernels.plan(s.crow, s.col, s.columns)
+    y, twin = blank(s.rows, 200, np.float32, "row-major"), blank(s.rows, 200, np.float32, "row-major")
+    kernels.spmm(plan, values, x, y)
+    with np.errstate(invalid="ignore"):
+        reference.spmm(plan, values, x, twin)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(twin))
+    np.testing.assert_array_equal(np.isinf(y), np.isinf(twin))
+    crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
+    plan_t, found = kernels.plan(crow_t, col_t, s.rows), []
+    for run in (kernels.backward, reference.backward):
+        dx, grad = blank(s.columns, 200, np.float32, "row-major"), np.empty_like(values)
+        with np.errstate(invalid="ignore"):
+            run(plan_t, perm, values, x, dy, dx, grad)
+        found.append((np.isfinite(dx), np.isfinite(grad), np.isnan(grad)))
+    for got, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.skipif(VECTOR_BYTES == 16, reason="subnormals are flushed on x86 only")
+def test_subnormals_are_flushed_and_the_mode_restored() -> None:
+    s = structure_of(np.eye(4, dtype=bool))
+    tiny = np.full(4, 1e-40, np.float32)
+    y = np.empty((4, 4), np.float32)
+    kernels.spmm(kernels.plan(s.crow, s.col, 4), tiny, np.eye(4, dtype=np.float32), y)
+    np.testing.assert_array_equal(y, np.zeros((4, 4)))
+    assert (tiny * np.float32(1)).all()  # outside the kernel they are numbers again
+
+
+@pytest.mark.parametrize(("batch", "vectors"), [(1, 1), (16, 1), (17, 2), (64, 4), (100, 8), (128, 8), (130, 4), (896, 8)])
+def test_tile_width_wastes_little(batch: int, vectors: int) -> None:
+    if VECTOR_BYTES == 64:
+        assert len(tile_width(batch, np.dtype(np.float32))) == vectors
+
+
+def test_skewed_rows_are_shared_out() -> None:
+    mask = np.zeros((1000, 600), bool)
+    mask[:20] = True
+    mask[:, 0] = True
+    s = structure_of(mask)
+    bounds = kernels.plan(s.crow, s.col, 600).bounds
+    rows, edges = np.diff(bounds), np.diff(s.crow[bounds])
+    assert bounds[0] == 0
+    assert bounds[-1] == 1000
+    assert rows.max() <= 2 * 64 + 16
+    assert edges.max() <= 16 * 600 + 2 * s.col.size / (1000 / 64)
+
+
+def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
+    """numba would serve the cached machine code of a function whose own file is unchanged."""
+    package = tmp_path / "sparsetrain_kernels"
+    package.mkdir()
+    for source in Path(kernels.__file__).parent.glob("*.py"):
+        (package / source.name).write_text(source.read_text())
+    program = (
+        "import numpy as np, sparsetrain_kernels as k; y = np.empty((1, 1));"
+        "k.spmm(k.plan(np.array([0, 1]), np.array([0]), 1), np.ones(1), np.ones((1, 1)), y); print(y[0, 0])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run() -> float:
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert run() == 1.0
+    lanes_source = package / "lanes.py"
+    text = lanes_source.read_text()
+    changed = text.replace("emit.fma(weight, emit.load(x, i), s)", "emit.fma(weight, emit.fma(weight, emit.load(x, i), s), s)")
+    assert changed != text
+    lanes_source.write_text(changed.replace('"""y[at_y', '"""(changed) y[at_y'))
+    program = program.replace("np.ones(1),", "np.full(1, 2.0),")
+    assert run() == 4.0  # weight times weight
