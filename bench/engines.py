@@ -12,6 +12,7 @@ import random
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ def check(name: str, step: Step, dense: nn.Linear, t: st.Topology, x: Tensor, dy
     weight = dense.weight.detach().double()
     oracle = (x.double() @ weight.t(), dy.double() @ weight, st.ops.sddmm(t, dy.double().t(), x.double().t()))
     for what, got, expected in zip(("output", "input gradient", "edge gradient"), step(), oracle, strict=True):
-        error = float((got.double() - expected).abs().max() / expected.abs().max())
+        error = float((got.detach().double() - expected).abs().max() / expected.abs().max())
         if error > 1e-4:
             sys.exit(f"{name}: its {what} is off by {error:.1e} of the largest; not timed.")
 
@@ -101,8 +102,10 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
 def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
+    warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch's CSR says that it is in beta
     torch.set_num_threads(ARGS.threads)
-    print(f"torch {torch.__version__}, {ARGS.threads} threads, load {os.getloadavg()[0]:.2f}, medians of {ARGS.rounds} rounds, ms")
+    load = os.getloadavg()[0]
+    print(f"torch {torch.__version__}, {ARGS.threads} threads, load {load:.2f}, medians of {ARGS.rounds} rounds, ms")
     for text in ARGS.shape:
         inputs, outputs, batch = (int(n) for n in text.split("x"))
         for density in ARGS.density:

@@ -1,19 +1,12 @@
 """Layers of a model exchanged for others, such that the rest of the model does not notice."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 OWN = {"weight", "bias", "values", "topology", "mask", "form"}  # what a linear layer is made of, whichever its kind
-
-
-def all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Every module with its dotted names, in order; a module that is used in two places has two."""
-    names: dict[nn.Module, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        names[module].append(name)
-    return names
 
 
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
@@ -22,26 +15,31 @@ def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.M
     names = [skip] if isinstance(skip, str) else list(skip)
     for name in names:
         if name not in modules:
-            raise ValueError(f"{where}: expected names of modules in skip, got {name!r}. There are {_some(modules)}.")
+            raise ValueError(f"{where}: expected names of modules in skip, got {name!r}. There are {some(modules)}.")
     return {inner for name in names for inner in modules[name].modules()}
 
 
-def check_untied(where: str, model: nn.Module, tensors: Mapping[str, Tensor], advice: str) -> None:
-    """None of these tensors, given by name, is a parameter in another place of the model too."""
+def check_untied(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """No parameter of these layers is in another place of the model too; except biases, which stay what they are."""
     owners = defaultdict(list)
     for prefix, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                owners[_identity(parameter)].append(f"{prefix}.{name}" if prefix else name)
-    for name, tensor in tensors.items():
-        others = [other for other in owners[_identity(tensor)] if other != name]
-        if others:
-            raise ValueError(f"{where}: {name} and {others[0]} share one tensor, which the new layer would not. {advice}")
+                owners[_identity(parameter)].append(f"{prefix}.{name}".lstrip("."))
+    for prefix, layer in layers.items():
+        for name, parameter in layer._parameters.items():
+            tied = [] if parameter is None or name == "bias" else owners[_identity(parameter)]
+            if len(tied) > 1:
+                raise ValueError(
+                    f"{where}: {' and '.join(tied)} are one tensor, which they would no longer be. Leave the layer as "
+                    f"it is with skip=[{prefix!r}], or untie them before."
+                )
 
 
-def _identity(tensor: Tensor) -> tuple[object, int]:
+def _identity(tensor: nn.Parameter) -> tuple[object, int]:
     """The same for two parameters over the same memory, be one of them transposed."""
-    return (tensor.device, tensor.data_ptr()) if tensor.data_ptr() else (None, id(tensor))
+    empty = is_lazy(tensor) or tensor.data_ptr() == 0
+    return (None, id(tensor)) if empty else (tensor.device, tensor.data_ptr())
 
 
 def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -55,14 +53,14 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
                 vars(layer)[name] = value
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child in new:
+            if child is not None and child in new:
                 parent._modules[name] = new[child]
     model = new.get(model, model)
-    _leave_fast_path(model, new.values())
+    _leave_fast_path(model, set(new.values()))
     return model
 
 
-def _leave_fast_path(model: nn.Module, layers: Collection[nn.Module]) -> None:
+def _leave_fast_path(model: nn.Module, layers: set[nn.Module]) -> None:
     """torch's transformer encoder, in eval mode without gradients, hands the weights of its linear layers to one fused
     kernel. Where they are none any more, it has to call them; these are the conditions that it checks itself."""
     for module in model.modules():
@@ -72,6 +70,7 @@ def _leave_fast_path(model: nn.Module, layers: Collection[nn.Module]) -> None:
             module.use_nested_tensor = False
 
 
-def _some(names: Iterable[str], limit: int = 10) -> str:
+def some(names: Iterable[str], limit: int = 10) -> str:
+    """The first few names, for a message."""
     shown = [repr(name) for name in names if name]
     return ", ".join(shown[:limit] + (["..."] if len(shown) > limit else [])) or "none"

@@ -31,7 +31,9 @@ def close(got: Array, exact: Array, magnitude: Array, terms: int) -> None:
     bound = (terms + 2) * UNIT[got.dtype] * magnitude
     worst = np.abs(got - exact) - bound
     assert got.shape == exact.shape
-    assert not got.size or worst.max() <= 0, f"off by {np.abs(got - exact).max():.2e} at {np.unravel_index(worst.argmax(), worst.shape)}"
+    assert not got.size or worst.max() <= 0, (
+        f"off by {np.abs(got - exact).max():.2e} at {np.unravel_index(worst.argmax(), worst.shape)}"
+    )
 
 
 def numbers(seed: int, *shape: int, dtype: type = np.float64) -> Array:
@@ -45,7 +47,10 @@ def blank(features: int, batch: int, dtype: type, layout: str) -> Array:
 @some
 @given(structures(), batches, dtypes, layouts, layouts, st.booleans(), seeds)
 def test_spmm(s: Structure, batch: int, dtype: type, layout: str, out: str, with_bias: bool, seed: int) -> None:
-    values, x = numbers(seed, s.col.size, dtype=dtype), laid_out(numbers(seed + 1, s.columns, batch, dtype=dtype), layout)
+    values, x = (
+        numbers(seed, s.col.size, dtype=dtype),
+        laid_out(numbers(seed + 1, s.columns, batch, dtype=dtype), layout),
+    )
     bias = numbers(seed + 2, s.rows, dtype=dtype) if with_bias else None
     plan = kernels.plan(s.crow, s.col, s.columns)
     y, twin = blank(s.rows, batch, dtype, out), blank(s.rows, batch, dtype, "row-major")
@@ -120,7 +125,12 @@ def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, ve
 def wide(dtype: type = np.float32) -> tuple[Structure, Array, Array, Array]:
     """A structure with several chunks and column blocks, of enough work for two threads."""
     s = structure_of(np.random.default_rng(0).random((300, 420)) < 0.15)
-    return s, numbers(1, s.col.size, dtype=dtype), numbers(2, s.columns, 200, dtype=dtype), numbers(3, s.rows, 200, dtype=dtype)
+    return (
+        s,
+        numbers(1, s.col.size, dtype=dtype),
+        numbers(2, s.columns, 200, dtype=dtype),
+        numbers(3, s.rows, 200, dtype=dtype),
+    )
 
 
 def all_products(threads: int, dtype: type = np.float32) -> list[Array]:
@@ -210,7 +220,9 @@ def test_subnormals_are_flushed_and_the_mode_restored() -> None:
     assert (tiny * np.float32(1)).all()  # outside the kernel they are numbers again
 
 
-@pytest.mark.parametrize(("batch", "vectors"), [(1, 1), (16, 1), (17, 2), (64, 4), (100, 8), (128, 8), (130, 4), (896, 8)])
+@pytest.mark.parametrize(
+    ("batch", "vectors"), [(1, 1), (16, 1), (17, 2), (64, 4), (100, 8), (128, 8), (130, 4), (896, 8)]
+)
 def test_tile_width_wastes_little(batch: int, vectors: int) -> None:
     if VECTOR_BYTES == 64:
         assert len(tile_width(batch, np.dtype(np.float32))) == vectors
@@ -242,13 +254,17 @@ def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
     def run() -> float:
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
         return float(done.stdout)
 
     assert run() == 1.0
     lanes_source = package / "lanes.py"
     text = lanes_source.read_text()
-    changed = text.replace("emit.fma(weight, emit.load(x, i), s)", "emit.fma(weight, emit.fma(weight, emit.load(x, i), s), s)")
+    changed = text.replace(
+        "emit.fma(weight, emit.load(x, i), s)", "emit.fma(weight, emit.fma(weight, emit.load(x, i), s), s)"
+    )
     assert changed != text
     lanes_source.write_text(changed.replace('"""y[at_y', '"""(changed) y[at_y'))
     program = program.replace("np.ones(1),", "np.full(1, 2.0),")

@@ -252,9 +252,11 @@ def test_feature_major_of_any_shape() -> None:
 @pytest.mark.parametrize("view", ["columns", "steps", "expanded", "slice of output"])
 def test_views_in_and_out(t: st.Topology, view: str) -> None:
     wide, values = normal(8, 3 * COLUMNS), leaf(normal(t.nnz))
-    x = {"columns": wide[:, 2 : 2 + COLUMNS], "steps": wide[::2, ::3], "expanded": wide[:1, :COLUMNS].expand(8, -1)}.get(
-        view, wide[:, :COLUMNS]
-    )
+    x = {
+        "columns": wide[:, 2 : 2 + COLUMNS],
+        "steps": wide[::2, ::3],
+        "expanded": wide[:1, :COLUMNS].expand(8, -1),
+    }.get(view, wide[:, :COLUMNS])
     y = st.ops.linear(x, t, values)
     part = y[::2, 1:3] if view == "slice of output" else y
     part.sum().backward()  # an expanded gradient: strides of zero
@@ -292,9 +294,12 @@ def test_backend_for() -> None:
         with st.ops.use_backend("numba"):
             assert st.ops.backend_for("cpu", torch.float32) == "numba"
     assert st.ops.backend_for("cpu", torch.float32) == "numba"
-    with pytest.raises(TypeError, match="float32 or float64, got torch.float16"):
+    with pytest.raises(TypeError, match=r"float32 or float64, got torch.float16"):
         st.ops.backend_for("cpu", torch.float16)
-    with pytest.raises(ValueError, match="expected one of \\['numba', 'torch'\\], got 'triton'"), st.ops.use_backend("triton"):
+    with (
+        pytest.raises(ValueError, match=r"expected one of \['numba', 'torch'\\], got 'triton'"),
+        st.ops.use_backend("triton"),
+    ):
         pass
 
 

@@ -11,6 +11,7 @@ from .jit import kernel
 from .lanes import VECTOR_BYTES, backward_segment, fill_tile, flush_subnormals, restore_subnormals
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width, unpack
+from .plan import Array, Plan
 
 
 @kernel
@@ -65,7 +66,9 @@ def backward_parallel(pointers, step, blocks, bounds, row, perm, values, x, xf, 
                        dx, dxf, dxb, grad, batch, width)
 
 
-def backward(plan_t, perm, values, x, dy, dx, grad, threads=1):
+def backward(
+    plan_t: Plan, perm: Array, values: Array, x: Array, dy: Array, dx: Array, grad: Array, threads: int = 1
+) -> None:
     """dx = W' dy and grad[e] = dy[row[e]] . x[col[e]], written into dx and grad.
 
     Args:

@@ -32,7 +32,7 @@ VECTOR_BYTES = _vector_bytes()
 
 def lanes(dtype: Any) -> int:
     """Numbers of ``dtype`` in one vector register of this CPU."""
-    return VECTOR_BYTES // np.dtype(dtype).itemsize
+    return VECTOR_BYTES // int(np.dtype(dtype).itemsize)
 
 
 class _Emit:

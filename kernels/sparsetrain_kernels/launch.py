@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from typing import Any
 
 import numba
 
@@ -17,7 +18,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.first = threading.Lock()
-        self.ready: set = set()  # forms and types that have run
+        self.ready: set[Any] = set()  # forms and types that have run
         self.started = False  # whether numba's threads run here
         self.serial = False
         self.told = False

@@ -5,12 +5,14 @@ it, and the rows are cut into chunks of about equal work. Both follow from the s
 of threads, which is why results do not depend on it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .jit import kernel
+
+Array = npt.NDArray[Any]
 
 NEAR, FAR = 128, 1024  # columns of a block that stays close to L1, and in L2: at most 512 bytes of panel each
 SEGMENT = 8  # edges that a block must hold of a row, on average, to be worth its loads and stores of the sums
@@ -27,12 +29,12 @@ class Plan(NamedTuple):
 
     rows: int
     columns: int
-    crow: npt.NDArray[np.integer]
-    col: npt.NDArray[np.integer]
-    pointers: npt.NDArray[np.integer]
+    crow: Array
+    col: Array
+    pointers: Array
     step: int
     blocks: int
-    bounds: npt.NDArray[np.int64]
+    bounds: Array
 
     @property
     def nbytes(self) -> int:
@@ -40,7 +42,7 @@ class Plan(NamedTuple):
         return self.bounds.nbytes + (self.pointers.nbytes if self.blocks > 1 else 0)
 
 
-def plan(crow, col, columns, near=NEAR):
+def plan(crow: Array, col: Array, columns: int, near: int = NEAR) -> Plan:
     """The plan of a canonical CSR structure; at most nnz/4 block pointers.
 
     ``near`` is the width of the narrower of the two sizes of column blocks.

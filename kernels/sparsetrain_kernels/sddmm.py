@@ -7,6 +7,7 @@ from .jit import kernel
 from .lanes import VECTOR_BYTES, dot_segment, flush_subnormals, restore_subnormals
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width
+from .plan import Array, Plan
 
 
 @kernel
@@ -53,7 +54,7 @@ def sddmm_parallel(pointers, step, blocks, bounds, col, a, af, ab, b, bf, bb, fe
         sddmm_tasks(chunk, chunk + 1, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width)
 
 
-def sddmm(plan, a, b, out, threads=1):
+def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
     """out[e] = a[row[e]] . b[col[e]], written into out.
 
     Args:

@@ -7,6 +7,7 @@ from .jit import kernel
 from .lanes import VECTOR_BYTES, axpy_segment, fill_tile, flush_subnormals, restore_subnormals
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack_tasks, tile_width, unpack
+from .plan import Array, Plan
 
 
 @kernel
@@ -57,7 +58,7 @@ def spmm_parallel(pointers, step, blocks, bounds, col, values, bias, x, xf, xb, 
                    y, yf, yb, batch, width)
 
 
-def spmm(plan, values, x, y, bias=None, threads=1):
+def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
     """y = W x + bias, written into y.
 
     Args:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .jit import kernel
+from .plan import Array
 
 
 @kernel
@@ -23,7 +24,7 @@ def transpose_into(crow, col, crow_t, col_t, perm):
     crow_t[0] = 0
 
 
-def transpose(crow, col, columns):
+def transpose(crow: Array, col: Array, columns: int) -> tuple[Array, Array, Array]:
     """(crow_t, col_t, perm) of a structure with this many columns, with values_t = values[perm].
 
     Example:

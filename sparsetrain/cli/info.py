@@ -16,7 +16,7 @@ from .report import size
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Versions, processor, backends, threads, and the cache of compiled kernels."""
+    """Show versions, processor, threads and kernel cache."""
     facts = _facts()
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
 

@@ -4,6 +4,7 @@ from typing import Any, BinaryIO
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .network import KINDS
 from .race import Race
@@ -13,7 +14,7 @@ from .report import milliseconds
 COLOURS = {"sparse": "#0072B2", "masked": "#E69F00", "dense": "#555555"}
 STYLES: dict[str, dict[str, Any]] = {
     "sparse": {"linewidth": 1.6, "linestyle": "--", "marker": "o", "markersize": 3.5, "zorder": 3},
-    "masked": {"linewidth": 5.0, "alpha": 0.65, "zorder": 2},  # wide, as sparse lies upon it
+    "masked": {"linewidth": 5.0, "marker": "o", "alpha": 0.65, "zorder": 2},  # wide, as sparse lies upon it
     "dense": {"linewidth": 1.6, "linestyle": ":", "marker": "s", "markersize": 3.5, "zorder": 1},
 }
 PARTS = ("#0072B2", "#56B4E9", "#CC79A7")  # of a bar, from below
@@ -40,6 +41,7 @@ def _loss(axes: Axes, race: Race) -> None:
     for kind in KINDS:
         curve = race.records[kind].train_loss(race.setting.epochs)
         axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Training loss", xlabel="epoch", ylabel="mean cross-entropy of an epoch", yscale="log")
     axes.legend(frameon=False)
 
@@ -49,6 +51,7 @@ def _accuracy(axes: Axes, race: Race) -> None:
     for kind in KINDS:
         curve = [test.accuracy for test in race.records[kind].test]
         axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Test accuracy", xlabel="epoch", ylabel="right answers (%)")
     axes.legend(frameon=False, loc="lower right")
 
@@ -68,9 +71,9 @@ def _memory(axes: Axes, race: Race) -> None:
         "indices or mask": [b.indices / 1e6 for b in kept],
     }
     _stacked(axes, stacks, [f"{(b.parameters + b.state + b.indices) / 1e6:.1f} MB" for b in kept], -0.2, 0.36)
-    risen = {"rise of the peak": [(b.peak - b.before) / 1e6 for b in kept]}
+    risen = {"peak above start": [(b.peak - b.before) / 1e6 for b in kept]}
     _stacked(axes, risen, [f"{(b.peak - b.before) / 1e6:.0f} MB" for b in kept], 0.2, 0.36, color="#BBBBBB", hatch="//")
-    axes.set(title="Memory: kept between steps, and rise of the process's peak", ylabel="megabytes")
+    axes.set(title="Memory: kept between steps, and peak", ylabel="megabytes")
 
 
 def _stacked(

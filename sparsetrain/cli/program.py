@@ -22,7 +22,7 @@ class _Program(click.Group):
             ctx.exit(INTERRUPTED)
 
 
-@click.group(cls=_Program)
+@click.group("sparsetrain", cls=_Program)
 @click.version_option(version_of("sparsetrain"), prog_name="sparsetrain")
 def main() -> None:
     """Sparse training for PyTorch: only the edges that exist are stored, computed and trained."""

@@ -36,7 +36,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Race:
-    """What was run and what came out. ``kernels`` are the seconds that compiling them took, or finding them compiled, ``forms`` masked's median seconds in the trial of its forms."""
+    """What was run and what came out: ``kernels``, the seconds of compiling or loading them; ``forms``, masked's median
+    seconds of a step in each of its forms, of which it used ``form``; and the contestants' records."""
 
     setting: Setting
     kernels: float
@@ -54,7 +55,7 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
         file = Path(folder) / "data.npz"
         birth.write(file, data)
-        say("Compiling the kernels: the first time takes a while, later they come from the disk ...")
+        say("Loading the kernels ...")
         with Remote("rehearsal", setting.threads, birth.rehearsal, setting, file) as rehearsal:
             rehearsal.ready()
             kernels = rehearsal.call("compile_kernels")
@@ -64,7 +65,8 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
         say("Starting one process for each contestant ...")
         with ExitStack() as stack:
             remotes = {
-                kind: _start(stack, kind, setting, birth.contestant, kind, form, setting, file) for kind in KINDS
+                kind: stack.enter_context(Remote(kind, setting.threads, birth.contestant, kind, form, setting, file))
+                for kind in KINDS
             }
             for remote in remotes.values():
                 remote.ready()

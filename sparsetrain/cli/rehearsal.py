@@ -8,6 +8,7 @@ import numpy as np
 from ..data import DataSet
 from ..nn.masked import Form
 from .contestant import Contestant
+from .libraries import load_libraries
 from .network import FORMS
 from .setting import Setting
 
@@ -23,11 +24,12 @@ class Rehearsal:
     def compile_kernels(self) -> float:
         """Seconds until sparse has run once: the machine code is on the disk from then on."""
         start = perf_counter()
+        load_libraries(self.setting)
         Contestant("sparse", "step", self.setting, self.data).warm_up()
         return perf_counter() - start
 
     def time_forms(self) -> dict[Form, float]:
-        """Median seconds of a whole step with the mask in the forward pass, and with the mask on the weight after it."""
+        """Median seconds of a whole step, for each form."""
         contestants = {form: Contestant("masked", form, self.setting, self.data) for form in FORMS}
         times: dict[Form, list[float]] = {form: [] for form in FORMS}
         order = random.Random(self.setting.seed)

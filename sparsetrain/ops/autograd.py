@@ -31,8 +31,8 @@ def transforming() -> bool:
 
 
 def backend_of(name: str, *tensors: Tensor | None) -> Backend:
-    """The backend, or torch's operators over it: where torch.compile traces a backward pass, and where autograd maps one
-    over many gradients (is_grads_batched), which the operators' batching rule takes apart."""
+    """The backend, or torch's operators over it: where torch.compile traces a backward pass, and where autograd maps
+    one over many gradients (is_grads_batched), which the operators' batching rule takes apart."""
     if torch.compiler.is_compiling() or any(
         tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors
     ):
@@ -44,8 +44,8 @@ def check_edges(t: Topology, values: Tensor) -> None:
     """A graph recorded before a change of topology must not read past the new value array."""
     if values.numel() != t.nnz:
         raise RuntimeError(
-            f"backward: expected {t.nnz} values, got {values.numel()}. The topology was changed after the forward pass; run "
-            "the forward pass again."
+            f"backward: expected {t.nnz} values, got {values.numel()}. The topology was changed after the forward "
+            "pass; run the forward pass again."
         )
 
 
@@ -79,7 +79,9 @@ class SpMM(Function):
         return None, dvalues, dx, dy.sum(1) if for_bias else None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, _t: None, dvalues: Tensor | None, dx: Tensor | None, dbias: Tensor | None, *_: None) -> Tensor | None:
+    def jvp(
+        ctx: Any, _: None, dvalues: Tensor | None, dx: Tensor | None, dbias: Tensor | None, *__: None
+    ) -> Tensor | None:
         values, x = ctx.saved_tensors
         terms = []
         if dvalues is not None:

@@ -53,7 +53,9 @@ def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
         'numba'
     """
     if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"backend_for: expected float32 or float64, got {dtype}. Convert with .float(), or use torch.autocast.")
+        raise TypeError(
+            f"backend_for: expected float32 or float64, got {dtype}. Convert with .float(), or use torch.autocast."
+        )
     if _forced.name is not None:
         return _forced.name
     return "numba" if torch.device(device).type == "cpu" else "torch"

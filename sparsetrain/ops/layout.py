@@ -1,7 +1,6 @@
 """Memory layouts. A dense operand (features, batch) is *row-major* when the features of a sample are contiguous, as
 torch's batches are, and *feature-major* when the samples of a feature are."""
 
-import torch
 from torch import Tensor
 
 
@@ -36,6 +35,7 @@ def feature_major(x: Tensor) -> Tensor:
         ValueError: x has no dimension.
 
     Example:
+        >>> import torch
         >>> feature_major(torch.ones(3, 2)).stride()
         (1, 3)
     """

@@ -11,9 +11,13 @@ from .backends import BACKENDS
 from .layout import empty_like_layout
 
 _library = torch.library.Library("sparsetrain", "DEF")
-_library.define("spmm(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor? bias, int columns, bool transpose, str backend) -> Tensor")
-_library.define("sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor")
-_library.define("backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, str backend) -> (Tensor, Tensor)")
+for _schema in (
+    "spmm(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor? bias, int columns, bool transpose, str backend)"
+    " -> Tensor",
+    "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor",
+    "backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, str backend) -> (Tensor, Tensor)",
+):
+    _library.define(_schema)
 _ops = torch.ops.sparsetrain
 
 
@@ -34,16 +38,26 @@ class Operators:
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
-    """The topology that these arrays belong to: the one that a graph was traced with, or a new one that stays with them."""
+    """The topology of these arrays: the one they came with before, or a new one that stays with them."""
     shape = (crow.numel() - 1, columns)
-    known = getattr(crow, "_sparsetrain", None)
+    known: Topology | None = getattr(crow, "_sparsetrain", None)
     if known is None or known.shape != shape or known.col.data_ptr() != col.data_ptr():
-        known = crow._sparsetrain = Topology._trusted(crow, col, shape)  # type: ignore[attr-defined]
-    return known  # type: ignore[no-any-return]
+        known = Topology._trusted(crow, col, shape)
+        crow._sparsetrain = known  # type: ignore[attr-defined]
+    return known
 
 
 @torch.library.impl(_library, "spmm", "CompositeExplicitAutograd")
-def _spmm(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, bias: Tensor | None, columns: int, transpose: bool, backend: str) -> Tensor:
+def _spmm(
+    crow: Tensor,
+    col: Tensor,
+    values: Tensor,
+    x: Tensor,
+    bias: Tensor | None,
+    columns: int,
+    transpose: bool,
+    backend: str,
+) -> Tensor:
     return BACKENDS[backend].spmm(_topology(crow, col, columns), values, x, bias, transpose)
 
 
@@ -58,7 +72,16 @@ def _backward(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, 
 
 
 @torch.library.register_fake("sparsetrain::spmm", lib=_library)
-def _fake_spmm(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, bias: Tensor | None, columns: int, transpose: bool, backend: str) -> Tensor:
+def _fake_spmm(
+    crow: Tensor,
+    col: Tensor,
+    values: Tensor,
+    x: Tensor,
+    bias: Tensor | None,
+    columns: int,
+    transpose: bool,
+    backend: str,
+) -> Tensor:
     return empty_like_layout(x, columns if transpose else crow.shape[0] - 1)
 
 
@@ -68,7 +91,9 @@ def _fake_sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -
 
 
 @torch.library.register_fake("sparsetrain::backward", lib=_library)
-def _fake_backward(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _fake_backward(
+    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(col.shape[0]), empty_like_layout(x, x.shape[0])
 
 

@@ -15,7 +15,9 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
     plan, ordered = t.derived(_plan), values
     if transpose:
         plan, ordered = t.derived(_plan_t), values.detach()[t.transposed.perm]
-    kernels.spmm(plan, _flat(ordered), _array(x), _array(y), None if bias is None else _flat(bias), torch.get_num_threads())
+    kernels.spmm(
+        plan, _flat(ordered), _array(x), _array(y), None if bias is None else _flat(bias), torch.get_num_threads()
+    )
     return y
 
 
@@ -28,7 +30,9 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     grad, dx = x.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
     plan_t, perm = t.derived(_plan_t), t.transposed.perm.numpy()
-    kernels.backward(plan_t, perm, _flat(values), _array(x), _array(dy), _array(dx), _array(grad), torch.get_num_threads())
+    kernels.backward(
+        plan_t, perm, _flat(values), _array(x), _array(dy), _array(dx), _array(grad), torch.get_num_threads()
+    )
     return grad, dx
 
 

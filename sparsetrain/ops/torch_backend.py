@@ -31,7 +31,8 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     if t.nnz == 0 or a.shape[1] == 0:
         return a.new_zeros(t.nnz)
     pattern = _csr(t.crow, t.col, a.new_zeros(t.nnz), t.shape)
-    return torch.sparse.sampled_addmm(pattern, a.detach(), b.detach().t(), beta=0.0).values()
+    sampled: Tensor = torch.sparse.sampled_addmm(pattern, a.detach(), b.detach().t(), beta=0.0)
+    return sampled.values()
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
-    r"""Sparse times dense, :math:`Y = W X` with :math:`W_{ij}` = ``values[e]`` at edge e = (i, j) and nothing elsewhere.
+    r"""Sparse times dense, :math:`Y = W X`, with :math:`W_{ij}` = ``values[e]`` at edge e = (i, j), nothing elsewhere.
 
     Args:
         t: which edges exist, shape ``(out, in)``.
@@ -21,7 +21,8 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
         transpose: multiply by :math:`W'` instead.
 
     Returns:
-        Shape ``(out, batch)``, or ``(in, batch)`` with transpose, in the layout of x. Differentiable any number of times.
+        Shape ``(out, batch)``, or ``(in, batch)`` with transpose, in the layout of x. Differentiable any number of
+        times.
 
     Raises:
         ValueError: a shape does not fit. TypeError: a dtype or device does not.
@@ -36,7 +37,9 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
     _check_values(where, t, values)
     values, x = _operands(where, t, {"values": values, "x": x})
     if x.ndim != 2 or x.shape[0] != features:
-        raise ValueError(f"{where}: expected x of shape ({features}, batch), got {tuple(x.shape)}. Samples are columns here.")
+        raise ValueError(
+            f"{where}: expected x of shape ({features}, batch), got {tuple(x.shape)}. Samples are columns here."
+        )
     return _spmm(t, values, x, None, transpose)
 
 
@@ -134,7 +137,9 @@ def _in_graph() -> bool:
 
 def _check_values(where: str, t: Topology, values: Tensor) -> None:
     if values.shape != (t.nnz,):
-        raise ValueError(f"{where}: expected values of shape ({t.nnz},), one for each edge of {t!r}, got {tuple(values.shape)}.")
+        raise ValueError(
+            f"{where}: expected values of shape ({t.nnz},), one for each edge of {t!r}, got {tuple(values.shape)}."
+        )
 
 
 def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]:
@@ -146,12 +151,14 @@ def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]
     for name, tensor in zip(named, tensors, strict=True):
         if tensor.dtype not in FLOATS:
             raise TypeError(
-                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(), or run under "
-                "torch.autocast, which computes sparse products in float32."
+                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(), or run "
+                "under torch.autocast, which computes sparse products in float32."
             )
         if tensor.dtype is not dtype:
             dtypes = ", ".join(f"{key} {value.dtype}" for key, value in zip(named, tensors, strict=True))
             raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
         if tensor.device != t.device:
-            raise TypeError(f"{where}: expected {name} on {t.device}, where the topology is, got {tensor.device}. Move it with .to().")
+            raise TypeError(
+                f"{where}: expected {name} on {t.device}, where the topology is, got {tensor.device}. Use .to(device)."
+            )
     return tensors

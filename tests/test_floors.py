@@ -1,0 +1,90 @@
+"""The house of docs/design.md: imports point down, and neighbours on a floor do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sparsetrain"
+KERNELS = ROOT / "kernels" / "sparsetrain_kernels"
+
+# from the ground up; a room may import rooms of lower floors, and files of its own folder
+FLOORS = (
+    {"sparsetrain_kernels"},
+    {"checks", "names", "csr", "topology", "sampling", "allocation", "patterns"},
+    {"ops"},
+    {"init"},
+    {"nn"},
+    {"convert"},
+    {"io", "data", "cli"},
+)
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+GROUND = 1  # the rooms of this floor are one family: files of structure that use each other
+DOOR = {("cli", "data")}  # the command line reads the data sets
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports; relative imports are resolved."""
+    package = path.relative_to(ROOT).parent.parts
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            names |= {".".join([*base, *((node.module,) if node.module else ()), alias.name]) for alias in node.names}
+    return names
+
+
+def room_of(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] == "sparsetrain_kernels":
+        return parts[0]
+    return parts[1] if parts[0] == "sparsetrain" and len(parts) > 1 else None
+
+
+FILES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert room in FLOOR, f"{room} has no floor: give it one here and in docs/design.md"
+    for name in imported(path):
+        other = room_of(name)
+        if other is None or other == room or other.startswith("__") or (room, other) in DOOR:
+            continue
+        assert other in FLOOR, f"{path.name} imports {name}, which has no floor"
+        family = FLOOR[room] == FLOOR[other] == GROUND
+        assert FLOOR[other] < FLOOR[room] or family, (
+            f"{path.name} imports {name}: {room} stands on no higher floor than {other}"
+        )
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.name)
+def test_kernels_know_neither_torch_nor_sparsetrain(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)} - {"kernels"}
+    allowed = {"collections", "functools", "hashlib", "logging", "os", "pathlib", "platform", "threading", "typing"}
+    assert roots <= allowed | {"numpy", "numba", "llvmlite"}
+
+
+def test_every_room_has_a_name_that_says_something() -> None:
+    silent = {"utils", "util", "common", "core", "helpers", "helper", "misc"}
+    names = {
+        path.stem for folder in (PACKAGE, KERNELS, ROOT / "tests", ROOT / "bench") for path in folder.rglob("*.py")
+    }
+    assert not names & silent
+
+
+def test_setup_lists_every_package() -> None:
+    listed = (ROOT / "setup.cfg").read_text()
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
+        name = ".".join(folder.relative_to(ROOT).parts)
+        assert f"\n    {name}\n" in listed, f"setup.cfg does not list {name}, and the wheel would lack it"
