@@ -1,6 +1,8 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
+from . import convert as convert
 from . import init as init
+from . import io as io
 from . import nn as nn
 from . import ops as ops
 from . import patterns as patterns

@@ -73,5 +73,5 @@ def _water_fill(sizes: list[int], weights: list[float], density: float) -> list[
         scale = edges / (sum(weights[i] * sizes[i] for i in sparse) or 1.0)
         too_dense = {i for i in sparse if scale * weights[i] > 1.0}
         if not too_dense:
-            return [1.0 if i in dense else max(0.0, scale * weights[i]) for i in range(len(sizes))]
+            return [1.0 if i in dense else scale * weights[i] for i in range(len(sizes))]
         dense |= too_dense

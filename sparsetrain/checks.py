@@ -98,11 +98,11 @@ def indices(where: str, name: str, value: Any) -> Tensor:
     return tensor.to(torch.int64, copy=True)
 
 
-def broadcast_shape(where: str, row: Tensor, col: Tensor) -> torch.Size:
+def broadcast_shape(where: str, row: Tensor, col: Tensor) -> tuple[int, ...]:
     """The shape that row and col broadcast to."""
     try:
-        return torch.broadcast_shapes(row.shape, col.shape)
-    except RuntimeError:
+        return np.broadcast_shapes(row.shape, col.shape)
+    except ValueError:
         raise ValueError(
             f"{where}: expected row and col of shapes that broadcast together, got {tuple(row.shape)} and "
             f"{tuple(col.shape)}."

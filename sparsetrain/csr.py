@@ -63,6 +63,23 @@ def compressed(where: str, row: Any, col: Any, shape: tuple[int, int], duplicate
     return row_pointers(row, shape[0]), col
 
 
+def masked(where: str, mask: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """crow, col and shape of the edges where a matrix of zeros and ones is one."""
+    mask = checks.numbers(where, "mask", mask)
+    if mask.ndim != 2:
+        raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(mask.shape)}.")
+    if mask.dtype is not torch.bool:
+        other = (mask != 0) & (mask != 1)  # NaN is neither
+        if bool(other.any()):
+            i, j = (int(k) for k in other.nonzero()[0])
+            raise ValueError(
+                f"{where}: expected only 0 and 1, got {mask[i, j].item()} at ({i}, {j}). A mask says which edges "
+                "exist, it does not scale them; pass mask != 0 if that is meant."
+            )
+    row, col = mask.nonzero().T
+    return row_pointers(row, mask.shape[0]), col, (mask.shape[0], mask.shape[1])
+
+
 def sorted_edges(row: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The edges by row, then by column."""
     if shape[0] * shape[1] < COUNTABLE:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
@@ -29,6 +31,24 @@ def checked(where: str, side: str, names: Iterable[Hashable], size: int | None =
             )
         seen[text] = name
     return tuple(seen)
+
+
+def linked(
+    where: str, pairs: Any, inputs: Sequence[Hashable] | None, outputs: Sequence[Hashable] | None
+) -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
+    """row and col of (source, target) pairs in canonical order, and the names of all inputs and outputs."""
+    sources, targets = edge_columns(where, pairs)
+    col, known_inputs = numbered(where, "inputs", sources, inputs)
+    row, known_outputs = numbered(where, "outputs", targets, outputs)
+    order = np.lexsort((col, row))
+    row, col = row[order], col[order]
+    twice = (np.diff(row) == 0) & (np.diff(col) == 0)
+    if twice.any():
+        k = order[twice.argmax()]
+        raise ValueError(
+            f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. Drop the repeats."
+        )
+    return torch.from_numpy(row), torch.from_numpy(col), known_inputs, known_outputs
 
 
 def edge_columns(where: str, pairs: Any) -> tuple[list[Any], list[Any]]:

@@ -45,8 +45,12 @@ def distinct(size: Tensor, need: Tensor, generator: torch.Generator | None = Non
         owner = torch.searchsorted(stop, number[~fresh], right=True)
     if not bool(crowded.any()):
         return ascending(torch.cat(found))
-    number, times = torch.cat([*found, _ranges(start[crowded], size[crowded])]).unique(return_counts=True)
-    return number[times == 1]
+    number = ascending(torch.cat([*found, _ranges(start[crowded], size[crowded])]))
+    twice = number.diff() == 0  # a number left out of its range
+    once = torch.ones_like(number, dtype=torch.bool)
+    once[1:] &= ~twice
+    once[:-1] &= ~twice
+    return number[once]
 
 
 def _ranges(start: Tensor, size: Tensor) -> Tensor:

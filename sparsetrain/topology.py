@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .csr import check_canonical, compressed, find, row_pointers
-from .names import Names, checked, edge_columns, numbered
+from .csr import check_canonical, compressed, find, masked, row_pointers
+from .names import Names, checked, linked
 
 T = TypeVar("T")
 
@@ -136,20 +136,7 @@ class Topology:
             >>> Topology.from_mask([[1, 0], [1, 1]]).nnz
             3
         """
-        where = "Topology.from_mask"
-        mask = checks.numbers(where, "mask", mask)
-        if mask.ndim != 2:
-            raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(mask.shape)}.")
-        if mask.dtype is not torch.bool:
-            other = (mask != 0) & (mask != 1)  # NaN is neither
-            if bool(other.any()):
-                i, j = (int(k) for k in other.nonzero()[0])
-                raise ValueError(
-                    f"{where}: expected only 0 and 1, got {mask[i, j].item()} at ({i}, {j}). A mask says which edges "
-                    "exist, it does not scale them; pass mask != 0 if that is meant."
-                )
-        edges = mask.nonzero()
-        return cls._trusted(row_pointers(edges[:, 0], mask.shape[0]), edges[:, 1], (mask.shape[0], mask.shape[1]))
+        return cls._trusted(*masked("Topology.from_mask", mask))
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, duplicates: Literal["error", "merge"] = "error") -> Self:
@@ -188,21 +175,8 @@ class Topology:
             >>> t.inputs, t.outputs
             (('TP53', 'MYC'), ('apoptosis', 'cycle'))
         """
-        where = "Topology.from_edges"
-        sources, targets = edge_columns(where, pairs)
-        col, inputs = numbered(where, "inputs", sources, inputs)
-        row, outputs = numbered(where, "outputs", targets, outputs)
-        order = np.lexsort((col, row))
-        same = (np.diff(row[order]) == 0) & (np.diff(col[order]) == 0)
-        if same.any():
-            k = order[int(same.argmax())]
-            raise ValueError(
-                f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. "
-                "Drop the repeats."
-            )
-        row_sorted, col_sorted = torch.from_numpy(row[order]), torch.from_numpy(col[order])
-        shape = (len(outputs), len(inputs))
-        return cls._trusted(row_pointers(row_sorted, shape[0]), col_sorted, shape, inputs, outputs)
+        row, col, inputs, outputs = linked("Topology.from_edges", pairs, inputs, outputs)
+        return cls._trusted(row_pointers(row, len(outputs)), col, (len(outputs), len(inputs)), inputs, outputs)
 
     # ---- what it says ----------------------------------------------------------------------------------------------
 

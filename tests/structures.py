@@ -43,7 +43,7 @@ def structures(draw: st.DrawFn, most: int = 40) -> Structure:
     mask = np.random.default_rng(seed).random((rows, columns)) < density
     if rows and draw(st.booleans()):
         mask[draw(st.integers(0, rows - 1))] = False
-    return structure_of(mask, draw(st.sampled_from([np.int32, np.int64])))
+    return structure_of(mask)
 
 
 def laid_out(matrix: Array, layout: str) -> Array:

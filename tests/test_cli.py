@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from sparsetrain import data
-from sparsetrain.cli import files, main, options, report
+from sparsetrain.cli import files, main, report
 from sparsetrain.cli.contestant import Bytes, Contestant, Evaluation, Steps
 from sparsetrain.cli.network import FORMS, KINDS, network
 from sparsetrain.cli.process import ProcessError, Remote
@@ -277,7 +277,7 @@ def test_missing_and_damaged_data_end_with_1(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_ends_with_1_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("compare", "--plot", "p.png")
     assert result.exit_code == 1
     assert "This needs tqdm and matplotlib. Run: pip install sparsetrain[demo]" in result.stderr
@@ -318,11 +318,11 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         files.write(target, half)
     assert target.read_bytes() == b"old"
-    files.write(target, lambda file: file.write(b"new"))  # type: ignore[arg-type, return-value]
+    files.write(target, lambda file: file.write(b"new"))  # type: ignore[arg-type]
     assert target.read_bytes() == b"new"
     link = tmp_path / "link"
     link.symlink_to(target)
-    files.write(link, lambda file: file.write(b"newer"))  # type: ignore[arg-type, return-value]
+    files.write(link, lambda file: file.write(b"newer"))  # type: ignore[arg-type]
     assert link.is_symlink()
     assert target.read_bytes() == b"newer"
     assert len(list(tmp_path.iterdir())) == 2

@@ -122,6 +122,20 @@ def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, ve
     np.testing.assert_array_equal(plain[first:, sample : sample + tile], x[first:, sample : sample + tile])
 
 
+def test_int64_indices() -> None:
+    s = structure_of(np.random.default_rng(0).random((9, 7)) < 0.5, np.int64)
+    values, x, dy = numbers(1, s.col.size), numbers(2, 7, 5), numbers(3, 9, 5)
+    crow_t, col_t, perm = kernels.transpose(s.crow, s.col, 7)
+    assert {array.dtype for array in (crow_t, col_t, perm)} == {np.dtype(np.int64)}
+    y, dx, grad, out = np.empty((9, 5)), np.empty((7, 5)), np.empty_like(values), np.empty_like(values)
+    kernels.spmm(kernels.plan(s.crow, s.col, 7), values, x, y)
+    kernels.sddmm(kernels.plan(s.crow, s.col, 7), dy, x, out)
+    kernels.backward(kernels.plan(crow_t, col_t, 9), perm, values, x, dy, dx, grad)
+    dense, sampled = s.dense(values), (dy @ x.T)[s.row, s.col]
+    for got, exact in ((y, dense @ x), (dx, dense.T @ dy), (grad, sampled), (out, sampled)):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=1e-13)
+
+
 def wide(dtype: type = np.float32) -> tuple[Structure, Array, Array, Array]:
     """A structure with several chunks and column blocks, of enough work for two threads."""
     s = structure_of(np.random.default_rng(0).random((300, 420)) < 0.15)

@@ -85,6 +85,7 @@ def test_no_edges():
         ([("a", "b"), ("a", "b")], r"^Topology.from_edges: expected distinct edges, got \('a', 'b'\) more than once"),
         ([("z", "b"), ("a", "b"), ("z", "b")], r"distinct edges, got \('z', 'b'\) more than once. Drop"),
         ([(1, "b"), ("1", "b")], r"distinct names in inputs, got 1 and '1', both of which read '1' as text. Rename"),
+        ([("1", "b"), (1, "b")], r"distinct names in inputs, got '1' and 1, both of which read '1' as text"),
         ([("a", "b", "c")], r"pairs \(source, target\), got \('a', 'b', 'c'\) at position 0"),
         ([("a", "b"), "cd"], r"pairs \(source, target\), got 'cd' at position 1"),
         ([("a", "b"), 3], r"pairs \(source, target\), got 3 at position 1"),

@@ -61,6 +61,13 @@ def test_a_crowded_range_beside_a_vast_one():
     assert number.numel() == 7
 
 
+def test_a_full_range_needs_no_luck():
+    source = generator()
+    before = source.get_state()
+    assert distinct(torch.tensor([1000]), torch.tensor([1000]), source).tolist() == list(range(1000))
+    assert torch.equal(source.get_state(), before)
+
+
 @quick
 @given(some.sets(some.integers(0, 40)))
 def test_vacant_numbers_by_rank(taken):

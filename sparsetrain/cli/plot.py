@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .network import KINDS
+from .network import KINDS, Kind
 from .race import Race
 from .report import milliseconds
 
@@ -37,30 +37,29 @@ def draw(race: Race, file: BinaryIO, ending: str) -> None:
 
 
 def _loss(axes: Axes, race: Race) -> None:
-    epochs = range(1, race.setting.epochs + 1)
-    for kind in KINDS:
-        curve = race.records[kind].train_loss(race.setting.epochs)
-        axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title="Training loss", xlabel="epoch", ylabel="mean cross-entropy of an epoch", yscale="log")
-    axes.legend(frameon=False)
+    _curves(axes, {kind: record.train_loss(race.setting.epochs) for kind, record in race.records.items()})
+    axes.set(title="Training loss", ylabel="mean cross-entropy of an epoch", yscale="log")
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _accuracy(axes: Axes, race: Race) -> None:
-    epochs = range(1, race.setting.epochs + 1)
-    for kind in KINDS:
-        curve = [test.accuracy for test in race.records[kind].test]
-        axes.plot(epochs, curve, color=COLOURS[kind], label=kind, **STYLES[kind])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title="Test accuracy", xlabel="epoch", ylabel="right answers (%)")
+    _curves(axes, {kind: [test.accuracy for test in record.test] for kind, record in race.records.items()})
+    axes.set(title="Test accuracy", ylabel="right answers (%)")
     axes.legend(frameon=False, loc="lower right")
+
+
+def _curves(axes: Axes, curves: dict[Kind, list[float]]) -> None:
+    for kind, curve in curves.items():
+        axes.plot(range(1, len(curve) + 1), curve, color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.set(xlabel="epoch", xlim=(0.5, len(curves["sparse"]) + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _time(axes: Axes, race: Race) -> None:
     medians = [milliseconds(race.records[kind].steps) for kind in KINDS]
     stacks = {phase: [median[phase] for median in medians] for phase in ("forward", "backward", "optimizer")}
     _stacked(axes, stacks, [f"{median['total']:.2f} ms" for median in medians])
-    axes.set(title="Time of a training step (median)", ylabel="milliseconds")
+    axes.set(title="Time of a training step (medians)", ylabel="milliseconds")
 
 
 def _memory(axes: Axes, race: Race) -> None:

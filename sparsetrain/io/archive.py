@@ -27,7 +27,7 @@ class Packer:
         self.where = where
         self.tensors: dict[str, Tensor] = {}
         self._names: dict[tuple[Any, ...], str] = {}
-        self._storages: set[int] = set()
+        self._storages: set[tuple[torch.device, int]] = set()
 
     def pack(self, value: Any, path: str) -> Any:
         """The JSON of a value; its tensors are named after the path to them."""
@@ -51,9 +51,9 @@ class Packer:
         if tensor.layout is not torch.strided or tensor.is_meta:
             kind = "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
             raise TypeError(f"{self.where}: expected tensors that hold their numbers, got {kind} at {path}.")
-        storage = tensor.untyped_storage().data_ptr()
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
         identity = (storage, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
-        if storage == 0 or identity not in self._names:
+        if not tensor.numel() or identity not in self._names:
             while path in self.tensors:  # keys 0 and "0" of one dict
                 path += "'"
             # the format has no overlaps; what is left of them when aliases are gone is stored apart
@@ -83,13 +83,15 @@ def unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write the content to a file, whole or not at all: whatever happens, the path holds the old file or the new one."""
+    """Write the content to a file; whatever happens, the path holds the old file or the new one, whole."""
     packer = Packer(where)
     packed = {part: packer.pack(value, part) for part, value in content.items()}
     metadata = {"format": FORMAT, "version": VERSION, "content": json.dumps(packed, allow_nan=False)}
     target = Path(os.path.realpath(path))  # a link stays a link
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{where}: expected a file in a folder that exists, there is no folder {target.parent}.")
+        raise FileNotFoundError(
+            f"{where}: expected a file in a folder that exists, there is no folder {target.parent}."
+        )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch(exist_ok=False)
@@ -122,10 +124,25 @@ def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:
             _check_header(where, path, metadata)
             # copies: what safetensors returns may be a view of the file itself
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        packed = json.loads(metadata["content"])
-        return {part: unpacked(value, tensors) for part, value in packed.items()}
     except SafetensorError as error:
         raise ValueError(
-            f"{where}: expected a checkpoint, {os.fspath(path)!r} is no whole safetensors file ({error}). It may have been "
-            "cut off when it was copied or written."
+            f"{where}: expected a checkpoint, {os.fspath(path)!r} is no whole safetensors file ({error}). It may have "
+            "been cut off while it was written or copied."
         ) from None
+    try:
+        return {part: unpacked(value, tensors) for part, value in json.loads(metadata["content"]).items()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: the contents of {os.fspath(path)!r} are damaged ({error!r}).") from None
+
+
+def _check_header(where: str, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{where}: expected a checkpoint written by io.save, {os.fspath(path)!r} is another safetensors file. Its "
+            "tensors can be read by safetensors.torch.load_file."
+        )
+    if metadata.get("version") != VERSION:
+        raise ValueError(
+            f"{where}: expected a checkpoint of version {VERSION}, {os.fspath(path)!r} has version "
+            f"{metadata.get('version')}. Read it with the release of sparsetrain that wrote it."
+        )

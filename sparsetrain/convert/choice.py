@@ -1,0 +1,106 @@
+"""Which layers of a model become sparse, and which edges they keep."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from .. import checks, patterns
+from ..ops.verbs import FLOATS
+from ..topology import Topology
+from .swap import check_untied, some
+
+PARTS = {"weight", "bias", "weight_orig", "weight_mask", "bias_orig", "bias_mask"}  # with those of torch.nn.utils.prune
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer, which may turn out to be lazy or parametrized, but no other subclass."""
+    kind = type(module).__bases__[0] if is_parametrized(module) else type(module)
+    return kind in (nn.Linear, nn.LazyLinear)
+
+
+def is_pruned(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and "weight_mask" in module._buffers
+
+
+def named(where: str, model: nn.Module, masks: Mapping[str, Any], left: set[nn.Module]) -> dict[nn.Module, Any]:
+    """The masks by layer."""
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"{where}: expected masks to be a dict from layer names to masks, got {type(masks).__name__}.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    linears = {name: module for name, module in modules.items() if is_linear(module)}
+    wanted: dict[nn.Module, Any] = {}
+    for name, mask in masks.items():
+        if name not in linears:
+            kind = f", a {type(modules[name]).__name__}" if name in modules else ""
+            raise ValueError(
+                f"{where}: expected names of nn.Linear layers in masks, got {name!r}{kind}. There are {some(linears)}."
+            )
+        if linears[name] in wanted or linears[name] in left:
+            place = "skip" if linears[name] in left else "masks under another name"
+            raise ValueError(f"{where}: expected each layer to be named once, got {name!r} in masks and in {place}.")
+        wanted[linears[name]] = mask
+    return wanted
+
+
+def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Nothing of these layers would be lost."""
+    for name, layer in layers.items():
+        advice = f"Leave it dense with skip=[{name!r}]."
+        more = {*layer._parameters, *layer._buffers, *layer._modules} - PARTS
+        if more:
+            raise ValueError(
+                f"{where}: expected linear layers of weight and bias alone, {name!r} has {', '.join(sorted(more))}. "
+                f"{advice}"
+            )
+        weight = None if isinstance(layer, nn.LazyLinear) else current(layer, "weight")
+        if weight is None or weight.is_meta:
+            raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
+        if weight.dtype not in FLOATS:
+            raise TypeError(f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. {advice}")
+    check_untied(where, model, layers)
+
+
+def by_density(
+    where: str, linears: list[Any], density: float, method: Any, select: str, generator: torch.Generator | None
+) -> dict[nn.Module, Topology]:
+    generator = checks.generator(where, generator)
+    shapes = [(linear.out_features, linear.in_features) for linear in linears]
+    densities = patterns.allocate(shapes, checks.density(where, density), method)
+    if select == "random":
+        drawn = [patterns.uniform(shape, d, generator) for shape, d in zip(shapes, densities, strict=True)]
+    elif select == "magnitude":
+        drawn = [_largest(current(linear, "weight"), d) for linear, d in zip(linears, densities, strict=True)]
+    else:
+        raise ValueError(f"{where}: expected select to be 'magnitude' or 'random', got {select!r}.")
+    return dict(zip(linears, drawn, strict=True))
+
+
+def _largest(weight: Tensor, density: float) -> Topology:
+    order = weight.detach().abs().flatten().argsort(descending=True, stable=True)
+    kept = order[: round(density * weight.numel())]
+    return Topology.from_mask(torch.zeros_like(order, dtype=torch.bool).index_fill_(0, kept, True).view(weight.shape))
+
+
+def by_mask(where: str, name: str, linear: Any, mask: Any) -> Topology:
+    try:
+        t = mask if isinstance(mask, Topology) else Topology.from_mask(mask)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: mask of {name!r}: {error}") from None
+    if t.shape != (linear.out_features, linear.in_features):
+        raise ValueError(
+            f"{where}: expected the mask of {name!r} in shape (out, in) = ({linear.out_features}, "
+            f"{linear.in_features}), got {t.shape}."
+        )
+    return t
+
+
+def current(linear: Any, part: str) -> Any:
+    """Weight or bias, or None, as the next forward pass sees it: under the mask of torch.nn.utils.prune, if any."""
+    original = linear._parameters.get(f"{part}_orig")
+    if original is None:
+        return linear._parameters.get(part)
+    mask = linear._buffers[f"{part}_mask"]
+    return nn.Parameter(original.detach() * mask.to(original.dtype), original.requires_grad)

@@ -1,0 +1,4 @@
+"""Files: training, saved and resumed."""
+
+from .checkpoint import load as load
+from .checkpoint import save as save

@@ -1,0 +1,125 @@
+"""Whether what a checkpoint holds fits what it is to be loaded into, before anything is changed."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.edges import NAMES, EdgeModule, difference, structure_tensors, topology_from
+from ..topology import Topology
+
+Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters
+
+
+class Adopted(NamedTuple):
+    """A layer that is to go on with other edges than its own."""
+
+    module: EdgeModule
+    topology: Topology
+    values: Tensor
+
+
+def check_kind(where: str, part: str, kind: str, content: Mapping[str, Any]) -> None:
+    """The checkpoint has this part, of the same class."""
+    if part not in content:
+        raise ValueError(f"{where}: expected a checkpoint with an {part}, it was saved without. Load the model alone.")
+    if content[part]["class"] != kind:
+        raise ValueError(f"{where}: expected an {part} of class {kind}, the checkpoint has {content[part]['class']}.")
+
+
+def check_model(where: str, model: nn.Module, stored: Mapping[str, Any], adopt: bool) -> list[Adopted]:
+    """The state fits the model; what comes back are the layers that it fits once they have the stored edges."""
+    ours = model.state_dict()
+    layers = {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, EdgeModule)
+    }
+    names = {prefix + side for prefix in layers for side in NAMES}  # which may be there or not
+    _check_keys(where, model, ours, stored, optional=names)
+    adopted: dict[str, Adopted] = {}
+    shared: dict[tuple[Any, ...], Topology] = {}
+    for prefix, module in layers.items():
+        keys = structure_tensors(module.topology)
+        structure = {key: stored[prefix + key] for key in (*keys, *NAMES) if prefix + key in stored}
+        error = difference(keys, dict(structure))
+        if error:
+            layer = f"{where}: {type(module).__name__} {prefix.rstrip('.') or '(the model itself)'}"
+            if not (adopt and torch.equal(structure["shape"], keys["shape"])):
+                raise ValueError(f"{layer}: {error}")
+            new = _adopted(layer, module, structure, stored.get(f"{prefix}values"))
+            same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
+            adopted[f"{prefix}values"] = new._replace(topology=shared.setdefault(same, new.topology))
+        for key in keys:
+            del ours[prefix + key]
+    _check_tensors(where, ours, stored, resized=set(adopted))
+    _check_ties(where, ours, stored)
+    return list(adopted.values())
+
+
+def check_parameters(where: str, ours: Groups, stored: Groups) -> None:
+    """The optimizer's parameters are the stored ones, in their order."""
+    sizes, stored_sizes = [len(group) for group in ours], [len(group) for group in stored]
+    if sizes != stored_sizes:
+        raise ValueError(
+            f"{where}: expected parameter groups of sizes {sizes}, the checkpoint's optimizer has {stored_sizes}."
+        )
+    for i, (group, stored_group) in enumerate(zip(ours, stored, strict=True)):
+        for k, (one, other) in enumerate(zip(group, stored_group, strict=True)):
+            if one != other:
+                raise ValueError(
+                    f"{where}: expected parameter {k} of group {i} to be {one[0]} of shape {one[1]}, the checkpoint's "
+                    f"optimizer has {other[0]} of shape {other[1]}. Give it its parameters in the same order."
+                )
+
+
+def _check_keys(
+    where: str, model: nn.Module, ours: Mapping[str, Any], stored: Mapping[str, Any], optional: set[str]
+) -> None:
+    missing = [key for key in ours if key not in stored and key not in optional]
+    unexpected = [key for key in stored if key not in ours and key not in optional]
+    if missing or unexpected:
+        faults = [f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has also", unexpected)) if keys]
+        raise ValueError(f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}.")
+
+
+def _adopted(layer: str, module: EdgeModule, structure: dict[str, Tensor], values: Tensor | None) -> Adopted:
+    if values is None or not isinstance(module.values, nn.Parameter):
+        raise ValueError(
+            f"{layer}: can't adopt edges, as its values are computed from others. Load it where edges agree."
+        )
+    try:
+        topology = topology_from(structure)
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{layer}: the stored edges are damaged. {error}") from None
+    if difference(structure_tensors(topology), dict(structure)) or values.shape != (topology.nnz,):
+        raise ValueError(f"{layer}: the stored edges are damaged: {topology!r} with {values.numel()} values.")
+    return Adopted(module, topology, values)
+
+
+def _check_tensors(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any], resized: set[str]) -> None:
+    for key, tensor in ours.items():
+        other = stored[key]
+        if isinstance(tensor, Tensor) != isinstance(other, Tensor):
+            raise ValueError(f"{where}: expected {key} to be a {type(tensor).__name__}, got {type(other).__name__}.")
+        if isinstance(tensor, Tensor):
+            if tensor.shape != other.shape and key not in resized:
+                raise ValueError(
+                    f"{where}: expected {key} of shape {tuple(tensor.shape)}, the checkpoint has {tuple(other.shape)}."
+                )
+            if tensor.dtype is not other.dtype:
+                raise TypeError(
+                    f"{where}: expected {key} in {tensor.dtype}, the checkpoint has {other.dtype}. Convert the model "
+                    "with .to(dtype) before."
+                )
+
+
+def _check_ties(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """What is one tensor in the model is one in the checkpoint, or else two that are equal."""
+    first: dict[tuple[Any, ...], str] = {}
+    for key, tensor in ours.items():
+        if isinstance(tensor, Tensor) and tensor.numel():
+            other = first.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), key)
+            if stored[key] is not stored[other] and not torch.equal(stored[key], stored[other]):
+                raise ValueError(f"{where}: expected {other} and {key} to be tied, they differ in the checkpoint.")
