@@ -113,6 +113,7 @@ class Topology:
         Raises:
             IndexError: an index is negative or too large.
             ValueError: an edge is given twice, or the lengths differ.
+            TypeError: the indices are not integers.
 
         Example:
             >>> Topology.from_coo(row=[1, 0], col=[1, 0], shape=(2, 2)).col.tolist()
@@ -131,6 +132,7 @@ class Topology:
 
         Raises:
             ValueError: the mask holds another value, or is not a matrix.
+            TypeError: the mask does not hold numbers.
 
         Example:
             >>> Topology.from_mask([[1, 0], [1, 1]]).nnz
@@ -141,6 +143,14 @@ class Topology:
     @classmethod
     def from_scipy(cls, matrix: Any, *, duplicates: Literal["error", "merge"] = "error") -> Self:
         """The stored entries of a scipy sparse matrix or array of any format, explicit zeros among them.
+
+        Args:
+            matrix: shape ``(out, in)``.
+            duplicates: ``"error"`` refuses an entry that is stored twice, ``"merge"`` keeps its edge once.
+
+        Raises:
+            TypeError: the matrix is not a sparse one, or not two-dimensional.
+            ValueError: an entry is stored twice.
 
         Example:
             >>> from scipy.sparse import eye_array
@@ -168,7 +178,9 @@ class Topology:
                 order of appearance. Names are kept as text.
 
         Raises:
-            ValueError: a name is unknown or missing, two names read alike as text, or an edge is given twice.
+            ValueError: a name is unknown or missing, two names read alike as text, an edge is given twice or is no
+                pair, or the frame lacks a column.
+            TypeError: pairs, inputs or outputs can't be iterated over.
 
         Example:
             >>> t = Topology.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])

@@ -12,7 +12,7 @@ KERNELS = ROOT / "kernels" / "sparsetrain_kernels"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS = (
     {"sparsetrain_kernels"},
-    {"checks", "names", "csr", "topology", "sampling", "allocation", "patterns"},
+    {"checks", "names", "csr", "topology", "patterns"},
     {"ops"},
     {"init"},
     {"nn"},

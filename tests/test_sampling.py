@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
-from sparsetrain.sampling import below, binomial, distinct, vacant
+from sparsetrain.patterns.sampling import below, binomial, distinct, vacant
 
 quick = settings(deadline=None, max_examples=100)
 

@@ -147,6 +147,14 @@ def test_merging_repeats_gives_the_set_of_edges(edges, columns):
     assert edges_of(Topology.from_coo(row, col, (4, columns), duplicates="merge")) == sorted(set(edges))
 
 
+@pytest.mark.parametrize("columns", [100, HUGE, 2**62])
+def test_sorting_many_edges(columns):
+    col, row = torch.meshgrid(torch.arange(100), torch.arange(4), indexing="ij")
+    shuffled = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    t = Topology.from_coo(row.reshape(-1)[shuffled], col.reshape(-1)[shuffled], (4, columns))
+    assert edges_of(t) == [(i, j) for i in range(4) for j in range(100)]
+
+
 # ---- masks and scipy ---------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from .libraries import load_libraries
 from .network import FORMS
 from .setting import Setting
 
-ROUNDS, STEPS = 8, 4
+ROUNDS, STEPS = 12, 5
 
 
 class Rehearsal:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from ..nn import MaskedLinear, SparseLinear
+from ..nn.sparse_linear import dense_linear
 from ..topology import Topology
 from .choice import by_density, by_mask, check_replaceable, current, is_linear, is_pruned, named
 from .swap import check_untied, exchange, skipped
@@ -128,12 +129,10 @@ def _drop_prune_hooks(linear: nn.Module) -> None:
         del hooks[key]
 
 
-def _sparse(linear: nn.Module, t: Topology) -> SparseLinear:
+def _sparse(linear: Any, t: Topology) -> SparseLinear:
     weight, bias = current(linear, "weight"), current(linear, "bias")
-    plain = nn.Linear(t.shape[1], t.shape[0], bias is not None, device="meta").train(linear.training)
-    plain.weight, plain.bias = weight, bias
-    layer = SparseLinear.from_dense(plain, t)
-    layer.bias = bias
+    layer = SparseLinear.from_dense(dense_linear(linear, weight.detach(), weight.requires_grad), t)
+    layer.bias = bias  # the Parameter itself, where it was not pruned
     return layer
 
 

@@ -23,6 +23,9 @@ class EdgeModule(nn.Module):
     topology: Topology
     values: nn.Parameter
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.values.device.type != "meta":  # a structure can't be made anew from nothing
@@ -60,6 +63,14 @@ class EdgeModule(nn.Module):
         self.values.grad = None
         torch.autograd.graph.increment_version(self.values)
         self.topology = topology.to(self.values.device)
+
+
+class Parametrizations(nn.ModuleDict):
+    """What torch.nn.utils.parametrize keeps in a module, with room for ``values``: a dict has a method of that name."""
+
+    @property
+    def values(self) -> Any:
+        raise AttributeError("values")  # so that nn.Module looks for a parametrization
 
 
 def structure_tensors(t: Topology) -> dict[str, Tensor]:

@@ -168,7 +168,8 @@ class TransposedSparseLinear(EdgeModule):
 
 def dense_linear(layer: Any, weight: Tensor, requires_grad: bool) -> nn.Linear:
     """An nn.Linear with this weight, and with bias and mode of the layer that it stands for."""
-    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    linear = nn.Linear(1, 1, layer.bias is not None, device="meta")  # torch warns of sizes that are zero
+    linear.in_features, linear.out_features = layer.in_features, layer.out_features
     linear.weight = nn.Parameter(weight, requires_grad)
     if layer.bias is not None:
         linear.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)

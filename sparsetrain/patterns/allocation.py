@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from . import checks
+from .. import checks
 
 Shape = tuple[int, ...]
 

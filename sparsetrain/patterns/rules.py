@@ -1,4 +1,4 @@
-"""Patterns: topologies made by a rule, at random or regular, without a dense array on the way.
+"""Topologies made by a rule, at random or regular, without a dense array on the way.
 
 Everything random takes a generator and draws on its device; without one it obeys ``torch.manual_seed``.
 """
@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from . import checks
-from .allocation import allocate as allocate
-from .csr import COUNTABLE, ascending, from_positions
+from .. import checks
+from ..csr import COUNTABLE, ascending, from_positions
 from .sampling import binomial, distinct, vacant
-from .topology import Topology
+from ..topology import Topology
 
 
 def uniform(shape: Sequence[int], density: float, generator: Generator | None = None) -> Topology:

@@ -1,0 +1,484 @@
+"""Whole models made sparse and dense again: which edges stay, and that a model that worked still works."""
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+import sparsetrain as st
+from sparsetrain.convert import densify, sparsify
+from sparsetrain.nn import MaskedLinear, SparseLinear
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+
+
+def state_of(model: nn.Module) -> list[Any]:
+    """What a refused conversion must leave alone: the modules, and every number."""
+    return [*model.modules(), *((name, tensor.clone()) for name, tensor in model.state_dict().items())]
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    def equal(a: Any, b: Any) -> bool:
+        return a is b or (isinstance(a, tuple) and a[0] == b[0] and a[1].equal(b[1]))
+
+    return len(one) == len(other) and all(map(equal, one, other))
+
+
+# ---- which edges -------------------------------------------------------------------------------------------------------
+
+
+def test_the_largest_weights_stay_with_their_values() -> None:
+    linear = nn.Linear(3, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[0.1, -9.0, 3.0], [-4.0, 0.0, 0.2]]))
+    layer = sparsify(linear, 0.5)  # a model that is one layer
+    assert isinstance(layer, SparseLinear)
+    assert layer.topology.to_mask().int().tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert layer.values.tolist() == [-9.0, 3.0, -4.0]
+    assert layer.bias is linear.bias
+
+
+def test_of_equal_weights_the_first_stay() -> None:
+    linear = nn.Linear(40, 30)
+    nn.init.constant_(linear.weight, -1.0)
+    layer = sparsify(linear, 0.3)
+    assert layer.topology.to_mask().flatten().nonzero().flatten().tolist() == list(range(360))
+
+
+@pytest.mark.parametrize("select", ["magnitude", "random"])
+@pytest.mark.parametrize("method", ["uniform", "er", "erk"])
+@pytest.mark.parametrize("density", [0, 0.07, 0.5, 1])
+def test_density_is_shared_out_by_the_method(select: Any, method: Any, density: float) -> None:
+    model = sparsify(mlp(), density, method, select=select)
+    expected = st.patterns.allocate([(30, 20), (10, 30)], density, method)
+    assert [model[0].topology.nnz, model[2].topology.nnz] == [round(expected[0] * 600), round(expected[1] * 300)]
+
+
+@pytest.mark.parametrize("select", ["magnitude", "random"])
+def test_kept_edges_keep_their_weights(select: Any) -> None:
+    dense = mlp()
+    sparse = sparsify(copy.deepcopy(dense), 0.2, select=select)
+    for i in (0, 2):
+        mask = sparse[i].topology.to_mask()
+        assert sparse[i].to_dense().weight.equal(dense[i].weight * mask)
+        assert sparse[i].bias.equal(dense[i].bias)
+
+
+def test_random_edges_obey_generator_and_seed() -> None:
+    def digests(**how: Any) -> list[str]:
+        model = sparsify(mlp(), 0.1, select="random", **how)
+        return [model[i].topology.digest for i in (0, 2)]
+
+    assert digests(generator=torch.Generator().manual_seed(1)) == digests(generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    first = digests()
+    torch.manual_seed(5)
+    assert digests() == first != digests()
+
+
+def test_skipped_layers_take_no_part() -> None:
+    model = nn.ModuleDict({"body": mlp(), "head": nn.Linear(10, 5)})
+    sparsify(model, 0.1, "uniform", skip=["body.0", "head"])
+    kinds = [type(m) for m in (model["body"][0], model["body"][2], model["head"])]
+    assert kinds == [nn.Linear, SparseLinear, nn.Linear]
+    sparsify(model, 0.1, skip="body")  # everything in it
+    assert [type(m) for m in (model["body"][0], model["head"])] == [nn.Linear, SparseLinear]
+
+
+def test_by_masks() -> None:
+    model = mlp()
+    mask, t = torch.rand(30, 20) < 0.3, st.patterns.uniform((10, 30), 0.2)
+    both = sparsify(copy.deepcopy(model), masks={"0": mask, "2": t})
+    assert both[0].to_dense().weight.equal(model[0].weight * mask)
+    assert both[2].topology is t
+    one = sparsify(copy.deepcopy(model), masks={"2": t.to_mask().int().tolist()})
+    assert isinstance(one[0], nn.Linear)
+    assert one[2].topology.digest == t.digest
+
+
+def test_by_masks_of_torch_prune() -> None:
+    model = mlp()
+    prune.l1_unstructured(model[0], "weight", 0.8)
+    prune.random_structured(model[0], "weight", 0.1, dim=0)  # a container of two methods
+    prune.random_unstructured(model[0], "bias", 0.5)
+    calls = []
+    model[0].register_forward_pre_hook(lambda *_: calls.append("hook"))
+    x = torch.randn(4, 20)
+    model(x).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()  # weight_orig has moved on, weight has not
+    weight = (model[0].weight_orig * model[0].weight_mask).detach()
+    bias = (model[0].bias_orig * model[0].bias_mask).detach()
+    expected = copy.deepcopy(nn.Sequential(*list(model)[1:]))(x @ weight.t() + bias)
+    mask, calls[:] = model[0].weight_mask != 0, []
+    layer = sparsify(model)[0]
+    assert isinstance(layer, SparseLinear)
+    assert layer.topology.to_mask().equal(mask)
+    assert layer.to_dense().weight.equal(weight)
+    assert layer.bias.equal(bias)
+    torch.testing.assert_close(model(x), expected)
+    assert calls == ["hook"]
+    assert len(layer._forward_pre_hooks) == 1
+    assert isinstance(model[2], nn.Linear)
+    assert set(dict(layer.named_parameters())) == {"values", "bias"}
+    assert not prune.is_pruned(model)
+
+
+def test_pruned_layers_by_density() -> None:
+    linear = nn.Linear(10, 10)
+    prune.l1_unstructured(linear, "weight", 0.9)
+    weight = linear.weight.detach().clone()
+    assert sparsify(linear, 0.1).to_dense().weight.equal(weight)
+
+
+# ---- everything else survives ------------------------------------------------------------------------------------------
+
+
+def test_flags_dtype_mode_and_bias_survive() -> None:
+    model = mlp().double()
+    model[0].weight.requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    model[2].eval()
+    model[2].label = "head"
+    bias = model[0].bias
+    sparsify(model, 0.3)
+    assert [model[i].values.requires_grad for i in (0, 2)] == [False, True]
+    assert model[0].bias is bias
+    assert not model[2].bias.requires_grad
+    assert model[0].values.dtype is model[2].values.dtype is torch.float64
+    assert [module.training for module in model] == [True, True, False]
+    assert model[2].label == "head"
+    assert sparsify(nn.Linear(4, 3, bias=False), 0.5).bias is None
+
+
+def test_hooks_survive_with_their_handles() -> None:
+    model, calls = mlp(), []
+    handles = [
+        model[0].register_forward_hook(lambda *_: calls.append("forward")),
+        model[0].register_forward_pre_hook(lambda *_, **__: calls.append("before"), with_kwargs=True),
+        model[0].register_full_backward_hook(lambda *_: calls.append("backward")),
+    ]
+    sparsify(model, 0.3)
+    model(torch.randn(4, 20, requires_grad=True)).sum().backward()
+    assert calls == ["before", "forward", "backward"]
+    densify(model)
+    for handle in handles:
+        handle.remove()
+    model(torch.randn(4, 20)).sum().backward()
+    assert len(calls) == 3
+
+
+def test_a_layer_used_twice_is_still_one() -> None:
+    linear = nn.Linear(6, 6)
+    model = nn.ModuleDict({"a": nn.Sequential(linear, nn.ReLU(), linear), "b": linear})
+    sparsify(model, 0.5)
+    assert isinstance(model["b"], SparseLinear)
+    assert model["a"][0] is model["a"][2] is model["b"]
+    assert len(list(model.parameters())) == 2
+    by_other_name = nn.ModuleDict({"a": nn.Sequential(linear, linear)})
+    sparsify(by_other_name, masks={"a.1": torch.eye(6)})
+    assert by_other_name["a"][0] is by_other_name["a"][1]
+    assert by_other_name["a"][0].topology.nnz == 6
+
+
+def test_a_shared_bias_stays_shared() -> None:
+    model = mlp()
+    model[0].bias = nn.Linear(30, 30).bias
+    other = nn.Linear(4, 30)
+    other.bias = model[0].bias
+    whole = sparsify(nn.ModuleList([model, other]), 0.5)
+    assert whole[0][0].bias is whole[1].bias
+
+
+class Residual(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc(self.norm(x))
+
+
+def test_custom_and_nested_modules() -> None:
+    model = nn.Sequential(Residual(8), nn.Sequential(Residual(8), nn.Linear(8, 3)))
+    x = torch.randn(5, 8)
+    expected = model(x)
+    sparsify(model, 1.0)
+    assert sum(isinstance(module, SparseLinear) for module in model.modules()) == 3
+    torch.testing.assert_close(model(x), expected)
+    assert all(name.endswith(("values", "bias", "weight")) for name, _ in model.named_parameters())
+
+
+class Recurrent(nn.Module):
+    """An LSTM, attention and a convolution, which are not linear layers, and a head, which is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(8, 8, 1)
+        self.lstm = nn.LSTM(8, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.lstm(self.convolution(x.transpose(1, 2)).transpose(1, 2))
+        return self.head(self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_recurrence_and_attention_stay_dense(mode: str) -> None:
+    model = getattr(Recurrent(), mode)()
+    x = torch.randn(2, 5, 8)
+    expected = model(x)
+    sparsify(model, 1.0)
+    assert [name for name, module in model.named_modules() if isinstance(module, SparseLinear)] == ["head"]
+    torch.testing.assert_close(model(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+
+
+def encoder(layers: int, **how: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, **how)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=not how.get("norm_first")) if layers else layer
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("how", [{}, {"activation": "gelu"}, {"norm_first": True}, {"activation": nn.ReLU()}], ids=str)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_transformer_encoders(layers: int, how: dict[str, Any], mode: str, grad: bool, padded: bool) -> None:
+    model = getattr(encoder(layers, **how), mode)()
+    x = torch.randn(3, 5, 8)
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]).bool() if padded else None
+    masks = {
+        name: torch.rand(module.weight.shape) < 0.5
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear
+    }
+    twin = copy.deepcopy(model).train()  # without dropout, training mode computes the same, the plain way
+    for name, mask in masks.items():
+        twin.get_submodule(name).weight.data *= mask
+    sparsify(model, masks=masks)
+    with torch.set_grad_enabled(grad):
+        y, expected = model(x, src_key_padding_mask=padding), twin(x, src_key_padding_mask=padding)
+    kept = slice(None) if padding is None else ~padding
+    torch.testing.assert_close(y[kept], expected[kept])
+    assert isinstance(model.get_submodule("layers.0.linear1" if layers else "linear1"), SparseLinear)
+
+
+@pytest.mark.parametrize("converted", ["layers.0.linear1", "layers.1.linear2"])
+def test_an_encoder_of_which_one_layer_is_sparse(converted: str) -> None:
+    model = encoder(2)
+    x, padding = torch.randn(2, 4, 8), torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0]]).bool()
+    expected = model(x, src_key_padding_mask=padding)
+    sparsify(model.eval(), masks={converted: torch.ones(model.get_submodule(converted).weight.shape)})
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, src_key_padding_mask=padding)[~padding], expected[~padding])
+        densify(model)
+        torch.testing.assert_close(model(x, src_key_padding_mask=padding)[~padding], expected[~padding])
+
+
+def test_a_whole_transformer_trains_and_infers() -> None:
+    model = sparsify(nn.Transformer(8, 2, 2, 2, 16, batch_first=True), 0.3)
+    source, target = torch.randn(2, 5, 8), torch.randn(2, 4, 8)
+    model(source, target).sum().backward()
+    layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
+    assert len(layers) == 8
+    assert all(layer.values.grad is not None for layer in layers)
+    with torch.no_grad():
+        assert model.eval()(source, target).shape == (2, 4, 8)
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        assert again(source, target).equal(model(source, target))
+
+
+def test_a_sparse_model_trains() -> None:
+    model = sparsify(mlp(), 0.3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    x, target = torch.randn(16, 20), torch.randint(10, (16,))
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+# ---- and back ----------------------------------------------------------------------------------------------------------
+
+
+def test_densify_is_the_reverse() -> None:
+    model = nn.Sequential(
+        SparseLinear(6, 5, density=0.4), nn.Sequential(MaskedLinear(5, 4, False, density=0.5)), nn.Linear(4, 2)
+    )
+    model[0].values.requires_grad_(False)
+    model[1].eval()
+    x = torch.randn(3, 6)
+    expected, bias, last = model(x), model[0].bias, model[2]
+    assert densify(model) is model
+    assert [type(module) for module in model] == [nn.Linear, nn.Sequential, nn.Linear]
+    assert type(model[1][0]) is nn.Linear
+    torch.testing.assert_close(model(x), expected)
+    assert model[0].bias is bias
+    assert model[1][0].bias is None
+    assert model[2] is last
+    assert (model[0].weight.requires_grad, model[1][0].training) == (False, False)
+    assert set(vars(model[0])) == set(vars(nn.Linear(6, 5)))
+    assert type(densify(SparseLinear(3, 2, density=0.5))) is nn.Linear
+
+
+def test_round_trip() -> None:
+    model = mlp()
+    weights = [model[i].weight.detach().clone() for i in (0, 2)]
+    densify(sparsify(model, 1.0))
+    assert [model[i].weight.equal(weight) for i, weight in zip((0, 2), weights, strict=True)] == [True, True]
+
+
+def test_densify_skips_and_refuses_ties() -> None:
+    layer = SparseLinear(6, 4, density=0.5)
+    model = nn.ModuleDict({"encoder": layer, "decoder": layer.transposed(), "other": SparseLinear(4, 4, density=0.5)})
+    before = state_of(model)
+    with pytest.raises(ValueError, match=r"encoder\.values and decoder\.values are one tensor"):
+        densify(model)
+    assert same(state_of(model), before)
+    densify(model, skip="encoder")
+    assert model["encoder"] is layer
+    assert type(model["other"]) is nn.Linear
+
+
+# ---- refused, with nothing changed -------------------------------------------------------------------------------------
+
+
+def with_layer(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), layer)
+
+
+def tied_to_embedding() -> nn.Module:
+    model = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 9)})
+    model["head"].weight = model["embedding"].weight
+    return model
+
+
+def tied_linears(transposed: bool) -> nn.Module:
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    weight = model["a"].weight
+    model["b"].weight = nn.Parameter(weight.t()) if transposed else weight
+    return model
+
+
+def weight_normed() -> nn.Module:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return with_layer(nn.utils.weight_norm(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (mlp, {"density": math.nan}, ValueError, "convert.sparsify: expected density from 0 to 1, got nan."),
+        (mlp, {"density": -0.1}, ValueError, "from 0 to 1, got -0.1."),
+        (mlp, {"density": 1.1}, ValueError, "from 0 to 1, got 1.1."),
+        (mlp, {"density": "much"}, TypeError, "to be a number from 0 to 1, got 'much'."),
+        (mlp, {"density": 0.1, "method": "best"}, ValueError, "expected method to be one of"),
+        (
+            mlp,
+            {"density": 0.1, "select": "best"},
+            ValueError,
+            "expected select to be 'magnitude' or 'random', got 'best'.",
+        ),
+        (
+            mlp,
+            {"density": 0.1, "generator": 7},
+            TypeError,
+            "expected generator to be a torch.Generator or None, got 7.",
+        ),
+        (mlp, {"density": 0.1, "masks": {}}, ValueError, "expected at most one of density and masks, got both."),
+        (
+            mlp,
+            {"density": 0.1, "skip": ["0", "5"]},
+            ValueError,
+            "names of modules in skip, got '5'. There are '0', '1', '2'.",
+        ),
+        (
+            mlp,
+            {"density": 0.1, "skip": ["0", "2"]},
+            ValueError,
+            "expected a model with nn.Linear layers to replace, found none",
+        ),
+        (nn.ReLU, {"density": 0.1}, ValueError, "found none in ReLU."),
+        (mlp, {}, ValueError, "masks, given or of torch.nn.utils.prune, found none in Sequential."),
+        (mlp, {"masks": {}}, ValueError, "found none in Sequential."),
+        (
+            mlp,
+            {"masks": [torch.ones(30, 20)]},
+            TypeError,
+            "expected masks to be a dict from layer names to masks, got list.",
+        ),
+        (mlp, {"masks": {"9": torch.ones(30, 20)}}, ValueError, "layers in masks, got '9'. There are '0', '2'."),
+        (
+            mlp,
+            {"masks": {"1": torch.ones(30, 20)}},
+            ValueError,
+            "layers in masks, got '1', a ReLU. There are '0', '2'.",
+        ),
+        (
+            mlp,
+            {"masks": {"0": torch.ones(30, 20), "2": torch.ones(30, 10)}},
+            ValueError,
+            "expected the mask of '2' in shape (out, in) = (10, 30), got (30, 10).",
+        ),
+        (
+            mlp,
+            {"masks": {"0": torch.full((30, 20), 0.5)}},
+            ValueError,
+            "mask of '0': Topology.from_mask: expected only 0 and 1",
+        ),
+        (mlp, {"masks": {"0": "mask"}}, TypeError, "convert.sparsify: mask of '0': Topology.from_mask: expected mask"),
+        (mlp, {"masks": {"0": torch.ones(30, 20)}, "skip": "0"}, ValueError, "got '0' in masks and in skip."),
+        (tied_to_embedding, {"density": 0.1}, ValueError, "embedding.weight and head.weight are one tensor"),
+        (tied_to_embedding, {"density": 0.1, "skip": "body"}, ValueError, "as it is with skip=['head']"),
+        (lambda: tied_linears(False), {"density": 0.1}, ValueError, "a.weight and b.weight are one tensor"),
+        (lambda: tied_linears(True), {"density": 0.1}, ValueError, "a.weight and b.weight are one tensor"),
+        (lambda: tied_linears(False), {"density": 0.1, "skip": "a"}, ValueError, "skip=['b']"),
+        (lambda: with_layer(nn.LazyLinear(3)), {"density": 0.1}, ValueError, "expected weights, '1' has none yet."),
+        (lambda: with_layer(nn.Linear(4, 3, device="meta")), {"density": 0.1}, ValueError, "'1' has none yet."),
+        (
+            lambda: with_layer(parametrizations.orthogonal(nn.Linear(4, 4))),
+            {"density": 0.1},
+            ValueError,
+            "expected linear layers of weight and bias alone, '1' has parametrizations. Leave it dense with skip=['1'].",
+        ),
+        (weight_normed, {"density": 0.1}, ValueError, "'1' has weight_g, weight_v."),
+        (lambda: with_layer(nn.Linear(4, 3).bfloat16()), {"density": 0.1}, TypeError, "'1' has torch.bfloat16."),
+    ],
+)
+def test_refused(model: Callable[[], nn.Module], options: dict[str, Any], error: type[Exception], message: str) -> None:
+    made = model()
+    meta_or_lazy = any(p.is_meta or nn.parameter.is_lazy(p) for p in made.parameters())
+    before = list(made.modules()) if meta_or_lazy else state_of(made)
+    with pytest.raises(error, match=re.escape(message)):
+        sparsify(made, **options)
+    assert same(list(made.modules()) if meta_or_lazy else state_of(made), before)
+
+
+def test_what_is_refused_can_be_skipped() -> None:
+    model = sparsify(tied_to_embedding(), 0.1, skip="head")
+    assert isinstance(model["body"], SparseLinear)
+    assert model["head"].weight is model["embedding"].weight
+    assert isinstance(sparsify(with_layer(nn.LazyLinear(3)), 0.1, skip="1")[1], nn.LazyLinear)
+    normed = sparsify(with_layer(parametrizations.orthogonal(nn.Linear(4, 4))), 0.1, skip="1")
+    assert normed(torch.ones(4)).isfinite().all()

@@ -1,0 +1,39 @@
+"""The wheel holds what it must, and works away from the sources."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+USE = """
+import torch, sparsetrain as st, sparsetrain_kernels
+layer = st.nn.SparseLinear(20, 10, density=0.5)
+layer(torch.ones(4, 20)).sum().backward()
+print(st.__file__, sparsetrain_kernels.__file__, layer.values.grad.numel())
+"""
+
+
+@pytest.mark.slow
+def test_wheel(tmp_path: Path) -> None:
+    def run(*command: str, **options: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **options)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stdout + done.stderr
+        return str(done.stdout)
+
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
+    wheel = next(tmp_path.glob("*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"sparsetrain", "sparsetrain_kernels"}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsetrain").rglob("*.py")}
+    sources |= {str(path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*.py")}
+    assert sources <= set(names)
+    assert {"sparsetrain/py.typed", "sparsetrain_kernels/py.typed"} <= set(names)
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "away"), str(wheel))
+    package, kernels, edges = run(sys.executable, "-c", f"import sys; sys.path.insert(0, 'away'){USE}").split()
+    assert package.startswith(str(tmp_path / "away"))
+    assert kernels.startswith(str(tmp_path / "away"))
+    assert edges == "100"
