@@ -12,8 +12,8 @@ import sparsetrain_kernels as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsetrain_kernels import launch, reference
-from sparsetrain_kernels.lanes import VECTOR_BYTES, lanes
 from sparsetrain_kernels.panels import flat, pack, tile_width, unpack
+from sparsetrain_kernels.vectors import VECTOR_BYTES, lanes
 from structures import LAYOUTS, Array, Structure, laid_out, structure_of, structures
 
 # products are summed in another order than the oracle's: an error per term, so of the length of the longest sum

@@ -8,10 +8,12 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
-from .lanes import VECTOR_BYTES, backward_segment, fill_tile, flush_subnormals, restore_subnormals
+from .lanes import backward_segment, fill_tile
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width, unpack
 from .plan import Array, Plan
+from .subnormals import flush_subnormals, restore_subnormals
+from .vectors import VECTOR_BYTES
 
 
 @kernel

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .jit import kernel
-from .lanes import VECTOR_BYTES, copy_tile, lanes, transpose_block
+from .lanes import copy_tile, transpose_block
+from .vectors import VECTOR_BYTES, lanes
 
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .lanes import lanes
+from .vectors import lanes
 
 
 def spmm(plan, values, x, y, bias=None, threads=1):

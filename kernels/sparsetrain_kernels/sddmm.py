@@ -4,10 +4,12 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
-from .lanes import VECTOR_BYTES, dot_segment, flush_subnormals, restore_subnormals
+from .lanes import dot_segment
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width
 from .plan import Array, Plan
+from .subnormals import flush_subnormals, restore_subnormals
+from .vectors import VECTOR_BYTES
 
 
 @kernel

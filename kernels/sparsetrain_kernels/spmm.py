@@ -4,10 +4,12 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
-from .lanes import VECTOR_BYTES, axpy_segment, fill_tile, flush_subnormals, restore_subnormals
+from .lanes import axpy_segment, fill_tile
 from .launch import launch
 from .panels import ALIGNMENT, PART, aligned, flat, pack_tasks, tile_width, unpack
 from .plan import Array, Plan
+from .subnormals import flush_subnormals, restore_subnormals
+from .vectors import VECTOR_BYTES
 
 
 @kernel

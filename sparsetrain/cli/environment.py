@@ -10,7 +10,7 @@ from typing import Any
 import numba
 import torch
 from llvmlite import binding
-from sparsetrain_kernels.lanes import VECTOR_BYTES
+from sparsetrain_kernels.vectors import VECTOR_BYTES
 
 PACKAGES = ("sparsetrain", "torch", "numba", "numpy", "scipy")
 FEATURES = ("avx512f", "avx2", "fma", "neon")
