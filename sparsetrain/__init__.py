@@ -6,4 +6,5 @@ from . import io as io
 from . import nn as nn
 from . import ops as ops
 from . import patterns as patterns
+from . import subtensor as subtensor
 from .topology import Topology as Topology

@@ -1,0 +1,224 @@
+"""Files that do not fit: each is refused with a reason, and nothing is changed."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import Evolver, adam, edges, identical, network, snapshot, train
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import sparsetrain as st
+from sparsetrain.io import archive, load, save
+from sparsetrain.nn import MaskedLinear, SparseLinear
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def check_refused(path: Path, error: type[Exception], message: str, *parts: Any, **options: Any) -> None:
+    before = snapshot(*parts)
+    with pytest.raises(error, match=re.escape(message)):
+        load(path, *parts, **options)
+    assert identical(snapshot(*parts), before)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], Any]) -> None:
+    """Change the tensors and the header of a file."""
+    with safe_open(path, "pt") as file:
+        header = dict(file.metadata())
+    tensors = load_file(path)
+    change(tensors, header)
+    save_file(tensors, path, header)
+
+
+def test_missing_file(path: Path) -> None:
+    check_refused(path, FileNotFoundError, f"io.load: expected a checkpoint, there is no file '{path}'.", network())
+    check_refused(path.parent, FileNotFoundError, "there is no file", network())
+
+
+@pytest.mark.parametrize("left", [0.0, 0.001, 0.1, 0.5, 0.999])
+def test_cut_off_in_the_middle(path: Path, left: float) -> None:
+    model = network()
+    optimizer = adam(model)
+    train(model, optimizer)
+    save(path, model, optimizer)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(left * len(data))])
+    check_refused(path, ValueError, "is no whole safetensors file", model, optimizer)
+
+
+def test_not_a_checkpoint(path: Path) -> None:
+    path.write_bytes(os.urandom(1000))
+    check_refused(path, ValueError, "is no whole safetensors file", network())
+    torch.save(network().state_dict(), path)
+    check_refused(path, ValueError, "is no whole safetensors file", network())
+    save_file(network().state_dict(), path)
+    check_refused(path, ValueError, "expected a checkpoint written by io.save", network())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{", '{"model": {"tensor": "nowhere"}}', '{"model": {"dict": [[{"dict": []}, 1]]}}', '{"model": {}}',
+        '{"model": {"call": "os.system"}}', '{"model": ' + "[" * 10**5 + "]" * 10**5 + "}",
+    ],
+    ids=lambda content: content[:30],
+)  # fmt: skip
+def test_damaged_contents(path: Path, content: str) -> None:
+    save(path, network())
+    rewritten(path, lambda _, header: header.update(content=content))
+    check_refused(path, ValueError, "are damaged", network())
+
+
+def test_another_version(path: Path) -> None:
+    save(path, network())
+    rewritten(path, lambda _, header: header.update(version="2"))
+    check_refused(path, ValueError, "expected a checkpoint of version 1, ", network())
+
+
+def test_keys_shapes_and_dtypes(path: Path) -> None:
+    model = network()
+    save(path, model)
+    shorter, longer = model[:4], nn.Sequential(*model, nn.Linear(2, 2))
+    check_refused(path, ValueError, "of this Sequential, it has also 4.weight, 4.bias.", shorter)
+    check_refused(path, ValueError, "of this Sequential, it lacks 5.weight, 5.bias.", longer)
+    wider = nn.Sequential(*network()[:4], nn.Linear(6, 3))
+    check_refused(path, ValueError, "io.load: expected 4.weight of shape (3, 6), the checkpoint has (2, 6).", wider)
+    check_refused(
+        path, TypeError, "io.load: expected 0.values in torch.float64, the checkpoint has torch.float32.",
+        network().double(),
+    )  # fmt: skip
+    dense = st.convert.densify(network())
+    check_refused(path, ValueError, "it lacks 0.weight, 3.weight and has also 0.values, 0.crow", dense)
+
+
+def test_another_topology(path: Path) -> None:
+    model, other = network(0), network(3)
+    save(path, model)
+    check_refused(
+        path, ValueError,
+        "io.load: SparseLinear 0: expected the same 12 edges, the checkpoint has other edges (12).", other,
+    )  # fmt: skip
+    model, other = SparseLinear(2, 3, density=0.4), SparseLinear(2, 3, density=0.5)
+    save(path, model)
+    check_refused(path, ValueError, "io.load: SparseLinear (the model itself): expected the same 3 edges", other)
+    narrow = SparseLinear(3, 3, density=0.5)
+    check_refused(
+        path, ValueError, "expected edges of shape (3, 3), the checkpoint has (3, 2).", narrow, topology="adopt"
+    )
+    check_refused(path, ValueError, "expected topology to be 'strict' or 'adopt', got 'any'.", narrow, topology="any")
+
+
+def test_damaged_edges_are_not_adopted(path: Path) -> None:
+    other = SparseLinear(5, 6, topology=edges(1))
+
+    def stored(**tensors: Tensor) -> None:
+        save(path, SparseLinear(5, 6, topology=edges(0)))
+        rewritten(path, lambda all_tensors, _: all_tensors.update({f"model/{k}": v for k, v in tensors.items()}))
+
+    col = edges(0).col
+    for tensors, fault in (
+        ({"col": col + 5}, "edges are damaged. Topology: expected col from 0 to 4"),
+        ({"col": col[:-1].clone()}, "edges are damaged. Topology: expected crow to run from 0 to nnz = 11"),
+        ({"col": edges(2).col, "crow": edges(2).crow}, "edges are damaged: Topology(shape=(6, 5), nnz=12"),
+        ({"values": torch.ones(11)}, "edges are damaged: Topology(shape=(6, 5), nnz=12, density=0.4) with 11 values."),
+    ):
+        stored(**tensors)
+        check_refused(path, ValueError, f"io.load: SparseLinear (the model itself): the stored {fault}", other,
+                      topology="adopt")  # fmt: skip
+
+
+def test_computed_values_do_not_adopt(path: Path) -> None:
+    layers = [SparseLinear(5, 6, topology=edges(seed)) for seed in (0, 0, 1)]
+    for layer in layers:
+        parametrize.register_parametrization(layer, "values", nn.Softplus(), unsafe=True)
+    save(path, layers[0])
+    load(path, layers[1])
+    assert identical(layers[1].state_dict(), layers[0].state_dict())
+    check_refused(path, ValueError, "can't adopt edges, as its values are computed from others", layers[2],
+                  topology="adopt")  # fmt: skip
+
+
+def test_optimizers_that_do_not_fit(path: Path) -> None:
+    model = network()
+    save(path, model)
+    check_refused(path, ValueError, "expected a checkpoint with an optimizer, it was saved without", model, adam(model))
+    train(model, optimizer := adam(model))
+    save(path, model, optimizer)
+    check_refused(
+        path, ValueError, "expected an optimizer of class SGD, the checkpoint has Adam.",
+        model, torch.optim.SGD(model.parameters(), lr=0.1),
+    )  # fmt: skip
+    check_refused(
+        path, ValueError, "expected parameter groups of sizes [2], the checkpoint's optimizer has [8].",
+        model, torch.optim.Adam(model[0].parameters()),
+    )  # fmt: skip
+    groups = [{"params": model[:3].parameters()}, {"params": model[3:].parameters(), "lr": 0.1}]
+    check_refused(
+        path, ValueError, "expected parameter groups of sizes [4, 4], the checkpoint's", model, torch.optim.Adam(groups)
+    )
+    check_refused(
+        path, ValueError,
+        "expected parameter 0 of group 0 to be 4.bias of shape (2,), the checkpoint's optimizer has 0.values of shape (12,)",
+        model, torch.optim.Adam(list(model.parameters())[::-1]),
+    )  # fmt: skip
+
+
+class OtherEvolver(Evolver):
+    pass
+
+
+def test_evolvers_that_do_not_fit(path: Path) -> None:
+    model = network()
+    save(path, model)
+    check_refused(path, ValueError, "expected a checkpoint with an evolver", model, None, Evolver())
+    save(path, model, None, OtherEvolver())
+    check_refused(path, ValueError, "expected an evolver of class Evolver, the checkpoint has OtherEvolver.", model, None,
+                  Evolver())  # fmt: skip
+
+
+@pytest.mark.parametrize("topology", ["strict", "adopt"])
+def test_an_error_at_the_very_end_undoes_everything(path: Path, topology: Any) -> None:
+    model, evolver = network(0), Evolver()
+    optimizer = adam(model)
+    train(model, optimizer)
+    evolver.steps = 13  # its load_state_dict refuses that
+    save(path, model, optimizer, evolver)
+    other = network(0) if topology == "strict" else network(3, density=0.7)
+    resumed = adam(other)
+    train(other, resumed, 1)
+    state, groups = resumed.state, resumed.param_groups
+    parts = other, resumed, Evolver(seed=3)
+    before = [part for part in snapshot(*parts) if part]
+    with pytest.raises(KeyError, match="unlucky"):
+        load(path, *parts, topology=topology)
+    assert identical([part for part in snapshot(*parts) if part], before)
+    assert resumed.state is state
+    assert resumed.param_groups is groups
+    train(other, resumed, 1)
+
+
+def test_loading_runs_no_code(path: Path) -> None:
+    """The header is JSON, and whatever it says, types other than plain ones don't come out of it."""
+    save(path, MaskedLinear(3, 2, density=0.5))
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["content"])
+    kinds = set(re.findall(r'\{"(\w+)": ', json.dumps(content["model"])))
+    assert kinds == {"dict", "tensor"}
+    with pytest.raises(ValueError, match="unknown kind"):
+        archive.unpacked({"eval": "1"}, {})
