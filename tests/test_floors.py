@@ -16,7 +16,7 @@ FLOORS = (
     {"ops"},
     {"init"},
     {"nn"},
-    {"convert"},
+    {"convert", "subtensor"},
     {"io", "data", "cli"},
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -47,6 +47,9 @@ def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **op
     click.echo(f"Reading {data_name} ...", err=True)
     images = _load(data_name)
     setting = _setting(images, **options)
+    load, cores = environment["load_average"][0], environment["cpu"]["cores"]
+    if load > cores / 2:
+        click.echo(f"Others are busy here: load average {load:.1f} on {cores} cores. Times will suffer.", err=True)
     try:
         race = run(setting, images, lambda text: click.echo(text, err=True))
     except ProcessError as error:

@@ -15,9 +15,7 @@ from .subset import Subset
 Casting = Literal["same_kind", "unsafe"]
 
 
-def inc_subtensor(
-    subset: Tensor, y: Any, ignore_duplicates: bool = False, *, casting: Casting = "same_kind"
-) -> Tensor:
+def inc_subtensor(subset: Tensor, y: Any, ignore_duplicates: bool = False, *, casting: Casting = "same_kind") -> Tensor:
     r"""The whole new table in which ``y`` is added at the places of a subset; the old table stays as it is.
 
     A place that the index selects several times gets the sum of all its entries, :math:`T_i + \sum_{k: ids_k = i} y_k`,
@@ -73,8 +71,8 @@ def _changed(where: str, subset: Tensor, y: Any, casting: Casting, *, add: bool,
     if not isinstance(subset, Subset):
         raise TypeError(
             f"{where}: x must be the result of a subtensor operation, table[index] of a shared variable; got "
-            f"{type(subset).__name__}. Arithmetic on a subset gives a plain tensor: pass the subset itself, and put the "
-            "arithmetic into y."
+            f"{type(subset).__name__}. Arithmetic on a subset gives a plain tensor: pass the subset itself, and put "
+            "the arithmetic into y."
         )
     base, places = subset.base, subset.places
     if tuple(base.shape) != places.table:
@@ -85,7 +83,7 @@ def _changed(where: str, subset: Tensor, y: Any, casting: Casting, *, add: bool,
     change = Change.at(places, _fitted(where, y, subset, casting), add=add, last_wins=last_wins)
     if transforming():  # torch.func and forward mode look into tensors from below, where a NewTable is empty
         return change.made(base.whole() if isinstance(base, NewTable) else base)
-    new = NewTable(base, change)
+    new = NewTable.described(base, change)
     return base.watch(new) if isinstance(base, Shared) else new
 
 
@@ -113,4 +111,5 @@ def _fitted(where: str, y: Any, subset: Subset, casting: Casting) -> Tensor:
         )
     if y.device != subset.device and y.ndim:
         raise ValueError(f"{where}: expected y on {subset.device}, where the table is, got {y.device}. Move it.")
-    return y.to(subset.device, subset.dtype, copy=True).expand(subset.shape)
+    own: Tensor = y.to(subset.device, subset.dtype, copy=True)
+    return own.expand(subset.shape)

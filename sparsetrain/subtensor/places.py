@@ -2,8 +2,9 @@
 
 Every index comes down to one of two forms, each of them one-dimensional: whole lines along one dimension (rows,
 columns), or single elements of the flattened table. So reading and writing are torch's index_select, index_add and
-index_copy, which are deterministic, differentiable any number of times, and never make anything of the table's size
-when they write in place.
+index_copy. They are differentiable any number of times, make nothing of the table's size when they write in place, and
+on a CPU they write in the order of the ids. Where the last entry wins, the others are dropped first: no position is
+written twice.
 """
 
 import operator
@@ -26,13 +27,18 @@ class Places(NamedTuple):
     shape: tuple[int, ...]  # of the subset
     table: tuple[int, ...]  # shape of the table
 
+    @property
+    def axis(self) -> int:
+        """The dimension of the lined table that the ids run along."""
+        return self.dim or 0
+
     def lined(self, table: Tensor) -> Tensor:
         """The table in the form that the ids select from."""
         return table.reshape(-1) if self.dim is None else table
 
     def read(self, table: Tensor) -> Tensor:
         """A copy of what is there, one line for each id."""
-        return self.lined(table).index_select(self.dim or 0, self.ids).reshape(self.shape)
+        return self.lined(table).index_select(self.axis, self.ids).reshape(self.shape)
 
     def last_of_each(self) -> Tensor:
         """Positions in ``ids`` of the last occurrence of each id."""
@@ -53,27 +59,30 @@ class Change(NamedTuple):
     @classmethod
     def at(cls, places: Places, values: Tensor, *, add: bool, last_wins: bool) -> "Change":
         """The change by ``values`` of the subset's shape; of places selected twice all count, or the last wins."""
-        dim, ids, shape = places.dim or 0, places.ids, list(places.table)
-        if places.dim is None:
-            shape = [ids.numel()]
-        else:
-            shape[dim] = ids.numel()
+        ids, shape = places.ids, [0] if places.dim is None else list(places.table)
+        shape[places.axis] = ids.numel()
         values = values.reshape(shape)
         if last_wins:
             last = places.last_of_each()
-            ids, values = ids[last], values.index_select(dim, last)
+            ids, values = ids[last], values.index_select(places.axis, last)
         return cls(places, ids, values, add)
 
     def made(self, table: Tensor) -> Tensor:
         """The changed table as a new tensor, differentiable in the table and in the values."""
-        lined, dim = self.places.lined(table), self.places.dim or 0
-        new = (lined.index_add if self.add else lined.index_copy)(dim, self.ids, self.values)
+        lined = self.places.lined(table)
+        new = (lined.index_add if self.add else lined.index_copy)(self.places.axis, self.ids, self.values)
         return new.reshape(table.shape)
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the table and of the values, by the gradient of the changed table."""
+        values = self.places.lined(gradient).index_select(self.places.axis, self.ids)
+        table = gradient if self.add else self._replace(values=torch.zeros_like(self.values)).made(gradient)
+        return table, values
 
     def apply(self, table: Tensor) -> None:
         """The change of a contiguous table in place."""
-        lined, dim = self.places.lined(table), self.places.dim or 0
-        (lined.index_add_ if self.add else lined.index_copy_)(dim, self.ids, self.values)
+        lined = self.places.lined(table)
+        (lined.index_add_ if self.add else lined.index_copy_)(self.places.axis, self.ids, self.values)
 
 
 def located(where: str, table: Tensor, index: Any) -> Places:

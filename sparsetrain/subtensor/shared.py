@@ -20,7 +20,7 @@ class Shared(Tensor):
     In an expression it is its value, and ``table[index]`` is a Subset that remembers the table.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     _new_tables: "list[weakref.ref[NewTable]]"
 
@@ -89,7 +89,7 @@ class Shared(Tensor):
             new = ref()
             if new is not None and new is not applied:
                 new.whole()
-        self._new_tables = [] if applied is None else [weakref.ref(applied)]
+        self._new_tables = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
         if id(self) not in memo:

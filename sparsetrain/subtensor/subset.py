@@ -25,7 +25,7 @@ class Subset(Tensor):
         ([[3.0, 4.0], [3.0, 4.0]], 'Subset', 'Tensor')
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     base: Tensor
     places: Places
