@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from .. import checks
 from ..csr import COUNTABLE, ascending, from_positions
-from .sampling import binomial, distinct, vacant
 from ..topology import Topology
+from .sampling import binomial, distinct, vacant
 
 
 def uniform(shape: Sequence[int], density: float, generator: Generator | None = None) -> Topology:
