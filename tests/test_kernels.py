@@ -12,7 +12,8 @@ import sparsetrain_kernels as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparsetrain_kernels import launch, reference
-from sparsetrain_kernels.panels import flat, pack, tile_width, unpack
+from sparsetrain_kernels.narrow import NARROW
+from sparsetrain_kernels.panels import flat, pack, sweeps, tile_width, unpack
 from sparsetrain_kernels.vectors import VECTOR_BYTES, lanes
 from structures import LAYOUTS, Array, Structure, laid_out, structure_of, structures
 
@@ -136,23 +137,23 @@ def test_int64_indices() -> None:
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-13)
 
 
-def wide(dtype: type = np.float32) -> tuple[Structure, Array, Array, Array]:
+def wide(dtype: type = np.float32, batch: int = 200) -> tuple[Structure, Array, Array, Array]:
     """A structure with several chunks and column blocks, of enough work for two threads."""
     s = structure_of(np.random.default_rng(0).random((300, 420)) < 0.15)
     return (
         s,
         numbers(1, s.col.size, dtype=dtype),
-        numbers(2, s.columns, 200, dtype=dtype),
-        numbers(3, s.rows, 200, dtype=dtype),
+        numbers(2, s.columns, batch, dtype=dtype),
+        numbers(3, s.rows, batch, dtype=dtype),
     )
 
 
-def all_products(threads: int, dtype: type = np.float32) -> list[Array]:
-    s, values, x, dy = wide(dtype)
+def all_products(threads: int, dtype: type = np.float32, batch: int = 200) -> list[Array]:
+    s, values, x, dy = wide(dtype, batch)
     plan = kernels.plan(s.crow, s.col, s.columns)
     crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
-    y, out = blank(s.rows, 200, dtype, "row-major"), np.empty_like(values)
-    dx, grad = blank(s.columns, 200, dtype, "row-major"), np.empty_like(values)
+    y, out = blank(s.rows, batch, dtype, "row-major"), np.empty_like(values)
+    dx, grad = blank(s.columns, batch, dtype, "row-major"), np.empty_like(values)
     kernels.spmm(plan, values, x, y, threads=threads)
     kernels.sddmm(plan, dy, x, out, threads=threads)
     kernels.backward(kernels.plan(crow_t, col_t, s.rows), perm, values, x, dy, dx, grad, threads=threads)
@@ -171,10 +172,13 @@ def test_blocks_are_used_and_exact() -> None:
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-12)
 
 
-def test_results_do_not_depend_on_threads() -> None:
-    s, *_ = wide()
-    assert s.col.size * 200 > launch.PARALLEL_WORK
-    for one, two in zip(all_products(1), all_products(2), strict=True):
+@pytest.mark.parametrize("batch", [NARROW, 20, 200])
+def test_results_do_not_depend_on_threads(batch: int) -> None:
+    s, *_ = wide(batch=batch)
+    vectors = len(tile_width(batch, np.dtype(np.float32)))
+    work = s.col.size * (batch if batch <= NARROW else sweeps(batch, np.dtype(np.float32), vectors))
+    assert work > launch.PARALLEL_WORK  # or two threads were never asked
+    for one, two in zip(all_products(1, batch=batch), all_products(2, batch=batch), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
@@ -201,13 +205,14 @@ def test_a_forked_process_computes_on_one_thread() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.parametrize("batch", [1, 200])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_propagate(bad: float) -> None:
-    s, values, x, dy = wide()
+def test_nan_and_infinity_propagate(bad: float, batch: int) -> None:
+    s, values, x, dy = wide(batch=batch)
     x, dy = x.copy(), dy.copy()
-    x[5, 7] = dy[11, 130] = bad
+    x[5, batch // 3] = dy[11, batch // 2] = bad
     plan = kernels.plan(s.crow, s.col, s.columns)
-    y, twin = blank(s.rows, 200, np.float32, "row-major"), blank(s.rows, 200, np.float32, "row-major")
+    y, twin = blank(s.rows, batch, np.float32, "row-major"), blank(s.rows, batch, np.float32, "row-major")
     kernels.spmm(plan, values, x, y)
     with np.errstate(invalid="ignore"):
         reference.spmm(plan, values, x, twin)
@@ -216,7 +221,7 @@ def test_nan_and_infinity_propagate(bad: float) -> None:
     crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
     plan_t, found = kernels.plan(crow_t, col_t, s.rows), []
     for run in (kernels.backward, reference.backward):
-        dx, grad = blank(s.columns, 200, np.float32, "row-major"), np.empty_like(values)
+        dx, grad = blank(s.columns, batch, np.float32, "row-major"), np.empty_like(values)
         with np.errstate(invalid="ignore"):
             run(plan_t, perm, values, x, dy, dx, grad)
         found.append((np.isfinite(dx), np.isfinite(grad), np.isnan(grad)))
@@ -229,8 +234,9 @@ def test_subnormals_are_flushed_and_the_mode_restored() -> None:
     s = structure_of(np.eye(4, dtype=bool))
     tiny = np.full(4, 1e-40, np.float32)
     y = np.empty((4, 4), np.float32)
-    kernels.spmm(kernels.plan(s.crow, s.col, 4), tiny, np.eye(4, dtype=np.float32), y)
-    np.testing.assert_array_equal(y, np.zeros((4, 4)))
+    for samples in (4, 1):  # in tiles, and gathered
+        kernels.spmm(kernels.plan(s.crow, s.col, 4), tiny, np.eye(4, samples, dtype=np.float32), y[:, :samples])
+        np.testing.assert_array_equal(y[:, :samples], np.zeros((4, samples)))
     assert (tiny * np.float32(1)).all()  # outside the kernel they are numbers again
 
 
@@ -262,8 +268,8 @@ def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
     for source in Path(kernels.__file__).parent.glob("*.py"):
         (package / source.name).write_text(source.read_text())
     program = (
-        "import numpy as np, sparsetrain_kernels as k; y = np.empty((1, 1));"
-        "k.spmm(k.plan(np.array([0, 1]), np.array([0]), 1), np.ones(1), np.ones((1, 1)), y); print(y[0, 0])"
+        "import numpy as np, sparsetrain_kernels as k; y = np.empty((1, 4));"
+        "k.spmm(k.plan(np.array([0, 1]), np.array([0]), 1), np.ones(1), np.ones((1, 4)), y); print(y[0, 0])"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 

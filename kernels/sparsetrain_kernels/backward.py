@@ -10,7 +10,8 @@ from numba import prange
 from .jit import kernel
 from .lanes import backward_segment, fill_tile
 from .launch import launch
-from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width, unpack
+from .narrow import NARROW, narrow_backward_parallel, narrow_backward_serial
+from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, sweeps, tile_width, unpack
 from .plan import Array, Plan
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
@@ -87,8 +88,13 @@ def backward(
     if batch == 0 or plan_t.rows == 0:
         grad[:] = 0
         return
+    types = (x.dtype.char, plan_t.col.dtype.char)
+    if batch <= NARROW:
+        launch(narrow_backward_serial, narrow_backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
+               plan_t.crow, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad, batch)
+        return
     width = tile_width(batch, x.dtype)
-    types = (x.dtype.char, plan_t.col.dtype.char, width)
-    launch(backward_serial, backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.pointers, plan_t.step,
+    work = 2 * plan_t.col.size * sweeps(batch, x.dtype, len(width))
+    launch(backward_serial, backward_parallel, (*types, width), work, threads, plan_t.pointers, plan_t.step,
            plan_t.blocks, plan_t.bounds, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad,
            batch, width)

@@ -95,11 +95,16 @@ def flat(x):
     return first, x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
 
 
+SWEEP = 1.5  # what reading index and value costs an edge in a sweep, in vectors of arithmetic
+
+
 @lru_cache(maxsize=1024)
 def tile_width(batch, dtype):
-    """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges.
+    """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges."""
+    return (0,) * min((1, 2, 4, 8), key=lambda v: (sweeps(batch, dtype, v), v))
 
-    A sweep costs an edge its vectors, and one and a half more for reading index and value.
-    """
-    vectors = -(-batch // lanes(dtype))
-    return (0,) * min((1, 2, 4, 8), key=lambda v: (-(-vectors // v) * (v + 1.5), v))
+
+@lru_cache(maxsize=1024)
+def sweeps(batch, dtype, vectors):
+    """What an edge costs over the whole batch in tiles of so many vectors, in vectors of arithmetic."""
+    return -(-batch // (vectors * lanes(dtype))) * (vectors + SWEEP)

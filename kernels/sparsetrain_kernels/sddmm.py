@@ -6,7 +6,8 @@ from numba import prange
 from .jit import kernel
 from .lanes import dot_segment
 from .launch import launch
-from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, tile_width
+from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial
+from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, sweeps, tile_width
 from .plan import Array, Plan
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
@@ -70,7 +71,12 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
     if batch == 0 or plan.rows == 0:
         out[:] = 0
         return
+    types = (a.dtype.char, plan.col.dtype.char)
+    if batch <= NARROW:
+        launch(narrow_sddmm_serial, narrow_sddmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
+               plan.col, *flat(a), *flat(b), plan.columns, out, batch)
+        return
     width = tile_width(batch, a.dtype)
-    types = (a.dtype.char, plan.col.dtype.char, width)
-    launch(sddmm_serial, sddmm_parallel, types, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks,
+    work = plan.col.size * sweeps(batch, a.dtype, len(width))
+    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, plan.pointers, plan.step, plan.blocks,
            plan.bounds, plan.col, *flat(a), *flat(b), plan.columns, out, batch, width)

@@ -6,7 +6,8 @@ from numba import prange
 from .jit import kernel
 from .lanes import axpy_segment, fill_tile
 from .launch import launch
-from .panels import ALIGNMENT, PART, aligned, flat, pack_tasks, tile_width, unpack
+from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial
+from .panels import ALIGNMENT, PART, aligned, flat, pack_tasks, sweeps, tile_width, unpack
 from .plan import Array, Plan
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
@@ -75,7 +76,12 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
     if batch == 0 or plan.rows == 0:
         return
     bias = values[:0] if bias is None else bias
+    types = (x.dtype.char, plan.col.dtype.char)
+    if batch <= NARROW:
+        launch(narrow_spmm_serial, narrow_spmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
+               plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch)
+        return
     width = tile_width(batch, x.dtype)
-    types = (x.dtype.char, plan.col.dtype.char, width)
-    launch(spmm_serial, spmm_parallel, types, plan.col.size * batch, threads, plan.pointers, plan.step, plan.blocks,
+    work = plan.col.size * sweeps(batch, x.dtype, len(width))
+    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, plan.pointers, plan.step, plan.blocks,
            plan.bounds, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)
