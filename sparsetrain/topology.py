@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import sparsetrain_kernels as kernels
@@ -14,6 +15,9 @@ from .csr import check_canonical, compressed, find, masked, row_pointers
 from .names import Names, checked, linked
 
 T = TypeVar("T")
+
+# found again by where its arrays are: a topology that lives keeps its arrays, and so their place
+_living: "WeakValueDictionary[tuple[int, int, tuple[int, int]], Topology]" = WeakValueDictionary()
 
 
 class Transposed(NamedTuple):
@@ -78,11 +82,21 @@ class Topology:
 
     def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Self:
         dtype = torch.int32 if max(*shape, col.numel()) <= torch.iinfo(torch.int32).max else torch.int64
-        crow, col = crow.to(dtype).contiguous(), col.to(dtype).contiguous()
+        with torch.inference_mode(False):  # an inference tensor could not be used in training later
+            crow, col = (
+                index.clone() if index.is_inference() else index
+                for index in (crow.to(dtype).contiguous(), col.to(dtype).contiguous())
+            )
         attributes = {"crow": crow, "col": col, "shape": shape, "inputs": inputs, "outputs": outputs, "_derived": {}}
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
+        _living[_place(crow, col, shape)] = self
         return self
+
+    @staticmethod
+    def living(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
+        """The topology that these very arrays belong to, if it is still in use."""
+        return _living.get(_place(crow, col, shape))
 
     @classmethod
     def _trusted(
@@ -355,3 +369,7 @@ def _transposed(t: Topology) -> Transposed:
 def _transpose(t: Topology) -> Topology:
     crow_t, col_t, _ = t.transposed
     return Topology._trusted(crow_t, col_t, (t.shape[1], t.shape[0]), t.outputs, t.inputs)
+
+
+def _place(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
+    return crow.data_ptr(), col.data_ptr(), shape

@@ -148,6 +148,18 @@ def test_flags_dtype_mode_and_bias_survive() -> None:
     assert sparsify(nn.Linear(4, 3, bias=False), 0.5).bias is None
 
 
+def test_attributes_survive_unless_they_make_the_layer() -> None:
+    model = mlp()
+    model[0].mask, model[0].form = "mine", "round"
+    sparsify(model, 0.3)
+    assert (model[0].mask, model[0].form) == ("mine", "round")
+    densify(model)
+    assert (model[0].mask, model[0].form) == ("mine", "round")
+    masked = densify(nn.Sequential(MaskedLinear(3, 2, density=0.5)))[0]
+    assert not hasattr(masked, "mask")
+    assert not hasattr(masked, "form")
+
+
 def test_hooks_survive_with_their_handles() -> None:
     model, calls = mlp(), []
     handles = [

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from sparsetrain.convert import densify, sparsify
-from sparsetrain.nn import SparseLinear
+from sparsetrain.nn import MaskedLinear, SparseLinear
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +165,79 @@ def test_densify_skips_and_refuses_ties() -> None:
     densify(model, skip="encoder")
     assert model["encoder"] is layer
     assert type(model["other"]) is nn.Linear
+
+
+def pruned(layer: nn.Module, part: str) -> nn.Module:
+    prune.random_unstructured(layer, part, 0.5)
+    return layer
+
+
+def squashed(layer: nn.Module, part: str) -> nn.Module:
+    parametrize.register_parametrization(layer, part, nn.Tanh())
+    return layer
+
+
+@pytest.mark.parametrize("kind", [SparseLinear, MaskedLinear])
+@pytest.mark.parametrize(
+    ("change", "added", "undo", "call"),
+    [
+        (pruned, "{0}_mask, {0}_orig", prune.remove, "torch.nn.utils.prune.remove"),
+        (
+            squashed,
+            "parametrizations",
+            parametrize.remove_parametrizations,
+            "torch.nn.utils.parametrize.remove_parametrizations",
+        ),
+    ],
+)
+@pytest.mark.parametrize("part", ["weights", "bias"])
+def test_densify_refuses_what_is_pruned_or_parametrized(
+    kind: Any, change: Any, added: str, undo: Any, call: str, part: str
+) -> None:
+    part = part if part == "bias" else {SparseLinear: "values", MaskedLinear: "weight"}[kind]
+    model = nn.Sequential(SparseLinear(6, 4, density=0.5), change(kind(4, 3, density=0.5), part))
+    x, before = torch.randn(5, 6), state_of(model)
+    expected = model(x)
+    message = (
+        f"convert.densify: expected layers as they were made, '1' has {added.format(part)}. "
+        f"Call {call}(layer, {part!r}) first, or leave the layer as it is with skip=['1']."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        densify(model)
+    assert same(state_of(model), before)
+    changed = model[1]
+    densify(model, skip="1")
+    assert type(model[0]) is nn.Linear
+    assert model[1] is changed
+    torch.testing.assert_close(model(x), expected)
+    undo(model[1], part)  # as advised
+    densify(model)
+    assert type(model[1]) is nn.Linear
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_densify_refuses_to_lose_a_buffer() -> None:
+    layer = SparseLinear(6, 4, density=0.5)
+    layer.register_buffer("scale", torch.ones(4))
+    model = nn.Sequential(layer)
+    with pytest.raises(ValueError, match=r"'0' has scale\. Remove that first, or leave the layer as it is with skip"):
+        densify(model)
+    assert model[0] is layer
+
+
+@pytest.mark.parametrize(
+    ("convert", "layer", "name", "kind"),
+    [
+        (lambda model: sparsify(model, 0.5), lambda: nn.Linear(4, 4), "values", "SparseLinear"),
+        (lambda model: sparsify(model, 0.5), lambda: nn.Linear(4, 4), "topology", "SparseLinear"),
+        (densify, lambda: SparseLinear(4, 4, density=0.5), "weight", "Linear"),
+    ],
+)
+def test_attributes_whose_name_the_new_layer_needs(convert: Any, layer: Any, name: str, kind: str) -> None:
+    model = with_layer(layer())
+    setattr(model[1], name, "mine")
+    before = state_of(model)
+    message = f"expected no attribute {name} on '1', which {kind} needs for itself. Rename it, or leave the layer"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        convert(model)
+    assert same(state_of(model), before)

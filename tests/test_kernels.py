@@ -180,6 +180,9 @@ def test_results_do_not_depend_on_threads(batch: int) -> None:
     assert work > launch.PARALLEL_WORK  # or two threads were never asked
     for one, two in zip(all_products(1, batch=batch), all_products(2, batch=batch), strict=True):
         np.testing.assert_array_equal(one, two)
+    forms = {form.__name__ for form, types in launch._process.ready if batch <= NARROW or types[-1] == (0,) * vectors}
+    prefix = "narrow_" if batch <= NARROW else ""
+    assert {f"{prefix}{verb}_parallel" for verb in ("spmm", "sddmm", "backward")} <= forms
 
 
 def test_concurrent_calls() -> None:

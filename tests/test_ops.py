@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +14,10 @@ from structures import Structure, structures
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import sparsetrain as st
+from sparsetrain.ops import library, numba_backend
 
 ROWS, COLUMNS, BATCH = 6, 5, 3
 backends = pytest.mark.parametrize("backend", ["numba", "torch"])
@@ -200,9 +203,38 @@ class Layer(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_export(t: st.Topology) -> None:
-    layer, x = Layer(t), normal(4, COLUMNS)
-    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+def test_export_with_any_batch_size(t: st.Topology) -> None:
+    layer, other = Layer(t), normal(9, COLUMNS)
+    program = torch.export.export(layer, (normal(4, COLUMNS),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(program.module()(other), layer(other))
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
+def test_linearize_and_traced_graphs_see_the_operators(t: st.Topology) -> None:
+    layer, x, dx = Layer(t), normal(4, COLUMNS), normal(4, COLUMNS)
+    y, tangent_of = torch.func.linearize(layer, x)
+    torch.testing.assert_close(y, layer(x))
+    torch.testing.assert_close(tangent_of(dx), layer(dx))
+    torch.testing.assert_close(make_fx(lambda x: layer(x))(x)(dx), layer(dx))
+
+
+def test_operators_find_the_topology_again(t: st.Topology) -> None:
+    assert library._topology(t.crow, t.col, COLUMNS) is t
+    alone = library._topology(t.crow.clone(), t.col.clone(), COLUMNS)
+    assert alone is not t
+    assert library._topology(alone.crow, alone.col, COLUMNS) is alone
+
+
+def test_both_gradients_come_from_one_pass(t: st.Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    fused = numba_backend.backward
+    monkeypatch.setattr(numba_backend, "backward", lambda *operands: passes.append(1) or fused(*operands))
+    st.ops.spmm(t, leaf(normal(t.nnz)), leaf(normal(COLUMNS, BATCH))).sum().backward()
+    assert passes == [1]
+
+
+def test_vmap_over_empty_batches(t: st.Topology) -> None:
+    assert vmap(Layer(t))(normal(3, 0, COLUMNS)).shape == (3, 0, ROWS)
 
 
 @backends
@@ -277,8 +309,6 @@ def test_backends_agree(device: str) -> None:
 
 
 def test_backward_keeps_the_backend_of_forward(t: st.Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsetrain.ops import numba_backend
-
     with st.ops.use_backend("torch"):
         y = st.ops.spmm(t, leaf(normal(t.nnz)), leaf(normal(COLUMNS, BATCH)))
     for verb in ("spmm", "sddmm", "backward"):
@@ -322,6 +352,9 @@ def test_autocast_computes_in_float32(t: st.Topology) -> None:
         (lambda t: st.ops.linear(torch.ones(2, 5).half(), t, torch.ones(t.nnz)), TypeError, "expected x in float32 or float64, got torch.float16"),
         (lambda t: st.ops.linear(torch.ones(2, 5).double(), t, torch.ones(t.nnz)), TypeError, "expected one dtype, got x torch.float64, values torch.float32"),
         (lambda t: st.ops.linear(torch.ones(2, 5, device="meta"), t, torch.ones(t.nnz)), TypeError, "expected x on cpu, where the topology is, got meta"),
+        (lambda t: st.ops.linear(np.ones((2, 5)), t, torch.ones(t.nnz)), TypeError, "linear: expected x to be a torch.Tensor, got ndarray"),
+        (lambda t: st.ops.linear(torch.ones(2, 5).to_sparse(), t, torch.ones(t.nnz)), TypeError, "expected x to be a dense tensor, got torch.sparse_coo"),
+        (lambda t: st.nn.SparseLinear(3, 3, topology=torch.eye(3)), TypeError, "SparseLinear: expected a Topology, got Tensor. Make one with Topology.from_mask"),
         (lambda t: st.ops.spmm(t, torch.ones(t.nnz), torch.ones(6, 2)), ValueError, "spmm: expected x of shape (5, batch), got (6, 2)"),
         (lambda t: st.ops.spmm(t, torch.ones(t.nnz), torch.ones(5)), ValueError, "spmm: expected x of shape (5, batch), got (5,)"),
         (lambda t: st.ops.sddmm(t, torch.ones(6, 2), torch.ones(5, 3)), ValueError, "sddmm: expected a and b of one batch size, got 2 and 3"),

@@ -18,10 +18,9 @@ def trained(threads: int) -> list[Tensor]:
         for _ in range(3):
             optimizer.zero_grad()
             y = model(x)
-            # by hand: torch's own reductions may split their sums by thread
-            y.backward((y.detach() - x) / 1000)
+            y.backward((y.detach() - x) / 1000)  # by hand: torch's own loss may split its sum by thread
             optimizer.step()
-        return [model(x), *(parameter.detach() for name, parameter in model.named_parameters() if "values" in name)]
+        return [model(x), *(parameter.detach() for parameter in model.parameters())]
     finally:
         torch.set_num_threads(before)
 
@@ -29,3 +28,20 @@ def trained(threads: int) -> list[Tensor]:
 def test_bitwise_equal_for_one_and_two_threads() -> None:
     for one, two in zip(trained(1), trained(2), strict=True):
         assert torch.equal(one, two)
+
+
+def test_the_bias_of_a_single_output_too() -> None:
+    layer = st.nn.SparseLinear(8, 1, density=0.5)  # torch splits a sum to one number by thread
+    x, dy = torch.randn(100_003, 8), torch.randn(100_003, 1)
+    gradients = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        layer.zero_grad()
+        layer(x).backward(dy)
+        assert layer.bias is not None
+        assert layer.bias.grad is not None
+        gradients.append(layer.bias.grad.clone())
+    torch.set_num_threads(before)
+    assert torch.equal(*gradients)
+    torch.testing.assert_close(gradients[0].double(), dy.double().sum(0), rtol=0, atol=1e-3)

@@ -67,6 +67,8 @@ def launch(serial, parallel, types, work, threads, *args):
         if together and not _process.started:
             _process.started = True
             _process.serial = numba.threading_layer() == "workqueue"
+            if _process.serial:
+                log.warning("sparsetrain: numba found neither OpenMP (libgomp1) nor TBB; kernels run on one thread.")
 
 
 def _run(form, threads, args):

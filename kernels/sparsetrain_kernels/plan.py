@@ -71,8 +71,8 @@ def _block_size(rows, columns, nnz, near):
 
 
 def _chunks(crow):
-    """Row boundaries that share out the edges, weighing a row as much as an average row's edges: so no chunk has more
-    than twice its share of either."""
+    """Row boundaries that share out the edges, weighing a row as much as an average row's edges: a chunk has about twice its
+    share of either at most, unless a single row has more."""
     rows, nnz = crow.size - 1, int(crow[-1])
     count = -(-rows // CHUNK)
     if count <= 1:

@@ -5,20 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from .. import checks, patterns
+from ..nn import SparseLinear
 from ..ops.verbs import FLOATS
 from ..topology import Topology
-from .swap import check_untied, some
+from .swap import check_names_free, check_untied, kind_of, some
 
 PARTS = {"weight", "bias", "weight_orig", "weight_mask", "bias_orig", "bias_mask"}  # with those of torch.nn.utils.prune
 
 
 def is_linear(module: nn.Module) -> bool:
     """A linear layer, which may turn out to be lazy or parametrized, but no other subclass."""
-    kind = type(module).__bases__[0] if is_parametrized(module) else type(module)
-    return kind in (nn.Linear, nn.LazyLinear)
+    return kind_of(module) in (nn.Linear, nn.LazyLinear)
 
 
 def is_pruned(module: nn.Module) -> bool:
@@ -60,6 +59,7 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
             raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
         if weight.dtype not in FLOATS:
             raise TypeError(f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. {advice}")
+    check_names_free(where, layers, SparseLinear)
     check_untied(where, model, layers)
 
 

@@ -5,13 +5,14 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
 from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_linear import dense_linear
 from ..topology import Topology
 from .choice import by_density, by_mask, check_replaceable, current, is_linear, is_pruned, named
-from .swap import check_untied, exchange, skipped
+from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
 
 
 def sparsify(
@@ -53,8 +54,10 @@ def sparsify(
         The model; for a model that is itself an nn.Linear, the new layer.
 
     Raises:
-        ValueError: there is nothing to replace, a name is unknown, a mask or the density does not fit, or a weight is
-            shared with another layer. TypeError: weights that are not float32 or float64. Nothing is changed then.
+        ValueError: there is nothing to replace, a name is unknown, a mask or the density does not fit, a weight is
+            shared with another layer, or a layer has more than weight and bias, such as a parametrization, or an
+            attribute ``values`` or ``topology``. TypeError: weights that are not float32 or float64. Nothing is
+            changed then.
 
     Example:
         >>> sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), density=0.1, method="uniform")
@@ -103,8 +106,9 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         The model; for a model that is itself such a layer, the new layer.
 
     Raises:
-        ValueError: a layer shares its values with another, such as its own transpose, or a name in skip is unknown.
-            Nothing is changed then.
+        ValueError: a layer shares its values with another, such as its own transpose, is pruned or parametrized by
+            torch.nn.utils, or has other tensors or modules that would be lost, or a name in skip is unknown. Nothing
+            is changed then.
 
     Example:
         >>> densify(nn.Sequential(SparseLinear(20, 30, density=0.1)))
@@ -117,10 +121,30 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     layers = {
         name: module
         for name, module in model.named_modules()
-        if type(module) in (SparseLinear, MaskedLinear) and module not in left
+        if kind_of(module) in (SparseLinear, MaskedLinear) and module not in left
     }
+    _check_nothing_added(where, layers)
+    check_names_free(where, layers, nn.Linear)
     check_untied(where, model, layers)
     return exchange(model, {layer: _dense(layer) for layer in layers.values()})
+
+
+def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
+    """A dense layer has other names and shapes, which masks of torch.nn.utils.prune and parametrizations don't fit."""
+    for name, layer in layers.items():
+        added = {*layer._parameters, *layer._buffers, *layer._modules} - OWN[kind_of(layer)]
+        if not added:
+            continue
+        hooks = layer._forward_pre_hooks.values()
+        pruned = [hook._tensor_name for hook in hooks if isinstance(hook, BasePruningMethod)]
+        parametrized = dict(layer.get_submodule("parametrizations").named_children()) if is_parametrized(layer) else {}
+        calls = [f"torch.nn.utils.prune.remove(layer, {part!r})" for part in pruned]
+        calls += [f"torch.nn.utils.parametrize.remove_parametrizations(layer, {part!r})" for part in parametrized]
+        raise ValueError(
+            f"{where}: expected layers as they were made, {name!r} has {', '.join(sorted(added))}. "
+            f"{'Call ' + ' and '.join(calls) if calls else 'Remove that'} first, or leave the layer as it is with "
+            f"skip=[{name!r}]."
+        )
 
 
 def _drop_prune_hooks(linear: nn.Module) -> None:

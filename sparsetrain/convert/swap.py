@@ -5,8 +5,20 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
-OWN = {"weight", "bias", "values", "topology", "mask", "form"}  # what a linear layer is made of, whichever its kind
+from ..nn import MaskedLinear, SparseLinear
+
+OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
+    nn.Linear: {"weight", "bias"},
+    SparseLinear: {"values", "bias", "topology"},
+    MaskedLinear: {"weight", "bias", "mask", "form"},
+}
+
+
+def kind_of(module: nn.Module) -> type:
+    """The class that a module had before torch.nn.utils.parametrize gave it another."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
@@ -36,6 +48,17 @@ def check_untied(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) 
                 )
 
 
+def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.Module]) -> None:
+    """No attribute that a user set has a name that the new kind of layer needs for itself."""
+    for name, layer in layers.items():
+        taken = (vars(layer).keys() & OWN[kind]) - OWN[type(layer)]
+        if taken:
+            raise ValueError(
+                f"{where}: expected no attribute {' or '.join(sorted(taken))} on {name!r}, which {kind.__name__} needs "
+                f"for itself. Rename it, or leave the layer as it is with skip=[{name!r}]."
+            )
+
+
 def _identity(tensor: nn.Parameter) -> tuple[object, int]:
     """The same for two parameters over the same memory, be one of them transposed."""
     empty = is_lazy(tensor) or tensor.data_ptr() == 0
@@ -49,7 +72,7 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """
     for old, layer in new.items():
         for name, value in vars(old).items():
-            if "hook" in name or not (name in vars(layer) or name in OWN):
+            if "hook" in name or not (name in vars(layer) or name in OWN[type(old)]):
                 vars(layer)[name] = value
     for parent in list(model.modules()):
         for name, child in parent._modules.items():

@@ -50,7 +50,7 @@ def save(path: Path, model: nn.Module, optimizer: Optimizer | None = None, evolv
         ...     save(f"{folder}/model.safetensors", model, optimizer)
         ...     load(f"{folder}/model.safetensors", model, optimizer)
     """
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
     if optimizer is not None:
         parameters = _parameters(model, optimizer)

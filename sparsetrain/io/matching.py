@@ -30,7 +30,7 @@ def check_kind(where: str, part: str, kind: str, content: Mapping[str, Any]) -> 
 
 def check_model(where: str, model: nn.Module, stored: Mapping[str, Any], adopt: bool) -> list[Adopted]:
     """The state fits the model; what comes back are the layers that it fits once they have the stored edges."""
-    ours = model.state_dict()
+    ours = model.state_dict(keep_vars=True)
     layers = {
         f"{name}." if name else "": module
         for name, module in model.named_modules(remove_duplicate=False)

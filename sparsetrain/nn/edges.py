@@ -35,7 +35,8 @@ class EdgeModule(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in structure_tensors(self.topology).items():
-            destination[prefix + name] = tensor
+            # copies: people average state dicts in place, and the topology's own arrays are shared and trusted
+            destination[prefix + name] = tensor if keep_vars else tensor.clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
@@ -90,7 +91,7 @@ def structure_tensors(t: Topology) -> dict[str, Tensor]:
 
 def topology_from(tensors: dict[str, Tensor]) -> Topology:
     """The topology that ``structure_tensors`` wrote, checked anew."""
-    names = {side: json.loads(bytes(tensors[side].tolist())) for side in NAMES if side in tensors}
+    names = {side: _names(tensors[side]) for side in NAMES if side in tensors}
     return Topology(tensors["crow"], tensors["col"], tensors["shape"].tolist(), **names)
 
 
@@ -106,4 +107,18 @@ def difference(ours: dict[str, Tensor], stored: dict[str, Tensor | None]) -> str
             f"{'' if edges is None else f' ({edges.numel()})'}. Make the layer from the stored topology, or load with "
             'sparsetrain.io.load(..., topology="adopt").'
         )
+    for side in NAMES:
+        names, other = (None if tensor is None else _names(tensor) for tensor in (ours.get(side), stored.get(side)))
+        if names is not None and other is not None and names != other:
+            k = next(k for k, pair in enumerate(zip(names, other, strict=True)) if pair[0] != pair[1])
+            return (
+                f"expected the same names in {side}, the checkpoint has {other[k]!r} where the layer has {names[k]!r} "
+                f"(number {k}). Make the layer from the stored topology, or load with "
+                'sparsetrain.io.load(..., topology="adopt").'
+            )
     return ""
+
+
+def _names(tensor: Tensor) -> list[str]:
+    names: list[str] = json.loads(bytes(tensor.tolist()))
+    return names

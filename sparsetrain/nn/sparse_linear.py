@@ -63,6 +63,11 @@ class SparseLinear(EdgeModule):
             raise ValueError(f"{where}: expected exactly one of density and topology, got {got}.")
         if topology is None:
             topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
+        if not isinstance(topology, Topology):
+            raise TypeError(
+                f"{where}: expected a Topology, got {type(topology).__name__}. Make one with Topology.from_mask, "
+                "from_scipy or from_coo."
+            )
         if topology.shape != (out_features, in_features):
             raise ValueError(
                 f"{where}: expected a topology of shape (out, in) = ({out_features}, {in_features}), "

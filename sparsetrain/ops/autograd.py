@@ -31,10 +31,13 @@ def transforming() -> bool:
 
 
 def backend_of(name: str, *tensors: Tensor | None) -> Backend:
-    """The backend, or torch's operators over it: where torch.compile traces a backward pass, and where autograd maps
-    one over many gradients (is_grads_batched), which the operators' batching rule takes apart."""
-    if torch.compiler.is_compiling() or any(
-        tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors
+    """The backend, or torch's operators over it: where torch.compile or a dispatch mode (make_fx, fake tensors,
+    linearize) must see the call, and where autograd maps a backward pass over many gradients (is_grads_batched), which
+    the operators' batching rule takes apart."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
     ):
         return library.Operators(name)
     return BACKENDS[name]
@@ -76,7 +79,7 @@ class SpMM(Function):
                 dvalues = sddmm(t, x, dy, backend) if transpose else sddmm(t, dy, x, backend)
             if for_x:
                 dx = spmm(t, values, dy, None, not transpose, backend)
-        return None, dvalues, dx, dy.sum(1) if for_bias else None, None, None
+        return None, dvalues, dx, library.sum_over_batch(dy) if for_bias else None, None, None
 
     @staticmethod
     def jvp(
@@ -100,7 +103,7 @@ class SpMM(Function):
         if dims[1] is None and dims[3] is None:  # one matrix: the mapped dimension joins the batch
             x = x.movedim(dims[2], -1)
             y = spmm(t, values, x.reshape(x.shape[0], -1), bias, transpose, backend)
-            return y.reshape(-1, x.shape[1], size), 2
+            return y.reshape(y.shape[0], x.shape[1], size), 2
         many = [_slices(tensor, dim, size) for tensor, dim in ((values, dims[1]), (x, dims[2]), (bias, dims[3]))]
         return torch.stack([spmm(t, v, z, b, transpose, backend) for v, z, b in zip(*many, strict=True)]), 0
 

@@ -20,6 +20,16 @@ for _schema in (
     _library.define(_schema)
 _ops = torch.ops.sparsetrain
 
+BLOCK = 1024  # samples of a partial sum of the bias gradient
+
+
+def sum_over_batch(dy: Tensor) -> Tensor:
+    """The bias gradient, shape (features,), bitwise the same at any number of threads: torch splits a sum to one number
+    by thread, so a single feature is summed in blocks first."""
+    if dy.shape[0] != 1:
+        return dy.sum(1)
+    return torch.nn.functional.pad(dy, (0, -dy.shape[1] % BLOCK)).reshape(-1, BLOCK).sum(1).sum(0, keepdim=True)
+
 
 class Operators:
     """The operators in the form of a backend, whose name they carry."""
@@ -38,10 +48,10 @@ class Operators:
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
-    """The topology of these arrays: the one they came with before, or a new one that stays with them."""
+    """The topology of these arrays: the living one, or in a graph that was loaded a new one that stays with them."""
     shape = (crow.numel() - 1, columns)
-    known: Topology | None = getattr(crow, "_sparsetrain", None)
-    if known is None or known.shape != shape or known.col.data_ptr() != col.data_ptr():
+    known = Topology.living(crow, col, shape)
+    if known is None:
         known = Topology._trusted(crow, col, shape)
         crow._sparsetrain = known  # type: ignore[attr-defined]
     return known
@@ -114,7 +124,7 @@ def _spmm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
             dvalues = _ops.sddmm(crow, col, a, b, ctx.backend)
         if for_x:
             dx = _ops.spmm(crow, col, values, dy, None, ctx.columns, not ctx.transpose, ctx.backend)
-    return None, None, dvalues, dx, dy.sum(1) if for_bias else None, None, None, None
+    return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None, None, None
 
 
 def _keep_sddmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

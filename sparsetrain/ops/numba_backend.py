@@ -37,7 +37,7 @@ def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor
 
 
 def _array(tensor: Tensor) -> npt.NDArray:  # type: ignore[type-arg]
-    return tensor.detach().numpy()
+    return tensor.detach().resolve_neg().numpy()
 
 
 def _flat(vector: Tensor) -> npt.NDArray:  # type: ignore[type-arg]

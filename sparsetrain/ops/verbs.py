@@ -1,5 +1,7 @@
 """The public operations: what they accept is checked here, once, and put in the form that the code below expects."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -102,6 +104,7 @@ def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *
 def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     """``linear`` in the name of a layer, which is where its messages say they come from."""
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
+    _check_dense(where, {"x": x})
     _check_values(where, t, values)
     if x.ndim == 0 or x.shape[-1] != inputs:
         got = "none" if x.ndim == 0 else x.shape[-1]
@@ -113,7 +116,8 @@ def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Ten
             raise ValueError(f"{where}: expected bias of shape ({outputs},), got {tuple(bias.shape)}.")
         x, values, bias = _operands(where, t, {"x": x, "values": values, "bias": bias})
     leading = x.shape[:-1]
-    y = _spmm(t, values, x.reshape(leading.numel(), inputs).t(), bias, transpose)
+    # math.prod and not leading.numel(), which would fix the batch size of an exported program
+    y = _spmm(t, values, x.reshape(math.prod(leading), inputs).t(), bias, transpose)
     return y.t().reshape(*leading, outputs)
 
 
@@ -142,8 +146,21 @@ def _check_values(where: str, t: Topology, values: Tensor) -> None:
         )
 
 
+def _check_dense(where: str, named: dict[str, Tensor]) -> None:
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{where}: expected {name} to be a torch.Tensor, got {type(tensor).__name__}. Use torch.as_tensor."
+            )
+        if tensor.layout is not torch.strided:
+            raise TypeError(
+                f"{where}: expected {name} to be a dense tensor, got {tensor.layout}. Call .to_dense() on it."
+            )
+
+
 def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]:
     """The tensors in one floating-point type on the topology's device; under autocast, halves become float32."""
+    _check_dense(where, named)
     tensors = list(named.values())
     if torch.is_autocast_enabled(t.device.type):
         tensors = [tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors]
