@@ -7,7 +7,7 @@ from typing import Any
 
 import numba
 
-PARALLEL_WORK = 50_000  # vectors of arithmetic below which waking a second thread costs more than it saves
+PARALLEL_WORK = 50_000  # vectors of arithmetic, or edges gathered, below which waking a second thread does not pay
 PATIENCE = 1.0  # seconds of compiling before a word about it
 
 log = logging.getLogger("sparsetrain")
