@@ -51,8 +51,7 @@ def launch(serial, parallel, types, work, threads, *args):
     form = parallel if together else serial
     key = (form, types)
     if key in _process.ready:
-        _run(form, threads if together else 0, args)
-        return
+        return _run(form, threads if together else 0, args)
     with _process.first:  # one at a time: a kernel is compiled once, and numba picks its threading layer once
         word = threading.Timer(PATIENCE, _process.say_what_it_waits_for)
         word.daemon = True
@@ -60,7 +59,7 @@ def launch(serial, parallel, types, work, threads, *args):
         try:
             if together and not _process.started:
                 prefer_openmp()
-            _run(form, threads if together else 0, args)
+            result = _run(form, threads if together else 0, args)
         finally:
             word.cancel()
         _process.ready.add(key)
@@ -69,15 +68,15 @@ def launch(serial, parallel, types, work, threads, *args):
             _process.serial = numba.threading_layer() == "workqueue"
             if _process.serial:
                 log.warning("sparsetrain: numba found neither OpenMP (libgomp1) nor TBB; kernels run on one thread.")
+        return result
 
 
 def _run(form, threads, args):
     if not threads:
-        form(*args)
-        return
+        return form(*args)
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
-        form(*args)
+        return form(*args)
     finally:
         numba.set_num_threads(before)

@@ -1,0 +1,150 @@
+"""Which places of a list of ids hold the same id: a radix sort in chunks, the cost of which grows with the list alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from ..jit import kernel
+from ..launch import launch
+from ..plan import Array
+
+BITS = 11  # of a digit at most: the counts of a chunk stay in L1
+CHUNK = 4096  # ids of a task
+
+
+class Groups(NamedTuple):
+    """Rising distinct ``rows``; the ids at places ``order[starts[u] : starts[u + 1]]`` are all ``rows[u]``.
+
+    Where ``starts`` is empty, the ids were rows already: place u holds row u.
+    """
+
+    rows: Array
+    starts: Array
+    order: Array
+
+
+@kernel
+def count_digits(first, last, ids, shift, counts):
+    """counts[chunk, d] = ids of the chunk whose digit is d"""
+    mask = counts.shape[1] - 1
+    for chunk in range(first, last):
+        counts[chunk] = 0
+        for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
+            counts[chunk, (ids[k] >> shift) & mask] += 1
+
+
+@kernel
+def start_digits(counts):
+    """Counts become places: by digit, then by chunk, which keeps the sort stable."""
+    chunks, digits = counts.shape
+    total = np.zeros(digits, counts.dtype)
+    for chunk in range(chunks):
+        for d in range(digits):
+            total[d] += counts[chunk, d]
+    before = 0
+    for d in range(digits):
+        here = total[d]
+        total[d] = before
+        before += here
+    for chunk in range(chunks):
+        for d in range(digits):
+            here = counts[chunk, d]
+            counts[chunk, d] = total[d]
+            total[d] += here
+
+
+@kernel
+def place_digits(first, last, ids, order, shift, places, new_ids, new_order):
+    mask = places.shape[1] - 1
+    for chunk in range(first, last):
+        for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
+            digit = (ids[k] >> shift) & mask
+            place = places[chunk, digit]
+            places[chunk, digit] += 1
+            new_ids[place], new_order[place] = ids[k], order[k]
+
+
+@kernel
+def count_firsts(first, last, ids, counts):
+    """counts[chunk] = places of the chunk where a new id begins"""
+    for chunk in range(first, last):
+        total = 0
+        for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
+            total += k == 0 or ids[k] != ids[k - 1]
+        counts[chunk] = total
+
+
+@kernel
+def place_firsts(first, last, ids, begins, rows, starts):
+    for chunk in range(first, last):
+        u = begins[chunk]
+        for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
+            if k == 0 or ids[k] != ids[k - 1]:
+                rows[u], starts[u] = ids[k], k
+                u += 1
+
+
+@kernel
+def group_serial(ids, new_ids, digits, bits):
+    chunks = (ids.size + CHUNK - 1) // CHUNK
+    order, new_order = np.arange(ids.size, dtype=np.int32), np.empty(ids.size, np.int32)
+    counts = np.empty((chunks, 1 << bits), np.int32)
+    for digit in range(digits):
+        count_digits(0, chunks, ids, digit * bits, counts)
+        start_digits(counts)
+        place_digits(0, chunks, ids, order, digit * bits, counts, new_ids, new_order)
+        ids, new_ids, order, new_order = new_ids, ids, new_order, order
+    firsts = np.zeros(chunks + 1, np.int64)
+    begun = firsts[1:]
+    count_firsts(0, chunks, ids, begun)
+    firsts = np.cumsum(firsts)
+    rows, starts = np.empty(firsts[-1], np.int64), np.empty(firsts[-1] + 1, np.int32)
+    starts[-1] = ids.size
+    place_firsts(0, chunks, ids, firsts, rows, starts)
+    return rows, starts, order
+
+
+@kernel(parallel=True)
+def group_parallel(ids, new_ids, digits, bits):
+    chunks = (ids.size + CHUNK - 1) // CHUNK
+    order, new_order = np.arange(ids.size, dtype=np.int32), np.empty(ids.size, np.int32)
+    counts = np.empty((chunks, 1 << bits), np.int32)
+    for digit in range(digits):
+        for chunk in prange(chunks):
+            count_digits(chunk, chunk + 1, ids, digit * bits, counts)
+        start_digits(counts)
+        for chunk in prange(chunks):
+            place_digits(chunk, chunk + 1, ids, order, digit * bits, counts, new_ids, new_order)
+        ids, new_ids, order, new_order = new_ids, ids, new_order, order
+    firsts = np.zeros(chunks + 1, np.int64)
+    begun = firsts[1:]
+    for chunk in prange(chunks):
+        count_firsts(chunk, chunk + 1, ids, begun)
+    firsts = np.cumsum(firsts)
+    rows, starts = np.empty(firsts[-1], np.int64), np.empty(firsts[-1] + 1, np.int32)
+    starts[-1] = ids.size
+    for chunk in prange(chunks):
+        place_firsts(chunk, chunk + 1, ids, firsts, rows, starts)
+    return rows, starts, order
+
+
+def group(ids: Array, size: int, threads: int = 1) -> Groups:
+    """The distinct ids, and the places that hold each of them, in rising order.
+
+    Args:
+        ids: int64, shape (k,), from 0 to size - 1, fewer than 2**31 of them.
+        size: of the table.
+        threads: at most so many; the result does not depend on it.
+
+    Example:
+        >>> import numpy as np
+        >>> group(np.array([3, 1, 3]), 4)
+        Groups(rows=array([1, 3]), starts=array([0, 1, 3], dtype=int32), order=array([1, 0, 2], dtype=int32))
+    """
+    width = max(1, (size - 1).bit_length())
+    digits = -(-width // BITS)
+    keys = ids.astype(np.int32 if width < 32 else np.int64)  # a copy, which the sort may write into
+    work = ids.size * (digits + 1)
+    form = launch(group_serial, group_parallel, keys.dtype.char, work, threads, keys, np.empty_like(keys), digits, -(-width // digits))
+    return Groups(*form)
