@@ -5,6 +5,7 @@ from . import init as init
 from . import io as io
 from . import nn as nn
 from . import ops as ops
+from . import optim as optim
 from . import patterns as patterns
 from . import subtensor as subtensor
 from .topology import Topology as Topology

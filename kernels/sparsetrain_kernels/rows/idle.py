@@ -95,7 +95,9 @@ def idle_adam_tasks(first, last, rows, behind, steps, powers, negligible, eps, d
     for i in range(first * TASK, min(rows.size, last * TASK)):
         here, there = rows[i] * dim, (rows[i] + 1) * dim
         w, m, v, u = weights[here:there], exp_avg[here:there], exp_avg_sq[here:there], max_exp_avg_sq[here:there]
-        k, size = behind[i], 1.0
+        k, size = behind[i], 0.0
+        for j in range(dim):
+            size = max(size, np.float64(m[j] != 0))  # a row that was never used, or long ago, only decays
         while k > 0 and size >= negligible:
             beta1, beta2, step_size, root, shrink = steps[steps.shape[0] - k]
             b1, b2, s, r, d, e = kind(beta1), kind(beta2), kind(step_size), kind(root), kind(shrink), kind(eps)

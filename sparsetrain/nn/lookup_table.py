@@ -1,0 +1,163 @@
+"""A table of which each step reads and trains a few rows."""
+
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .. import checks
+from ..ops.autograd import transforming
+from ..rows import bring_up_to_date
+
+Pool = Literal["sum", "mean"]
+
+
+class LookupTable(nn.Module):
+    r"""A table whose rows are looked up by ids, :math:`y = W_{ids}`; its gradient names the used rows alone.
+
+    What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may owe steps
+    (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
+    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. In
+    torch.compile and torch.func the gradient is dense.
+
+    Args:
+        rows: how many rows, the ids 0 to rows - 1.
+        dim: numbers of each.
+        columns: ids name columns of a matrix (dim, rows), and the result is that matrix's ``[:, ids]``. The table is
+            stored by columns, ``weight`` having one in each row, so that it trains as fast.
+        padding_idx: an id whose row gets no gradient, starts at zero, and does not count in a pool.
+        max_norm, norm_type: rows of a larger norm are scaled to it when they are read, as in nn.Embedding.
+        pool: return the ``"sum"`` or the ``"mean"`` of the rows of each bag, as nn.EmbeddingBag does.
+        generator: of the initial values.
+        device, dtype: of the table.
+
+    Shape:
+        ids ``(*)`` to ``(*, dim)``, or ``(dim, *)`` with columns. With a pool: ids ``(bags, length)``, or ``(k,)`` and
+        offsets ``(bags,)`` where each bag begins, to ``(bags, dim)``, or ``(dim, bags)`` with columns.
+
+    Attributes:
+        weight: shape ``(rows, dim)``; N(0, 1) at first. Under ``unused="dense"`` read it after ``optimizer.flush()``.
+
+    Raises:
+        TypeError: ids that are not int32 or int64. IndexError: an id out of range, negative ones included.
+        ValueError: a shape or an option that does not fit.
+
+    Source: torch.nn.Embedding, torch.nn.EmbeddingBag.
+
+    Example:
+        >>> table = LookupTable(1000, 4)
+        >>> table(torch.tensor([[3, 7], [7, 7]])).sum().backward()
+        >>> table.weight.grad.coalesce().indices().tolist()
+        [[3, 7]]
+        >>> LookupTable(1000, 4, pool="mean")(torch.tensor([3, 7, 7]), offsets=torch.tensor([0, 1])).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        *,
+        columns: bool = False,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        pool: Pool | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = "LookupTable"
+        self.rows, self.dim = checks.count(where, "rows", rows), checks.count(where, "dim", dim)
+        if padding_idx is not None and not -rows <= padding_idx < rows:
+            raise ValueError(f"{where}: expected padding_idx from {-rows} to {rows - 1}, got {padding_idx}.")
+        if pool not in (None, "sum", "mean"):
+            raise ValueError(f"{where}: expected pool to be None, 'sum' or 'mean', got {pool!r}.")
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"{where}: expected max_norm > 0, got {max_norm}.")
+        self.columns, self.pool, self.max_norm, self.norm_type = columns, pool, max_norm, norm_type
+        self.padding_idx = None if padding_idx is None else padding_idx % rows
+        self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=dtype))
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the table anew from N(0, 1); the row of padding is zero."""
+        bring_up_to_date(self.weight)
+        self.weight.normal_(generator=checks.generator("LookupTable", generator))
+        if self.padding_idx is not None:
+            self.weight[self.padding_idx] = 0
+
+    def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """The rows of the ids; with a pool of each bag's, times ``per_sample_weights`` (shape of ids) where given."""
+        traced = torch.compiler.is_compiling() or transforming()
+        if not traced:
+            self._check(ids, offsets, per_sample_weights)
+            bring_up_to_date(self.weight, ids)
+        options = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not traced}
+        if self.pool is None:
+            y = functional.embedding(ids, self.weight, self.padding_idx, **options)  # type: ignore[arg-type]
+        else:
+            y = functional.embedding_bag(
+                ids, self.weight, offsets, mode=self.pool, per_sample_weights=per_sample_weights,
+                padding_idx=self.padding_idx, **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+        return y.movedim(-1, 0) if self.columns else y
+
+    def _check(self, ids: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None) -> None:
+        where = "LookupTable"
+        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
+        if ids.numel():
+            low, high = (int(bound) for bound in torch.aminmax(ids))
+            if low < 0 or high >= self.rows:
+                place = ((ids < 0) | (ids >= self.rows)).nonzero()[0].tolist()
+                hint = " An id can't count from the end here; in sparsetrain.subtensor it can." if low < 0 else ""
+                raise IndexError(
+                    f"{where}: expected ids from 0 to {self.rows - 1}, got {int(ids[tuple(place)])} at position "
+                    f"{place[0] if len(place) == 1 else tuple(place)}.{hint}"
+                )
+        if self.pool is None:
+            if offsets is not None or per_sample_weights is not None:
+                raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
+        elif ids.ndim != (2 if offsets is None else 1):
+            raise ValueError(
+                f"{where}: expected ids of shape (bags, length), or (k,) with offsets (bags,), got ids of shape "
+                f"{tuple(ids.shape)} with{'out' if offsets is None else ''} offsets."
+            )
+
+    @property
+    def matrix(self) -> Tensor:
+        """The table as the user's matrix, up to date: (rows, dim), or (dim, rows) with columns. A view of weight."""
+        bring_up_to_date(self.weight)
+        return self.weight.t() if self.columns else self.weight
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        bring_up_to_date(self.weight)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        bring_up_to_date(self.weight)  # what was owed was owed to the old numbers
+        super()._load_from_state_dict(*args)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        bring_up_to_date(self.weight)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def __getstate__(self) -> Any:
+        bring_up_to_date(self.weight)  # before a copy or a pickle of it is made
+        return super().__getstate__()  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        options = {
+            "columns": self.columns,
+            "padding_idx": self.padding_idx,
+            "max_norm": self.max_norm,
+            "pool": self.pool,
+        }
+        return ", ".join(
+            [f"{self.rows}, {self.dim}", *(f"{k}={v}" for k, v in options.items() if v not in (None, False))]
+        )

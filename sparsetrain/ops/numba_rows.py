@@ -1,0 +1,100 @@
+"""Row steps on a CPU: tensors as flat arrays, and the kernels of sparsetrain_kernels.rows."""
+
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from sparsetrain_kernels import rows as kernels
+from torch import Tensor
+
+from .row_gradient import RowGradient
+
+Array = npt.NDArray[Any]
+
+
+def total(g: RowGradient) -> tuple[Tensor, Tensor]:
+    out = g.values.new_empty(g.groups.rows.size, g.dim)
+    kernels.total(g.groups, _flat(g.values.contiguous()), _flat(out), g.dim, torch.get_num_threads())
+    return torch.from_numpy(g.groups.rows), out
+
+
+def sgd(
+    g: RowGradient, weights: Tensor, momentum_buffer: Tensor | None, counts: Tensor | None, l1: float | Tensor,
+    **numbers: Any,
+) -> None:  # fmt: skip
+    _step(kernels.sgd, g, (weights, momentum_buffer), l1, counts=_counts(counts), **numbers)
+
+
+def rmsprop(
+    g: RowGradient, weights: Tensor, square_avg: Tensor, grad_avg: Tensor | None, momentum_buffer: Tensor | None,
+    counts: Tensor | None, l1: float | Tensor, **numbers: Any,
+) -> None:  # fmt: skip
+    tables = (weights, square_avg, grad_avg, momentum_buffer)
+    _step(kernels.rmsprop, g, tables, l1, counts=_counts(counts), **numbers)
+
+
+def adagrad(g: RowGradient, weights: Tensor, sums: Tensor, l1: float | Tensor, **numbers: Any) -> None:
+    _step(kernels.adagrad, g, (weights, sums), l1, of_sums=sums.numel() // max(1, g.rows), **numbers)
+
+
+def adam(
+    g: RowGradient, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, max_exp_avg_sq: Tensor | None,
+    counts: Tensor | None, l1: float | Tensor, **numbers: Any,
+) -> None:  # fmt: skip
+    tables = (weights, exp_avg, exp_avg_sq, max_exp_avg_sq)
+    _step(kernels.adam, g, tables, l1, counts=_counts(counts), **numbers)
+
+
+def idle_linear(
+    rows: Tensor, behind: Tensor, steps: Tensor, weights: Tensor, buffer: Tensor | None, squares: Tensor | None,
+    means: Tensor | None, dim: int,
+) -> None:  # fmt: skip
+    _idle(kernels.idle_linear, rows, behind, steps, (weights, buffer, squares, means), dim=dim)
+
+
+def idle_adam(
+    rows: Tensor, behind: Tensor, steps: Tensor, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor,
+    max_exp_avg_sq: Tensor | None, dim: int, eps: float,
+) -> None:  # fmt: skip
+    _idle(kernels.idle_adam, rows, behind, steps, (weights, exp_avg, exp_avg_sq, max_exp_avg_sq), dim=dim, eps=eps)
+
+
+def _step(kernel: Any, g: RowGradient, tables: tuple[Tensor | None, ...], l1: float | Tensor, **numbers: Any) -> None:
+    arrays = _tables(*tables)
+    one = arrays[0][:0] if not isinstance(l1, Tensor) else _flat(l1.to(g.values).contiguous())
+    kernel(
+        g.groups, _flat(g.values.contiguous().resolve_neg()), *arrays, dim=g.dim, l1_values=one,
+        l1=0.0 if isinstance(l1, Tensor) else float(l1), threads=torch.get_num_threads(), **numbers,
+    )  # fmt: skip
+    _announce(*tables)
+
+
+def _idle(
+    kernel: Any, rows: Tensor, behind: Tensor, steps: Tensor, tables: tuple[Tensor | None, ...], **numbers: Any
+) -> None:
+    arrays = (rows.numpy(), behind.numpy(), steps.numpy(), *_tables(*tables))
+    kernel(*arrays, threads=torch.get_num_threads(), **numbers)
+    _announce(*tables)
+
+
+def _flat(tensor: Tensor) -> Array:
+    """A contiguous tensor as a flat array over the same memory."""
+    array: Array = tensor.detach().numpy().reshape(-1)
+    return array
+
+
+def _tables(weights: Tensor | None, *states: Tensor | None) -> list[Array]:
+    """Tables as arrays; one that is not kept is an array of size 0."""
+    nothing = _flat(weights)[:0]  # type: ignore[arg-type]  # weights always are
+    return [nothing if table is None else _flat(table) for table in (weights, *states)]
+
+
+def _counts(counts: Tensor | None) -> Array:
+    return torch.empty(0, dtype=torch.int32).numpy() if counts is None else counts.numpy()
+
+
+def _announce(*tensors: Tensor | None) -> None:
+    """Tell autograd what the kernels wrote, so that a graph that still needs the old numbers says so."""
+    for tensor in tensors:
+        if tensor is not None:
+            torch.autograd.graph.increment_version(tensor)

@@ -1,0 +1,53 @@
+"""A row-sparse gradient in the one form that row steps take.
+
+A gradient is sparse over the leading dimensions of its parameter; what they address together is a *row*, of ``dim``
+numbers. Rows of a table, edges of a value array (dim 1) and single entries of a matrix are all of this form.
+"""
+
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+from sparsetrain_kernels import rows as kernels
+from torch import Tensor
+
+
+class RowGradient:
+    """``ids`` (k,) in any order, with duplicates unless ``distinct``; ``values`` (k, dim); ``rows`` of the table."""
+
+    def __init__(self, ids: Tensor, values: Tensor, rows: int, dim: int, distinct: bool) -> None:
+        self.ids, self.values, self.rows, self.dim, self.distinct = ids, values, rows, dim, distinct
+
+    @classmethod
+    def of_sparse(cls, gradient: Tensor) -> "RowGradient":
+        """A sparse COO gradient; its duplicates stay as they are."""
+        shape, leading = gradient.shape, gradient.sparse_dim()
+        indices = gradient._indices()
+        ids = indices[0]
+        for size, index in zip(shape[1:leading], indices[1:], strict=True):
+            ids = ids * size + index
+        rows, dim = math.prod(shape[:leading]), math.prod(shape[leading:])
+        return cls(ids, gradient._values().reshape(-1, dim), rows, dim, gradient.is_coalesced())
+
+    @classmethod
+    def of_dense(cls, gradient: Tensor, rows: int) -> "RowGradient":
+        """A dense gradient: every row is used."""
+        ids, dim = torch.arange(rows, device=gradient.device), gradient.numel() // max(1, rows)
+        return cls(ids, gradient.reshape(rows, dim), rows, dim, distinct=True)
+
+    @cached_property
+    def groups(self) -> kernels.Groups:
+        """The distinct rows and their places in ``values``, as arrays: on a CPU."""
+        ids = self.ids.numpy()
+        if self.distinct:
+            nothing: Any = ids[:0].astype("int32")
+            return kernels.Groups(ids, nothing, nothing)
+        return kernels.group(ids, self.rows, torch.get_num_threads())
+
+    @cached_property
+    def used(self) -> Tensor:
+        """The distinct rows, ascending."""
+        if self.ids.device.type == "cpu":
+            return torch.from_numpy(self.groups.rows)
+        return self.ids if self.distinct else torch.unique(self.ids)

@@ -1,0 +1,45 @@
+"""Steps over the rows that a sparse gradient names, and the backend that makes them: kernels on a CPU, torch elsewhere
+and by request. Both are modules of the same functions, which update tables in place."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import numba_rows, torch_rows
+from .backends import backend_for
+from .row_gradient import RowGradient as RowGradient
+
+
+def backend_of(parameter: Tensor) -> ModuleType:
+    """Where rows of this parameter are stepped, by the same rule as products."""
+    return numba_rows if backend_for(parameter.device, parameter.dtype) == "numba" else torch_rows
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """A sparse gradient in which each row occurs once, with the sum of its occurrences, in memory of its own."""
+    leading = gradient.sparse_dim()
+    ids, values = backend_of(gradient).total(RowGradient.of_sparse(gradient))
+    return torch.sparse_coo_tensor(
+        torch.stack(torch.unravel_index(ids, gradient.shape[:leading])),
+        values.reshape(-1, *gradient.shape[leading:]),
+        gradient.shape,
+        is_coalesced=True,
+        check_invariants=False,
+    )
+
+
+def owed_linear(
+    rows: Tensor, behind: Tensor, steps: Tensor, table: Tensor, *, buffer: Tensor | None, squares: Tensor | None,
+    means: Tensor | None, dim: int,
+) -> None:  # fmt: skip
+    """Give rows of a table the last steps in which they were idle, under SGD or RMSprop."""
+    backend_of(table).idle_linear(rows, behind, steps, table, buffer, squares, means, dim)
+
+
+def owed_adam(
+    rows: Tensor, behind: Tensor, steps: Tensor, table: Tensor, *, exp_avg: Tensor, exp_avg_sq: Tensor,
+    max_exp_avg_sq: Tensor | None, dim: int, eps: float,
+) -> None:  # fmt: skip
+    """Give rows of a table the last steps in which they were idle, under Adam or AdamW."""
+    backend_of(table).idle_adam(rows, behind, steps, table, exp_avg, exp_avg_sq, max_exp_avg_sq, dim, eps)

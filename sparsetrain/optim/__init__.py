@@ -1,0 +1,9 @@
+"""Optimizers that step dense parameters, value arrays and the used rows of tables, and clipping of their gradients."""
+
+from .adagrad import Adagrad as Adagrad
+from .adam import Adam as Adam
+from .adam import AdamW as AdamW
+from .clipping import clip_grad_norm_ as clip_grad_norm_
+from .clipping import clip_grad_value_ as clip_grad_value_
+from .rmsprop import RMSprop as RMSprop
+from .sgd import SGD as SGD

@@ -1,0 +1,108 @@
+"""What optimizers refuse, before they change anything."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import rows as table_rows
+from ..ops.row_gradient import RowGradient
+from .arrears import Arrears
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def group(optimizer: Optimizer, options: dict[str, Any]) -> None:
+    """The options that every optimizer of ours has, and the flags of torch's that these do without."""
+    where = type(optimizer).__name__
+    if options["unused"] not in ("frozen", "dense"):
+        raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
+    if not float(options["lr"]) > 0:
+        raise ValueError(
+            f"{where}: expected lr > 0, got {float(options['lr'])}. A scheduler may lower it to 0; to go uphill pass "
+            "maximize=True."
+        )
+    for flag in ("differentiable", "capturable"):
+        if options.get(flag):
+            raise ValueError(
+                f"{where}: {flag}=True is not supported. Use torch.optim.{where}, which has no row-sparse gradients."
+            )
+    if not bool(torch.as_tensor(options["l1"] >= 0).all()):
+        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
+    if options["unused"] == "dense" and (isinstance(options["l1"], Tensor) or options["l1"]):
+        raise ValueError(
+            f'{where}: l1 would shrink unused rows at every step, for which unused="dense" has no short form. Use '
+            'unused="frozen", or a penalty in the loss.'
+        )
+
+
+def l1(optimizer: Optimizer, options: dict[str, Any]) -> None:
+    """An l1 for each value has the shape of each parameter of its group."""
+    if isinstance(options["l1"], Tensor):
+        for p in options["params"]:
+            if options["l1"].shape != p.shape:
+                raise ValueError(
+                    f"{type(optimizer).__name__}: expected l1 of the shape of its parameters, {tuple(p.shape)}, got "
+                    f"{tuple(options['l1'].shape)}. Give that parameter a group of its own."
+                )
+
+
+def name_of(optimizer: Optimizer, options: dict[str, Any], place: int) -> str:
+    """A parameter's name where the optimizer was given names, else its place."""
+    if "param_names" in options:
+        return str(options["param_names"][place])
+    number = next(k for k, each in enumerate(optimizer.param_groups) if each is options)
+    return f"parameter {place} of group {number}"
+
+
+def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tensor) -> None:
+    """The gradient of one parameter, dense or sparse."""
+    grad, where = p.grad, type(optimizer).__name__
+    if grad is None:
+        return
+
+    def refuse(kind: type[Exception], expected: str, got: object) -> Exception:
+        name = name_of(optimizer, options, place)
+        return kind(f"{where}: expected the gradient of {name} {expected}, got {got}. Nothing was changed.")
+
+    if grad.layout not in (torch.strided, torch.sparse_coo):
+        raise refuse(TypeError, "to be dense or sparse COO", f"{grad.layout}")
+    if grad.shape != p.shape:
+        raise refuse(ValueError, f"to have its shape {tuple(p.shape)}", tuple(grad.shape))
+    values = grad._values() if grad.is_sparse else grad
+    if options["check_finite"] and not bool(torch.isfinite(values).all()):
+        bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
+        raise refuse(ValueError, "to be finite (check_finite=True)", bad)
+    if not grad.is_sparse:
+        return
+    if p.dtype not in FLOATS or grad.dtype is not p.dtype:
+        raise refuse(TypeError, "to be float32 or float64, of its own dtype, where it is sparse", f"{grad.dtype}")
+    if not p.is_contiguous():
+        raise refuse(ValueError, "to be dense, as it is not contiguous in memory", "a sparse one")
+
+
+def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradient) -> None:
+    """The rows that a gradient names."""
+    where = type(optimizer).__name__
+    place = next(k for k, each in enumerate(options["params"]) if each is p)
+    name = name_of(optimizer, options, place)
+    if g.ids.numel():
+        low, high = (int(bound) for bound in torch.aminmax(g.ids))
+        if low < 0 or high >= g.rows:
+            raise IndexError(
+                f"{where}: expected the sparse gradient of {name} to name rows from 0 to {g.rows - 1}, got "
+                f"{low if low < 0 else high}. Nothing was changed."
+            )
+    counts, debtor = optimizer.state.get(p, {}).get("row_steps"), table_rows.debtor_of(p)
+    known = counts.numel() if counts is not None else debtor.rows if isinstance(debtor, Arrears) else 0
+    if known not in (0, g.rows):
+        raise ValueError(
+            f"{where}: expected the sparse gradient of {name} to be over {known} rows as before, got {g.rows}: another "
+            "number of sparse dimensions. Nothing was changed."
+        )
+    if isinstance(debtor, Arrears) and not debtor.were_read(g):
+        raise RuntimeError(
+            f'{where}: rows of {name} were read that unused="dense" had not brought up to date. Read tables through '
+            "sparsetrain.nn.LookupTable, or call flush() before each forward pass. Nothing was changed."
+        )

@@ -1,0 +1,86 @@
+"""Whether a state belongs to this optimizer, before it is loaded, and what torch does not load as it was."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+OPTIONS = {
+    "SGD": {"momentum", "dampening", "nesterov"},
+    "RMSprop": {"alpha", "centered", "momentum"},
+    "Adagrad": {"lr_decay", "initial_accumulator_value"},
+    "Adam": {"betas", "amsgrad"},
+}  # by which an optimizer is known, ours and torch's
+STATES = {
+    "SGD": {"momentum_buffer"},
+    "RMSprop": {"step", "square_avg", "grad_avg", "momentum_buffer"},
+    "Adagrad": {"step", "sum"},
+    "Adam": {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
+}
+ALL = set().union(*OPTIONS.values())
+
+
+def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state with our options where torch's optimizer, which has none, saved it; checked."""
+    where, kind = type(optimizer).__name__, "Adam" if type(optimizer).__name__ == "AdamW" else type(optimizer).__name__
+    groups = state_dict["param_groups"]
+    ours = optimizer.param_groups
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in ours]:
+        raise ValueError(
+            f"{where}: expected a state of parameter groups of sizes {[len(group['params']) for group in ours]}, got "
+            f"{[len(group['params']) for group in groups]}."
+        )
+    for group in groups:
+        missing, foreign = OPTIONS[kind] - group.keys(), group.keys() & (ALL - OPTIONS[kind])
+        if missing or foreign:
+            raise ValueError(
+                f"{where}: expected the state of {kind} with options {sorted(OPTIONS[kind])}, got one with "
+                f"{sorted(group.keys() & ALL)}: the state of another optimizer."
+            )
+        if kind == "Adam" and group.get("decoupled_weight_decay", False) != (where == "AdamW"):
+            other = "Adam" if where == "AdamW" else "AdamW"
+            raise ValueError(f"{where}: expected the state of {where}, got one of {other}, which decays otherwise.")
+    for saved, group in zip(groups, ours, strict=True):
+        for index, p in zip(saved["params"], group["params"], strict=True):
+            _check_state(where, kind, state_dict["state"].get(index, {}), index, p, group)
+    return {
+        **state_dict,
+        "param_groups": [
+            {**{key: group[key] for key in group if key != "params"}, **saved}
+            for saved, group in zip(groups, ours, strict=True)
+        ],
+    }
+
+
+def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Tensor, group: dict[str, Any]) -> None:
+    foreign = state.keys() - STATES[kind] - {"row_steps"}
+    if foreign:
+        raise ValueError(
+            f"{where}: expected state {sorted(STATES[kind])} of parameter {index}, got {sorted(foreign)}: the state of "
+            "another optimizer."
+        )
+    for name, value in state.items():
+        shape: tuple[int, ...] = tuple(p.shape)
+        if name == "step" or not isinstance(value, Tensor):
+            continue
+        if name == "row_steps":
+            fits = value.ndim == 1 and value.numel() in (p.shape[0] if p.ndim else 1, p.numel())
+        else:
+            if name == "sum" and group.get("rowwise") and p.ndim > 1:
+                shape = (p.shape[0], *(1 for _ in p.shape[1:]))
+            fits = tuple(value.shape) == shape
+        if not fits:
+            raise ValueError(
+                f"{where}: expected {name} of parameter {index} to have shape {shape}, got {tuple(value.shape)}: the "
+                "state of a parameter of another size."
+            )
+
+
+def restore_counts(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Steps of rows are integers, which torch loads in the dtype of the parameter."""
+    for saved, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=True):
+        for index, p in zip(saved["params"], group["params"], strict=True):
+            counts = state_dict["state"].get(index, {}).get("row_steps")
+            if counts is not None:
+                optimizer.state[p]["row_steps"] = counts.to(p.device, torch.int32, copy=True)

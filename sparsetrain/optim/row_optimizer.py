@@ -1,0 +1,231 @@
+"""What the optimizers share: torch's own step dense gradients, and rows that a sparse gradient names step alone."""
+
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .. import rows as table_rows
+from ..ops.row_gradient import RowGradient
+from . import checks, loading
+from .arrears import Arrears, Idle
+
+Unused = Literal["frozen", "dense"]
+Group = dict[str, Any]
+
+
+class RowOptimizer(Optimizer):
+    """Placed before one of torch's optimizers among the bases of a class: what is torch's contract stays torch's.
+
+    A parameter whose gradient is sparse is a *table*: its used rows are stepped by ``_step_rows``, in one pass. All
+    others are left to torch.
+    """
+
+    _torch: ClassVar[type[Optimizer]]  # the optimizer of torch that steps dense gradients
+    _options: dict[str, Any]  # of ours, with their defaults
+    _in_rows: set[Tensor]  # while torch steps the rest
+
+    # ---- what a subclass says ----------------------------------------------------------------------------------------
+
+    def _step_rows(self, group: Group, p: Tensor, g: RowGradient, numbers: dict[str, Any]) -> Idle | None:
+        """One step of the rows of g; ``numbers`` holds lr, scale and l1. What comes back is what the step was to rows
+        that it did not use, under ``unused="dense"``, or None where nothing happens to them."""
+        raise NotImplementedError
+
+    def _threshold(self, group: Group, p: Tensor) -> Any:
+        """What a dense step divides lr l1 by."""
+        raise NotImplementedError
+
+    def _check_group(self, group: Group) -> None:
+        """Options that contradict each other, beside those of every optimizer."""
+
+    def _counts_rows(self, group: Group) -> bool:
+        """Whether a dense gradient, too, is stepped row by row: each of its rows counts its steps."""
+        return False
+
+    # ---- torch's contract --------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters with options of their own, as in torch."""
+        for name, value in getattr(self, "_options", {}).items():
+            param_group.setdefault(name, value)
+        checks.group(self, {**self.defaults, **param_group})
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        try:
+            checks.l1(self, param_group)
+            self._claim(param_group)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: a gradient can't be stepped; nothing has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        tables = self._tables()
+        scaler = vars(self)  # a GradScaler leaves its work to optimizers with fused=True
+        if scaler.get("found_inf") is None or not scaler["found_inf"].item():
+            for group, p, g in tables:
+                self._step_table(group, p, g)
+        self._in_rows = {p for _, p, _ in tables}
+        try:
+            inspect.unwrap(self._torch.step)(self)  # hooks run once, around this step
+        finally:
+            del self._in_rows
+        self._shrink()
+        return loss
+
+    def _init_group(self, group: Group, *lists: Any) -> Any:
+        """torch asks each group for what it is to step: rows are none of its business."""
+        dense = [p for p in group["params"] if p not in self._in_rows]
+        return super()._init_group({**group, "params": dense}, *lists)  # type: ignore[misc]
+
+    def flush(self) -> None:
+        """Bring every row of every table up to date, under ``unused="dense"``: before tables are read otherwise than
+        through a LookupTable."""
+        for p in self._parameters():
+            debtor = table_rows.debtor_of(p)
+            if isinstance(debtor, Arrears) and debtor.owner() is self:
+                debtor.bring_up_to_date(p)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as torch's; of tables after ``flush()``."""
+        self.flush()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of the same optimizer, ours or torch's, checked before anything is changed.
+
+        Raises:
+            ValueError: it is the state of another optimizer, or of parameters of other shapes.
+        """
+        state_dict = loading.completed(self, state_dict)
+        self.flush()
+        super().load_state_dict(state_dict)
+        loading.restore_counts(self, state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            self._claim(group)
+
+    # ---- what subclasses share ---------------------------------------------------------------------------------------
+
+    def _refuse_coupled_decay(self, group: Group) -> None:
+        if group["unused"] == "dense" and group["weight_decay"] != 0:
+            raise ValueError(
+                f"{type(self).__name__}: weight_decay enters the gradient here, which has no short form under "
+                'unused="dense". Use AdamW, whose decay is apart, or unused="frozen".'
+            )
+
+    def _start(self, p: Tensor, kept: dict[str, bool]) -> None:
+        """The state of a table, as torch starts that of a parameter."""
+        state = self.state[p]
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0)
+        for name, keep in kept.items():
+            if keep and name not in state:
+                state[name] = torch.zeros_like(p, memory_format=torch.contiguous_format)
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
+
+    def _tables(self) -> list[tuple[Group, Tensor, RowGradient]]:
+        """The parameters to step by rows, all gradients checked."""
+        found = []
+        for group in self.param_groups:
+            self._check_group(group)
+            for place, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                checks.gradient(self, group, place, p)
+                if p.grad.is_sparse:
+                    found.append((group, p, RowGradient.of_sparse(p.grad)))
+                elif rows := self._rows_of_dense(group, p):
+                    found.append((group, p, RowGradient.of_dense(p.grad, rows)))
+        for group, p, g in found:
+            checks.rows(self, group, p, g)
+        return found
+
+    def _rows_of_dense(self, group: Group, p: Tensor) -> int:
+        """Into how many rows a dense gradient falls, of what is a table all the same: else 0."""
+        if "row_steps" in self.state.get(p, {}):
+            return int(self.state[p]["row_steps"].numel())
+        debtor = table_rows.debtor_of(p)
+        if isinstance(debtor, Arrears) and debtor.rows:
+            return debtor.rows
+        return p.shape[0] if p.ndim and p.numel() and self._counts_rows(group) else 0
+
+    def _step_table(self, group: Group, p: Tensor, g: RowGradient) -> None:
+        scale = -1.0 if group["maximize"] else 1.0
+        if vars(self).get("grad_scale") is not None:
+            scale /= float(vars(self)["grad_scale"])
+        debtor = table_rows.debtor_of(p) if group["unused"] == "dense" else None
+        if debtor is not None:
+            debtor.bring_up_to_date(p, g.used)
+        idle = self._step_rows(group, p, g, {"lr": float(group["lr"]), "scale": scale, "l1": group["l1"]})
+        if idle is not None and isinstance(debtor, Arrears):
+            debtor.stepped(p, g, idle)
+
+    def _shrink(self) -> None:
+        """The proximal step of what torch has stepped."""
+        for group in self.param_groups:
+            l1 = group["l1"]
+            if not isinstance(l1, Tensor) and l1 == 0:
+                continue
+            for p in group["params"]:
+                if p.grad is not None and not p.grad.is_sparse and not self._rows_of_dense(group, p):
+                    threshold = float(group["lr"]) * l1 / self._threshold(group, p)
+                    p.copy_(p.sign() * (p.abs() - threshold).clamp_(min=0))
+
+    def _claim(self, group: Group) -> None:
+        """The rows of these parameters are owed their idle steps by this optimizer, or by none."""
+        for p in group["params"]:
+            debtor = table_rows.debtor_of(p)
+            owner = debtor.owner() if isinstance(debtor, Arrears) else None
+            if group["unused"] != "dense":
+                if owner is self:
+                    table_rows.owe(p, None)
+                continue
+            if owner is not None and owner is not self:
+                del owner
+                gc.collect()  # one that is no longer used may live on in a cycle, with a scheduler for instance
+                owner = debtor.owner()  # type: ignore[union-attr]
+                if owner is not None:
+                    raise ValueError(
+                        f'{type(self).__name__}: expected parameters that no other optimizer with unused="dense" has, '
+                        f"got one of shape {tuple(p.shape)} that belongs to a {type(owner).__name__}. Give each table "
+                        "to one optimizer, or delete the other one first."
+                    )
+            if debtor is not None and owner is None:
+                debtor.bring_up_to_date(p)
+            table_rows.owe(p, Arrears(self))
+
+
+def row_steps(state: Group, p: Tensor, g: RowGradient) -> Tensor:
+    """How many steps each row has had: those of the parameter so far, where nobody counted."""
+    if "row_steps" not in state:
+        state["row_steps"] = torch.full((g.rows,), int(state["step"]), dtype=torch.int32, device=p.device)
+    counts: Tensor = state["row_steps"]
+    return counts
