@@ -35,6 +35,7 @@ def clip_grad_norm_(
     Source: torch.nn.utils.clip_grad_norm_, which refuses sparse gradients on a CPU.
 
     Example:
+        >>> import torch
         >>> table = torch.nn.Embedding(10, 2, sparse=True)
         >>> table(torch.tensor([1, 1, 3])).sum().backward()
         >>> clip_grad_norm_(table.parameters(), 1.0).square().item()  # (2, 2) and (1, 1)
@@ -59,6 +60,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     Source: torch.nn.utils.clip_grad_value_, which refuses sparse gradients on a CPU.
 
     Example:
+        >>> import torch
         >>> table = torch.nn.Embedding(10, 2, sparse=True)
         >>> table(torch.tensor([1, 1, 3])).sum().backward()
         >>> clip_grad_value_(table.parameters(), 1.5)
