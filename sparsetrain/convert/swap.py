@@ -11,7 +11,7 @@ from ..nn import MaskedLinear, SparseLinear
 
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias"},
-    SparseLinear: {"values", "bias", "topology"},
+    SparseLinear: {"values", "bias", "topology", "sparse_grad"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
 }
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..rows import bring_up_to_date
 from ..topology import Topology
 
 NAMES = ("inputs", "outputs")
@@ -27,12 +28,14 @@ class EdgeModule(nn.Module):
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.bring_up_to_date()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.values.device.type != "meta":  # a structure can't be made anew from nothing
             self.topology = self.topology.to(self.values.device)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self.bring_up_to_date()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in structure_tensors(self.topology).items():
             # copies: people average state dicts in place, and the topology's own arrays are shared and trusted
@@ -47,6 +50,7 @@ class EdgeModule(nn.Module):
         if error:
             error_msgs.append(f"{type(self).__name__} {prefix.rstrip('.') or '(the model itself)'}: {error}")
             return
+        self.bring_up_to_date()  # what was owed was owed to the old numbers
         missing_keys.extend(prefix + name for name in ("crow", "col") if prefix + name not in state_dict)
         known = len(unexpected_keys)
         super()._load_from_state_dict(
@@ -55,11 +59,21 @@ class EdgeModule(nn.Module):
         structure = {prefix + name for name in (*ours, *NAMES)}
         unexpected_keys[known:] = [key for key in unexpected_keys[known:] if key not in structure]
 
+    def bring_up_to_date(self) -> None:
+        """Values are read, saved or copied: what an optimizer owes to unused edges is paid before."""
+        if "values" in self._parameters:  # and not a parametrization of them
+            bring_up_to_date(self.values)
+
+    def __getstate__(self) -> Any:
+        self.bring_up_to_date()
+        return super().__getstate__()  # type: ignore[no-untyped-call]
+
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
         A graph recorded before can't be used afterwards.
         """
+        self.bring_up_to_date()
         self.values.data = values.to(self.values)
         self.values.grad = None
         torch.autograd.graph.increment_version(self.values)

@@ -22,6 +22,11 @@ class SparseLinear(EdgeModule):
         bias: learn an additive bias.
         density: make round(density * in * out) edges at random, see patterns.uniform.
         topology: these edges, shape ``(out_features, in_features)``. Exactly one of density and topology is given.
+        sparse_grad: for inputs most of whose columns are zero in a batch (one-hot codes, bags of words). Forward and
+            backward then read the edges of the other columns alone, and the gradient of the values is sparse over
+            them, so that the optimizers of sparsetrain.optim leave the rest as it is, state included. An infinite or
+            NaN value at an edge whose input is zero has no effect then. In torch.compile and torch.func the gradient
+            is over all edges.
         generator: of the random edges and of the initial values.
         device, dtype: of the parameters; float32 and float64 are computed in.
 
@@ -52,6 +57,7 @@ class SparseLinear(EdgeModule):
         *,
         density: float | None = None,
         topology: Topology | None = None,
+        sparse_grad: bool = False,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -73,7 +79,7 @@ class SparseLinear(EdgeModule):
                 f"{where}: expected a topology of shape (out, in) = ({out_features}, {in_features}), "
                 f"got {topology.shape}."
             )
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.sparse_grad = in_features, out_features, sparse_grad
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
@@ -84,7 +90,9 @@ class SparseLinear(EdgeModule):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return checked_linear("SparseLinear", x, self.topology, self.values, self.bias, transpose=False)
+        return checked_linear(
+            "SparseLinear", x, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
+        )
 
     @classmethod
     def from_dense(cls, linear: nn.Linear, mask: Tensor | Topology | None = None) -> Self:
@@ -124,6 +132,7 @@ class SparseLinear(EdgeModule):
             >>> SparseLinear(3, 2, density=0.5).to_dense()
             Linear(in_features=3, out_features=2, bias=True)
         """
+        self.bring_up_to_date()
         weight = self.values.new_zeros(self.topology.shape)
         weight[self.topology.row.long(), self.topology.col.long()] = self.values.detach()
         return dense_linear(self, weight, self.values.requires_grad)
@@ -143,7 +152,7 @@ class SparseLinear(EdgeModule):
         t = self.topology
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}, "
-            f"bias={self.bias is not None}"
+            f"bias={self.bias is not None}" + (", sparse_grad=True" if self.sparse_grad else "")
         )
 
 
@@ -157,7 +166,7 @@ class TransposedSparseLinear(EdgeModule):
     def __init__(self, layer: SparseLinear, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.out_features, layer.in_features
-        self.values, self.topology = layer.values, layer.topology
+        self.values, self.topology, self.sparse_grad = layer.values, layer.topology, False
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
         self.reset_parameters()
 
@@ -166,6 +175,7 @@ class TransposedSparseLinear(EdgeModule):
         init.reset_bias_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.bring_up_to_date()
         return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
 
     extra_repr: Any = SparseLinear.extra_repr

@@ -6,7 +6,6 @@ numbers. Rows of a table, edges of a value array (dim 1) and single entries of a
 
 import math
 from functools import cached_property
-from typing import Any
 
 import torch
 from sparsetrain_kernels import rows as kernels
@@ -39,11 +38,7 @@ class RowGradient:
     @cached_property
     def groups(self) -> kernels.Groups:
         """The distinct rows and their places in ``values``, as arrays: on a CPU."""
-        ids = self.ids.numpy()
-        if self.distinct:
-            nothing: Any = ids[:0].astype("int32")
-            return kernels.Groups(ids, nothing, nothing)
-        return kernels.group(ids, self.rows, torch.get_num_threads())
+        return kernels.group(self.ids.numpy(), self.rows, torch.get_num_threads())
 
     @cached_property
     def used(self) -> Tensor:

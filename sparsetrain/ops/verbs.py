@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..topology import Topology
-from . import autograd, library
+from . import autograd, library, used_columns
 from .backends import backend_for
 
 FLOATS = (torch.float32, torch.float64)
@@ -101,8 +101,17 @@ def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *
     return checked_linear("linear", x, t, values, bias, transpose)
 
 
-def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-    """``linear`` in the name of a layer, which is where its messages say they come from."""
+def checked_linear(
+    where: str,
+    x: Tensor,
+    t: Topology,
+    values: Tensor,
+    bias: Tensor | None,
+    transpose: bool,
+    sparse_grad: bool = False,
+) -> Tensor:
+    """``linear`` in the name of a layer, which is where its messages say they come from. With ``sparse_grad`` only the
+    edges of columns are read in which x is not zero throughout, and the gradient of the values names them alone."""
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
     _check_dense(where, {"x": x})
     _check_values(where, t, values)
@@ -117,7 +126,11 @@ def checked_linear(where: str, x: Tensor, t: Topology, values: Tensor, bias: Ten
         x, values, bias = _operands(where, t, {"x": x, "values": values, "bias": bias})
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
-    y = _spmm(t, values, x.reshape(math.prod(leading), inputs).t(), bias, transpose)
+    columns = x.reshape(math.prod(leading), inputs).t()
+    if sparse_grad and not (torch.compiler.is_compiling() or autograd.transforming()):
+        y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
+    else:
+        y = _spmm(t, values, columns, bias, transpose)
     return y.t().reshape(*leading, outputs)
 
 

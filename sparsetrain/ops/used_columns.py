@@ -1,0 +1,79 @@
+"""Products with an input most of whose columns are zero, as one-hot codes and bags of words are: only the edges of the
+other columns are read, and the gradient of the values names them alone."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..rows import bring_up_to_date
+from ..topology import Topology
+from . import library
+from .autograd import backend_of, check_edges, sddmm, spmm
+from .layout import is_feature_major
+
+
+class Used(NamedTuple):
+    """The part of a topology that some of its columns make: shape (out, used), and where its edges are in the whole."""
+
+    columns: Tensor  # (used,) ascending
+    topology: Topology
+    edges: Tensor  # (its nnz,) ascending
+
+
+def used_columns(t: Topology, x: Tensor) -> Used:
+    """The part of t that the columns make in which x, (in, batch), is not zero throughout; NaN is not zero."""
+    columns = (x != 0).any(1).nonzero().flatten()
+    crow_t, col_t, perm = t.transposed
+    starts = crow_t[columns].long()
+    counts = crow_t[columns + 1].long() - starts
+    crow = torch.zeros(columns.numel() + 1, dtype=torch.int64, device=x.device)
+    torch.cumsum(counts, 0, out=crow[1:])
+    # edge k of the part is edge k + (start of its column in the whole - start in the part) of the transposed whole
+    places = torch.arange(int(crow[-1]), device=x.device) + torch.repeat_interleave(starts - crow[:-1], counts)
+    part = Topology._trusted(crow, col_t[places], (columns.numel(), t.shape[0]))
+    return Used(columns, part.transpose(), perm[places][part.transposed.perm.long()].long())
+
+
+def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    """W x + bias by the edges that x uses; outside of compiled graphs and function transforms."""
+    used = used_columns(t, x)
+    bring_up_to_date(values, used.edges)
+    return UsedSpMM.apply(t, used, values, x, bias, backend)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class UsedSpMM(Function):
+    """y = W x + bias. The gradient of the values is sparse over edges; that of x is whole: unused inputs have one too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, t: Topology, used: Used, values: Tensor, x: Tensor, bias: Tensor | None, backend: str
+    ) -> Tensor:
+        ctx.t, ctx.used, ctx.backend = t, used, backend
+        for_x = ctx.needs_input_grad[3]
+        part = _rows(x, used.columns)
+        ctx.save_for_backward(values, x if for_x else part)
+        return backend_of(backend, values, part, bias).spmm(used.topology, values[used.edges], part, bias, False)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        values, x = ctx.saved_tensors
+        check_edges(ctx.t, values)
+        _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
+        used = ctx.used
+        dvalues = dx = None
+        if for_values:
+            part = _rows(x, used.columns) if for_x else x
+            of_edges = sddmm(used.topology, dy, part, ctx.backend)
+            dvalues = torch.sparse_coo_tensor(
+                used.edges[None], of_edges, values.shape, is_coalesced=True, check_invariants=False
+            )
+        if for_x:
+            dx = spmm(ctx.t, values, dy, None, True, ctx.backend)
+        return None, None, dvalues, dx, library.sum_over_batch(dy) if for_bias else None, None
+
+
+def _rows(x: Tensor, columns: Tensor) -> Tensor:
+    """Some features of x, (in, batch), in its layout."""
+    return x.index_select(0, columns) if is_feature_major(x) else x.t().index_select(1, columns).t()
