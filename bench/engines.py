@@ -11,7 +11,6 @@ import os
 import random
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +30,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[variable] = str(ARGS.threads)  # before the first import that reads them
 
 import torch  # noqa: E402
+from rounds import measure, ratio  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import sparsetrain as st  # noqa: E402
@@ -87,18 +87,6 @@ def check(name: str, step: Step, dense: nn.Linear, t: st.Topology, x: Tensor, dy
             sys.exit(f"{name}: its {what} is off by {error:.1e} of the largest; not timed.")
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    for _ in range(rounds + 3):
-        random.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            steps[name].timed()  # type: ignore[attr-defined]
-            times[name].append(time.perf_counter() - start)
-    return {name: run[3:] for name, run in times.items()}
-
-
 def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
@@ -117,14 +105,14 @@ def main() -> None:
             steps = {name: step for name, step in found.items() if step is not None}
             for name, step in steps.items():
                 check(name, step, dense, t, x, dy)
-            times = measure(steps, ARGS.rounds)
+            times = measure({name: step.timed for name, step in steps.items()}, ARGS.rounds)  # type: ignore[attr-defined]
             line = [f"{inputs} -> {outputs}, batch {batch}, density {density}:"]
             for name in found:
                 if name not in times:
                     line.append(f"{name} missing")
                     continue
-                ratio = statistics.median(a / b for a, b in zip(times[name], times["sparsetrain"], strict=True))
-                line.append(f"{name} {1e3 * statistics.median(times[name]):.2f} ({ratio:.2f}x)")
+                times_ours = ratio(times[name], times["sparsetrain"])
+                line.append(f"{name} {1e3 * statistics.median(times[name]):.2f} ({times_ours:.2f}x)")
             print("  ".join(line))
 
 

@@ -79,7 +79,7 @@ def _idle(
 
 def _flat(tensor: Tensor) -> Array:
     """A contiguous tensor as a flat array over the same memory."""
-    array: Array = tensor.detach().numpy().reshape(-1)
+    array: Array = tensor.detach().view(-1).numpy()
     return array
 
 

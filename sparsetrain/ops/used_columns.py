@@ -44,7 +44,7 @@ def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backe
 
 
 class UsedSpMM(Function):
-    """y = W x + bias. The gradient of the values is sparse over edges; that of x is whole: unused inputs have one too."""
+    """y = W x + bias. The gradient of the values is sparse over edges; that of x is whole, unused inputs have one."""
 
     @staticmethod
     def forward(

@@ -74,12 +74,6 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
         raise refuse(ValueError, "to be finite (check_finite=True)", bad)
-    if not grad.is_sparse:
-        return
-    if p.dtype not in FLOATS or grad.dtype is not p.dtype:
-        raise refuse(TypeError, "to be float32 or float64, of its own dtype, where it is sparse", f"{grad.dtype}")
-    if not p.is_contiguous():
-        raise refuse(ValueError, "to be dense, as it is not contiguous in memory", "a sparse one")
 
 
 def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradient) -> None:
@@ -87,6 +81,16 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
     where = type(optimizer).__name__
     place = next(k for k, each in enumerate(options["params"]) if each is p)
     name = name_of(optimizer, options, place)
+    if p.dtype not in FLOATS or g.values.dtype is not p.dtype:
+        raise TypeError(
+            f"{where}: expected {name} in float32 or float64, in which rows are stepped, and its gradient too, got "
+            f"{p.dtype} and {g.values.dtype}. Nothing was changed."
+        )
+    if not p.is_contiguous():
+        raise ValueError(
+            f"{where}: expected {name} to be contiguous in memory, as its rows are stepped alone, got strides "
+            f"{p.stride()}. Keep the transposed matrix as the parameter. Nothing was changed."
+        )
     if g.ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(g.ids))
         if low < 0 or high >= g.rows:

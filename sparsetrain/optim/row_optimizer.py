@@ -27,7 +27,7 @@ class RowOptimizer(Optimizer):
 
     _torch: ClassVar[type[Optimizer]]  # the optimizer of torch that steps dense gradients
     _options: dict[str, Any]  # of ours, with their defaults
-    _in_rows: set[Tensor]  # while torch steps the rest
+    _in_rows: frozenset[Tensor] = frozenset()  # while torch steps the rest
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ class RowOptimizer(Optimizer):
         if scaler.get("found_inf") is None or not scaler["found_inf"].item():
             for group, p, g in tables:
                 self._step_table(group, p, g)
-        self._in_rows = {p for _, p, _ in tables}
+        self._in_rows = frozenset(p for _, p, _ in tables)
         try:
             inspect.unwrap(self._torch.step)(self)  # hooks run once, around this step
         finally:

@@ -84,7 +84,9 @@ class SGD(RowOptimizer, torch.optim.SGD):
         if not mu and not decay:
             return None
         lr = numbers["lr"]
-        if nesterov:
+        if not mu:
+            step = (1 - lr * decay, 0.0, 0.0, 1.0, 1.0)
+        elif nesterov:
             step = (1 - lr * decay * (1 + mu), -lr * mu * mu, decay, mu, 1.0)
         else:
             step = (1 - lr * keep * decay, -lr * mu, keep * decay, mu, 1.0)
