@@ -123,6 +123,21 @@ def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, ve
     np.testing.assert_array_equal(plain[first:, sample : sample + tile], x[first:, sample : sample + tile])
 
 
+@some
+@given(st.integers(0, 40), st.sampled_from([0, 1, 5]), dtypes, layouts, seeds)
+def test_used(features: int, batch: int, dtype: type, layout: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.choice([0.0, -0.0, 1.0, -2.0, np.nan], (features, batch), p=[0.6, 0.3, 0.04, 0.03, 0.03]).astype(dtype)
+    np.testing.assert_array_equal(kernels.used(laid_out(x, layout)), reference.used(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_used_in_several_blocks(layout: str) -> None:
+    x = (np.random.default_rng(0).random((20_000, 50)) < 0.01).astype(np.float32)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(kernels.used(laid_out(x, layout), threads), x.any(1))
+
+
 def test_int64_indices() -> None:
     s = structure_of(np.random.default_rng(0).random((9, 7)) < 0.5, np.int64)
     values, x, dy = numbers(1, s.col.size), numbers(2, 7, 5), numbers(3, 9, 5)

@@ -7,3 +7,4 @@ from .plan import plan as plan
 from .sddmm import sddmm as sddmm
 from .spmm import spmm as spmm
 from .transpose import transpose as transpose
+from .used import used as used

@@ -34,6 +34,10 @@ def transpose(crow, col, columns):
     return np.array(crow_t, crow.dtype), np.array([row[e] for e in perm], col.dtype), np.array(perm, col.dtype)
 
 
+def used(x, threads=1):
+    return np.array([any(number != 0 for number in feature) for feature in x], np.bool_)
+
+
 def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, width):
     tile = len(width) * lanes(x.dtype)
     for f in range(first, last):

@@ -36,6 +36,11 @@ def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor
     return grad, dx
 
 
+def used(x: Tensor) -> Tensor:
+    """Which features of x, (features, batch), are not zero in every sample."""
+    return torch.from_numpy(kernels.used(_array(x), torch.get_num_threads()))
+
+
 def _array(tensor: Tensor) -> npt.NDArray:  # type: ignore[type-arg]
     return tensor.detach().resolve_neg().numpy()
 

@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
-from . import library
+from . import library, numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .layout import is_feature_major
 
@@ -22,9 +22,9 @@ class Used(NamedTuple):
     edges: Tensor  # (its nnz,) ascending
 
 
-def used_columns(t: Topology, x: Tensor) -> Used:
+def used_columns(t: Topology, x: Tensor, backend: str) -> Used:
     """The part of t that the columns make in which x, (in, batch), is not zero throughout; NaN is not zero."""
-    columns = (x != 0).any(1).nonzero().flatten()
+    columns = (numba_backend.used(x) if backend == "numba" else (x != 0).any(1)).nonzero().flatten()
     crow_t, col_t, perm = t.transposed
     starts = crow_t[columns].long()
     counts = crow_t[columns + 1].long() - starts
@@ -38,7 +38,7 @@ def used_columns(t: Topology, x: Tensor) -> Used:
 
 def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """W x + bias by the edges that x uses; outside of compiled graphs and function transforms."""
-    used = used_columns(t, x)
+    used = used_columns(t, x, backend)
     bring_up_to_date(values, used.edges)
     return UsedSpMM.apply(t, used, values, x, bias, backend)  # type: ignore[no-untyped-call,no-any-return]
 
