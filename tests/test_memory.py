@@ -30,11 +30,45 @@ print(t.nnz, x.grad.abs().sum() > 0, high_water() - start)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc")
-def test_a_step_of_a_layer_of_200_000_by_200_000() -> None:
-    # in a process of its own: the high-water mark is the process's
-    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=True, cwd=ROOT,
+LOOKUP = """
+import sys, torch
+import sparsetrain as st
+
+def high_water(rows):
+    table = st.nn.LookupTable(rows, 16)
+    optimizer = st.optim.AdamW(table.parameters(), unused=sys.argv[1])
+    for _ in range(5):
+        optimizer.zero_grad()
+        table(torch.randint(rows, (4096,))).square().sum().backward()
+        optimizer.step()
+        for name in ("exp_avg", "exp_avg_sq"):  # all of it is in memory, whichever rows were used
+            optimizer.state[table.weight][name].fill_(0.1)
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
+
+small = high_water(4096)  # compiles and loads the kernels
+print(high_water(2_000_000) - small)
+"""
+
+proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc")
+
+
+def run(program: str, *arguments: str) -> str:
+    """What a program prints, in a process of its own: the high-water mark is the process's."""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,
                           env={"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PATH": "/usr/bin:/bin"})  # fmt: skip
-    nnz, moved, grown = done.stdout.split()
+    return done.stdout
+
+
+@proc
+@pytest.mark.parametrize("unused", ["frozen", "dense"])
+def test_a_step_of_a_table_allocates_nothing_of_its_size(unused: str) -> None:
+    kept = 2_000_000 * (3 * 16 * 4 + 4) / 2**30  # weight, two moments, and for each row a count of steps
+    assert float(run(LOOKUP, unused)) < kept + 0.03, "a single table of this size is 0.12 GiB"
+
+
+@proc
+def test_a_step_of_a_layer_of_200_000_by_200_000() -> None:
+    nnz, moved, grown = run(STEP).split()
     assert (nnz, moved) == ("1000000", "tensor(True)")
     assert float(grown) < 1.0, f"{grown} GiB above the start"

@@ -24,7 +24,7 @@ def test_the_examples_of_the_guide() -> None:
         test = doctest.DocTestParser().get_doctest(block, names, f"block {k}", str(GUIDE), 0)
         test.globs = names
         assert runner.run(test, clear_globs=False).failed == 0, f"example {k} of the guide"
-    assert len(blocks) == 5
+    assert len(blocks) == 8
 
 
 def cost_of(subset: Tensor, target: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class Adam(RowOptimizer, torch.optim.Adam):
 
     State:
         ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` as torch's, and for tables ``row_steps``, shape
-        (rows,). A state of torch's own is loaded with the table's steps for every row.
+        (rows,). A state of torch's own is loaded with the table's steps for every row. Under ``unused="dense"`` the
+        state of a table is up to date after ``flush()``.
 
     Raises:
         ValueError: an option out of range, or options that contradict each other.

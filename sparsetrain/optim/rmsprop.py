@@ -38,7 +38,7 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
 
     State:
         ``step``, ``square_avg``, ``grad_avg``, ``momentum_buffer`` as torch's, and with ``bias_correction="row"``
-        ``row_steps``, shape (rows,).
+        ``row_steps``, shape (rows,). Under ``unused="dense"`` the state of a table is up to date after ``flush()``.
 
     Raises:
         ValueError: an option out of range, or options that contradict each other.

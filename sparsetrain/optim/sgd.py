@@ -35,7 +35,8 @@ class SGD(RowOptimizer, torch.optim.SGD):
         check_finite: refuse the step, naming the parameter, where a gradient holds NaN or infinity.
 
     State:
-        ``momentum_buffer``, as torch's, and for tables under dampening ``row_steps``, shape (rows,).
+        ``momentum_buffer``, as torch's, and for tables under dampening ``row_steps``, shape (rows,). Under
+        ``unused="dense"`` the state of a table is up to date after ``flush()``.
 
     Raises:
         ValueError: an option out of range, or options that contradict each other.
