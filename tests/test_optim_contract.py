@@ -1,0 +1,611 @@
+"""Optimizers keep the contract of torch's: over dense parameters, edges and tables, with schedules, scalers and copies."""
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import identical
+from tables import (  # fmt: skip
+    DENSE,
+    FROZEN,
+    KINDS,
+    Mixed,
+    apart,
+    densify,
+    every_row,
+    everything,
+    name_of,
+    ours,
+    parameter,
+    rows_gradient,
+    torchs,
+    train,
+    twin,
+)
+from torch import Tensor, nn
+from torch.optim import lr_scheduler as lr
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.swa_utils import SWALR
+
+import sparsetrain as st
+from sparsetrain.nn import LookupTable
+
+ROOT = Path(__file__).parent.parent
+ROUNDING = 1e-12  # of float64, after some steps
+
+
+# ---- dense parameters: torch's own step --------------------------------------------------------------------------------
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        {}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.9, "nesterov": True},
+        {"weight_decay": 0.1}, {"maximize": True}, {"momentum": 0.9, "weight_decay": 0.1, "maximize": True},
+    ],
+    "RMSprop": [
+        {}, {"alpha": 0.8, "eps": 1e-4}, {"momentum": 0.9}, {"centered": True}, {"weight_decay": 0.1}, {"maximize": True},
+        {"momentum": 0.9, "centered": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    "Adagrad": [
+        {}, {"lr_decay": 0.1, "eps": 1e-4}, {"initial_accumulator_value": 0.5}, {"weight_decay": 0.1}, {"maximize": True},
+    ],
+    "Adam": [
+        {}, {"betas": (0.7, 0.9), "eps": 1e-4}, {"amsgrad": True}, {"weight_decay": 0.1}, {"maximize": True},
+        {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    "AdamW": [
+        {}, {"betas": (0.7, 0.9), "eps": 1e-4}, {"amsgrad": True}, {"weight_decay": 0.1}, {"maximize": True},
+        {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
+    ],
+}  # fmt: skip
+HOW = [{}, {"foreach": True}, {"foreach": False}, {"fused": True}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=name_of)
+@pytest.mark.parametrize(("kind", "options"), [(k, o) for k in KINDS for o in OPTIONS[k]], ids=name_of)
+def test_dense_parameters_step_as_torchs_to_the_bit(kind: str, options: dict[str, Any], how: dict[str, bool]) -> None:
+    if kind == "RMSprop" and "fused" in how:
+        pytest.skip("torch has no fused RMSprop")
+    one, other = nn.Linear(3, 4), nn.Linear(3, 4)
+    other.load_state_dict(one.state_dict())
+    mine, theirs = ours(kind, one.parameters(), **options, **how), torchs(kind, other.parameters(), **options, **how)
+    for _ in range(4):
+        x = torch.randn(5, 3)
+        for model, optimizer in ((one, mine), (other, theirs)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert identical(dict(one.state_dict()), dict(other.state_dict()))
+    assert identical(mine.state_dict()["state"], theirs.state_dict()["state"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_without_gradients(kind: str) -> None:
+    p = parameter(3, 2)
+    optimizer = ours(kind, [p])
+    before = p.detach().clone()
+    optimizer.step()
+    assert p.equal(before)
+    assert not optimizer.state[p]
+
+
+def test_options_have_the_defaults_and_places_of_torchs() -> None:
+    p = parameter(2)
+    for kind in KINDS:
+        mine, theirs = ours(kind, [p]).defaults, torchs(kind, [p]).defaults
+        assert {key: mine[key] for key in theirs} == theirs
+        assert isinstance(ours(kind, [p]), getattr(torch.optim, "Adam" if kind == "AdamW" else kind))
+    assert st.optim.Adam([p], 0.1, (0.5, 0.6), 1e-3, 0.2, True).defaults["amsgrad"] is True
+    assert st.optim.SGD([p], 0.1, 0.5, 0.1, 0.2, False).defaults["dampening"] == 0.1
+
+
+# ---- everything together -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unused", ["frozen", "dense"])
+@pytest.mark.parametrize(("kind", "options"), FROZEN, ids=name_of)
+def test_one_optimizer_over_everything(kind: str, options: dict[str, Any], unused: str) -> None:
+    if unused == "dense" and (kind, options) not in DENSE:
+        pytest.skip("refused")
+    model = Mixed()
+    other = copy.deepcopy(model)
+    mine = ours(kind, model.parameters(), unused=unused, **options)
+    theirs = torchs(kind, other.parameters(), **options)
+    losses = train(model, mine, range(6))
+    assert losses == pytest.approx(train(other, theirs, range(6), dense=True), abs=ROUNDING)
+    assert apart(model, other) < ROUNDING
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in theirs.state[q].items():
+            assert torch.allclose(mine.state[p][key].double(), value.double(), rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_groups_with_options_of_their_own() -> None:
+    model = Mixed()
+    other = copy.deepcopy(model)
+
+    def groups(m: Mixed) -> list[dict[str, Any]]:
+        return [
+            {"params": [m.table.weight, m.dense.weight], "lr": 0.1, "momentum": 0.5},
+            {"params": [m.columns.weight], "maximize": True, "weight_decay": 0.1},
+            {"params": [m.embedding.weight, m.edges.values, m.edges.bias], "nesterov": True},
+        ]
+
+    mine, theirs = (
+        ours("SGD", groups(model), lr=0.05, momentum=0.9),
+        torchs("SGD", groups(other), lr=0.05, momentum=0.9),
+    )
+    mine.add_param_group({"params": model.bag.parameters(), "dampening": 0.2})
+    theirs.add_param_group({"params": other.bag.parameters(), "dampening": 0.2})
+    train(model, mine, range(5))
+    train(other, theirs, range(5), dense=True)
+    assert apart(model, other) < ROUNDING
+    assert [group["unused"] for group in mine.param_groups] == ["frozen"] * 4
+
+
+def test_each_group_has_our_options_of_its_own() -> None:
+    frozen, dense = LookupTable(4, 2), LookupTable(4, 2)
+    optimizer = ours(
+        "AdamW", [{"params": frozen.parameters()}, {"params": dense.parameters(), "unused": "dense"}], lr=0.1
+    )
+    start = [table.weight.detach().clone() for table in (frozen, dense)]
+    for table in (frozen, dense):
+        table(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    optimizer.flush()
+    assert frozen.weight[0].equal(start[0][0])
+    assert dense.weight[0].equal(start[1][0] * (1 - 0.1 * 0.01))
+
+
+def test_named_parameters() -> None:
+    model = Mixed()
+    other = copy.deepcopy(model)
+    mine = ours("Adam", model.named_parameters(), lr=0.1)
+    assert mine.param_groups[0]["param_names"] == [name for name, _ in model.named_parameters()]
+    train(model, mine, range(3))
+    train(other, ours("Adam", other.parameters(), lr=0.1), range(3))
+    assert identical(dict(model.state_dict()), dict(other.state_dict()))
+    assert mine.state_dict()["param_groups"][0]["param_names"][0] == "dense.weight"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_closure_runs_once_with_gradients_and_its_loss_comes_back(kind: str) -> None:
+    model = Mixed()
+    other = copy.deepcopy(model)
+    mine, calls = ours(kind, model.parameters()), []
+
+    def closure() -> Any:
+        calls.append(torch.is_grad_enabled())
+        mine.zero_grad()
+        loss: Any = model(every_row(0))
+        loss.backward()
+        return loss.detach()
+
+    loss = mine.step(closure)
+    assert calls == [True]
+    assert [float(loss)] == train(other, ours(kind, other.parameters()), range(1))
+    assert identical(dict(model.state_dict()), dict(other.state_dict()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_learning_rate_in_a_tensor(kind: str) -> None:
+    model = Mixed()
+    other, rate = copy.deepcopy(model), torch.tensor(0.1, dtype=torch.float64)
+    mine = ours(kind, model.parameters(), lr=rate)
+    theirs = torchs(kind, other.parameters(), lr=rate.clone())
+    train(model, mine, range(2))
+    train(other, theirs, range(2), dense=True)
+    rate.fill_(0.01)  # ours follows
+    theirs.param_groups[0]["lr"].fill_(0.01)
+    train(model, mine, range(2, 4))
+    train(other, theirs, range(2, 4), dense=True)
+    assert apart(model, other) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_run_once_each_step(kind: str) -> None:
+    model = Mixed()
+    torchs(kind, model.parameters()).step()  # torch patches the step of its class, too
+    optimizer = ours(kind, model.parameters())
+    calls: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    train(model, optimizer, range(2))
+    assert calls == ["before", "after"] * 2
+
+
+def test_hooks_of_all_optimizers_run_once_each_step() -> None:
+    calls: list[Any] = []
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: calls.append(optimizer))
+    try:
+        model = Mixed()
+        optimizer = ours("AdamW", model.parameters())
+        train(model, optimizer, range(1))
+    finally:
+        handle.remove()
+    assert calls == [optimizer]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_backward_passes_are_one_of_both(kind: str) -> None:
+    one, other = LookupTable(5, 3, dtype=torch.float64), LookupTable(5, 3, dtype=torch.float64)
+    other.load_state_dict(one.state_dict())
+    batches = torch.tensor([[0, 3, 3], [3, 1, 0]])
+    for ids in batches:
+        one(ids).square().sum().backward()
+    other(batches).square().sum().backward()
+    for table in (one, other):
+        ours(kind, table.parameters(), lr=0.1).step()
+    assert apart(one, other) < 1e-15
+    assert not one.weight[4].equal(one.weight[3])
+
+
+# ---- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def cycles(optimizer: Any) -> bool:
+    return "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+
+
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "LambdaLR": lambda o: lr.LambdaLR(o, lambda step: 0.9**step),
+    "MultiplicativeLR": lambda o: lr.MultiplicativeLR(o, lambda step: 1 - step / 20),
+    "StepLR": lambda o: lr.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: lr.MultiStepLR(o, [2, 4], 0.5),
+    "ConstantLR": lambda o: lr.ConstantLR(o, 0.5, 3),
+    "LinearLR": lambda o: lr.LinearLR(o, 0.1, 1, 5),
+    "ExponentialLR": lambda o: lr.ExponentialLR(o, 0.7),
+    "SequentialLR": lambda o: lr.SequentialLR(o, [lr.ConstantLR(o, 0.1, 2), lr.ExponentialLR(o, 0.9)], [2]),
+    "PolynomialLR": lambda o: lr.PolynomialLR(o, 5, 2),
+    "CosineAnnealingLR": lambda o: lr.CosineAnnealingLR(o, 4),
+    "ChainedScheduler": lambda o: lr.ChainedScheduler([lr.ConstantLR(o, 0.1, 2), lr.ExponentialLR(o, 0.9)], o),
+    "ReduceLROnPlateau": lambda o: lr.ReduceLROnPlateau(o, patience=1),
+    "CyclicLR": lambda o: lr.CyclicLR(o, 0.001, 0.1, 2, cycle_momentum=cycles(o)),
+    "OneCycleLR": lambda o: lr.OneCycleLR(o, 0.1, 8, cycle_momentum=cycles(o)),
+    "CosineAnnealingWarmRestarts": lambda o: lr.CosineAnnealingWarmRestarts(o, 3),
+    "SWALR": lambda o: SWALR(o, 0.001, 4),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_every_schedule_of_torch(kind: str, schedule: str) -> None:
+    model = Mixed()
+    other = copy.deepcopy(model)
+    # a first step of RMSprop is lr / sqrt(1 - alpha): a long one saturates the model, whose rounding then matters
+    options = {"lr": 0.05, **{"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.5, "alpha": 0.7}}.get(kind, {})}
+    mine, theirs = ours(kind, model.parameters(), **options), torchs(kind, other.parameters(), **options)
+    schedules = [SCHEDULES[schedule](optimizer) for optimizer in (mine, theirs)]
+    train(model, mine, range(7), schedules[0])
+    train(other, theirs, range(7), schedules[1], dense=True)
+    assert apart(model, other) < ROUNDING
+    assert mine.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
+
+
+def test_there_is_no_other_schedule() -> None:
+    names = {name for name in lr.__all__ if isinstance(getattr(lr, name), type)}
+    assert names - {"LRScheduler"} == SCHEDULES.keys() - {"SWALR"}
+
+
+# ---- gradient scaling --------------------------------------------------------------------------------------------------
+
+
+def scaled_step(model: nn.Module, optimizer: Any, scaler: Any, ids: Tensor, factor: float = 1.0) -> None:
+    optimizer.zero_grad()
+    scaler.scale(model(ids) * factor).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+SCALED = [(kind, fused) for kind in KINDS for fused in (None, True) if (kind, fused) != ("RMSprop", True)]
+
+
+@pytest.mark.parametrize(("kind", "fused"), SCALED)
+def test_a_scaler_takes_its_scale_back(kind: str, fused: bool | None) -> None:
+    how = {"fused": fused} if fused else {}
+    model = Mixed()
+    other = copy.deepcopy(model)
+    mine, theirs = ours(kind, model.parameters(), lr=0.1, **how), torchs(kind, other.parameters(), lr=0.1)
+    scaler: Any = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    for step in range(4):
+        scaled_step(model, mine, scaler, every_row(step))
+    train(other, theirs, range(4), dense=True)
+    assert apart(model, other) < ROUNDING
+    assert scaler.get_scale() == 16
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.01])
+@pytest.mark.parametrize(("kind", "fused"), SCALED)
+def test_a_scaler_skips_a_step_that_is_not_finite(kind: str, fused: bool | None, l1: float) -> None:
+    how = {"fused": fused} if fused else {}
+    model = Mixed()
+    optimizer = ours(kind, model.parameters(), lr=0.1, l1=l1, **how)
+    scaler: Any = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step in range(2):
+        before = everything(optimizer, gradients=False)
+        scaled_step(model, optimizer, scaler, every_row(step), factor=float("inf"))
+        now = everything(optimizer, gradients=False)
+        assert identical([p[0] for group in now for p in group[1]], [p[0] for group in before for p in group[1]])
+        assert all(not p[2] or p[2].get("step", 0) == step for group in now for p in group[1])
+        scaled_step(model, optimizer, scaler, every_row(step))
+        assert not identical(everything(optimizer, gradients=False), before)
+    assert scaler.get_scale() == 1
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+# ---- copies ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unused", ["frozen", "dense"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_a_copy_of_model_and_optimizer_goes_on_alone(how: Callable[[Any], Any], kind: str, unused: str) -> None:
+    options = {"lr": 0.1, "unused": unused, **({"weight_decay": 0} if kind != "AdamW" else {})}
+    model = Sparse()
+    optimizer = ours(kind, model.parameters(), **options)
+    model.train_on(optimizer, range(4))
+    other, resumed = how((model, optimizer))
+    assert resumed.param_groups[0]["params"][0] is next(other.parameters())
+    model.train_on(optimizer, range(4, 8))
+    snapshot = copy.deepcopy(optimizer.state_dict())
+    other.train_on(resumed, range(4, 8))
+    assert identical(dict(other.state_dict()), dict(model.state_dict()))
+    assert identical(resumed.state_dict(), optimizer.state_dict())
+    assert identical(optimizer.state_dict(), snapshot)
+    resumed.add_param_group({"params": [parameter(2)]})
+    assert resumed.param_groups[1]["unused"] == unused
+
+
+@pytest.mark.parametrize("unused", ["frozen", "dense"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_the_optimizer_alone_has_parameters_of_its_own(kind: str, unused: str) -> None:
+    p = parameter(4, 2)
+    optimizer = ours(kind, [p], lr=0.1, unused=unused)
+    p.grad = rows_gradient(p, [1, 1, 2])
+    optimizer.step()
+    other = copy.deepcopy(optimizer)
+    (q,) = other.param_groups[0]["params"]
+    assert q is not p
+    before = p.detach().clone()
+    q.grad = rows_gradient(q, [1, 2], seed=1)
+    other.step()
+    assert p.equal(before)
+    p.grad = rows_gradient(p, [1, 2], seed=1)
+    optimizer.step()
+    assert q.equal(p)
+
+
+class Sparse(nn.Module):
+    """Tables of which each step uses some rows, beside a dense layer; float32."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.table, self.columns, self.dense = LookupTable(12, 3), LookupTable(12, 3, columns=True), nn.Linear(3, 2)
+        generator = torch.Generator().manual_seed(seed)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=generator)
+
+    def train_on(self, optimizer: Any, steps: range) -> None:
+        for step in steps:
+            ids = torch.randint(12, (4,), generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            self.dense(self.table(ids) * self.columns(ids).t()).tanh().sum().backward()
+            optimizer.step()
+
+
+# ---- states ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unused", ["frozen", "dense"])
+@pytest.mark.parametrize(("kind", "options"), DENSE, ids=name_of)
+def test_a_state_of_torchs_is_loaded_and_goes_on(kind: str, options: dict[str, Any], unused: str) -> None:
+    model = Mixed()
+    theirs = torchs(kind, model.parameters(), **options)
+    train(model, theirs, range(4), dense=True)
+    other = copy.deepcopy(model)
+    mine = ours(kind, other.parameters(), lr=0.7, unused=unused)
+    mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert mine.param_groups[0]["unused"] == unused
+    assert mine.param_groups[0]["lr"] == options["lr"]
+    train(model, theirs, range(4, 8), dense=True)
+    train(other, mine, range(4, 8))
+    assert apart(model, other) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_from_before_the_first_step_is_loaded(kind: str) -> None:
+    model, other = Mixed(), Mixed()
+    mine = ours(kind, other.parameters())
+    mine.load_state_dict(torchs(kind, model.parameters()).state_dict())
+    train(other, mine, range(2))
+    train(model, torchs(kind, model.parameters()), range(2), dense=True)
+    assert apart(model, other) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_ours_without_tables_is_loaded_by_torchs(kind: str) -> None:
+    p, q = parameter(3, 2), parameter(3, 2)
+    mine, theirs = ours(kind, [p]), torchs(kind, [q])
+    for step in range(4):
+        p.grad = parameter(3, 2, seed=step).detach()
+        mine.step()
+        if step == 1:
+            q.data = p.detach().clone()
+            theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
+        elif step > 1:
+            q.grad = p.grad
+            theirs.step()
+    assert q.equal(p)
+
+
+@pytest.mark.parametrize("kind", ["RMSprop", "Adam", "AdamW"])
+def test_the_steps_of_rows_survive_as_integers(kind: str) -> None:
+    p, q = parameter(3, 2, dtype=torch.float32), parameter(3, 2, dtype=torch.float32)
+    mine, resumed = (ours(kind, [each], bias_correction="row") for each in (p, q))
+    p.grad = rows_gradient(p, [1])
+    mine.step()
+    mine.state[p]["row_steps"][1] = 2**24 + 1  # what float32 can't count
+    state = mine.state_dict()
+    resumed.load_state_dict(state)
+    assert resumed.state[q]["row_steps"].tolist() == [0, 2**24 + 1, 0]
+    assert resumed.state[q]["row_steps"].dtype is torch.int32
+    resumed.state[q]["row_steps"].zero_()
+    assert state["state"][0]["row_steps"][1] == 2**24 + 1  # nothing is shared with what was loaded
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+def test_a_loaded_state_of_another_memory_layout_is_stepped(name: str) -> None:
+    p = parameter(3, 2)
+    mine = ours("Adam", [p])
+    p.grad = rows_gradient(p, [0, 1, 2])
+    mine.step()
+    state = copy.deepcopy(mine.state_dict())
+    state["state"][0][name] = state["state"][0][name].t().contiguous().t()
+    q = twin(p)
+    resumed = ours("Adam", [q])
+    resumed.load_state_dict(state)
+    for each, optimizer in ((p, mine), (q, resumed)):
+        each.grad = rows_gradient(each, [0, 1, 2], seed=1)
+        optimizer.step()
+    assert q.equal(p)
+    assert resumed.state[q][name].equal(mine.state[p][name])
+
+
+SCRIPT = """
+import sys, torch, sparsetrain
+sys.path.insert(0, "tests")
+import test_optim_contract
+torch.manual_seed(99)  # nothing may depend on how this process starts
+test_optim_contract.resume(sys.argv[1])
+"""
+
+
+def trained(kind: str, unused: str) -> tuple[Sparse, Any]:
+    model = Sparse()
+    options = {"momentum": 0.9} if kind in ("SGD", "RMSprop") else {}
+    return model, ours(kind, model.parameters(), lr=0.05, unused=unused, **options)
+
+
+def resume(folder: str) -> None:
+    for kind in KINDS:
+        for unused in ("frozen", "dense"):
+            for how in ("st", "torch"):
+                path = f"{folder}/{kind}-{unused}-{how}"
+                model, optimizer = trained(kind, unused)
+                if how == "st":
+                    st.io.load(path, model, optimizer)
+                else:
+                    content = torch.load(path)
+                    model.load_state_dict(content["model"])
+                    optimizer.load_state_dict(content["optimizer"])
+                model.train_on(optimizer, range(5, 10))
+                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, f"{path}-resumed")
+
+
+def test_training_goes_on_bitwise_in_a_new_process(tmp_path: Path) -> None:
+    uninterrupted = {}
+    for kind in KINDS:
+        for unused in ("frozen", "dense"):
+            model, optimizer = trained(kind, unused)
+            model.train_on(optimizer, range(5))
+            st.io.save(tmp_path / f"{kind}-{unused}-st", model, optimizer)
+            content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(content, tmp_path / f"{kind}-{unused}-torch")
+            model.train_on(optimizer, range(5, 10))
+            uninterrupted[f"{kind}-{unused}"] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    for name, content in uninterrupted.items():
+        for how in ("st", "torch"):
+            resumed = torch.load(tmp_path / f"{name}-{how}-resumed")
+            assert identical(dict(resumed["model"]), dict(content["model"])), (name, how)
+            assert identical(resumed["optimizer"], content["optimizer"]), (name, how)
+
+
+def test_looking_at_the_state_changes_nothing_later() -> None:
+    """A state is saved every few steps, or never: the same training, to rounding."""
+    models = [Sparse(), Sparse()]
+    for model, every in zip(models, (1, 100), strict=True):
+        optimizer = ours("Adam", model.parameters(), lr=0.01, unused="dense")
+        for step in range(20):
+            model.train_on(optimizer, range(step, step + 1))
+            if step % every == 0:
+                torch.save(optimizer.state_dict(), io.BytesIO())
+    assert apart(*(list(dict(m.state_dict()).values()) for m in models)) < 1e-5
+
+
+def test_tables_may_have_more_dimensions_and_gradients_more_sparse_ones() -> None:
+    p = parameter(4, 3, 2)
+    q = twin(p)
+    mine, theirs = ours("Adam", [p]), torchs("Adam", [q])
+    indices = torch.tensor(
+        [[r for r in range(4) for _ in range(3)] + [3], [c for _ in range(4) for c in range(3)] + [2]]
+    )
+    p.grad = torch.sparse_coo_tensor(indices, torch.randn(13, 2, dtype=torch.float64), p.shape, check_invariants=True)
+    q.grad = p.grad.to_dense()
+    mine.step()
+    theirs.step()
+    assert apart([p], [q]) < 1e-15
+    assert mine.state[p]["row_steps"].tolist() == [1] * 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_coalesced_gradient_of_strided_indices(kind: str) -> None:
+    p = parameter(5, 2)
+    q = twin(p)
+    for each in (p, q):
+        indices = torch.tensor([[1, 9], [3, 9]]).t()[:1]
+        assert indices.stride(1) == 2
+        values = torch.ones(2, 2, dtype=torch.float64)
+        each.grad = torch.sparse_coo_tensor(
+            indices if each is p else indices.contiguous(),
+            values,
+            each.shape,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+        ours(kind, [each], lr=0.1).step()
+    assert p.equal(q)
+
+
+def test_a_table_that_gets_a_dense_gradient_now_and_then() -> None:
+    """In torch.compile its gradients are dense; what the rows have counted goes on."""
+    p = parameter(4, 2)
+    q = twin(p)
+    mine, theirs = ours("Adam", [p], lr=0.1), torchs("Adam", [q], lr=0.1)
+    for step in range(6):
+        p.grad = rows_gradient(p, [0, 1, 2, 3, 3], seed=step)
+        q.grad = p.grad.to_dense()
+        if step % 2:
+            p.grad = p.grad.to_dense()
+        mine.step()
+        theirs.step()
+    assert apart([p], [q]) < 1e-14
+    assert mine.state[p]["row_steps"].tolist() == [6] * 4
+
+
+def test_densify_is_what_the_twin_sees() -> None:
+    model = Mixed()
+    model(every_row(0)).backward()
+    sparse = model.table.weight.grad
+    assert sparse is not None
+    assert sparse.is_sparse
+    densify(model)
+    assert model.table.weight.grad is not None
+    assert model.table.weight.grad.equal(sparse.to_dense())
+
+
+def test_adagrad_shares_its_memory_before_the_first_step() -> None:
+    """As torch's, for processes that train one model together."""
+    p = parameter(3, 2)
+    optimizer = ours("Adagrad", [p])
+    optimizer.share_memory()
+    assert optimizer.state[p]["sum"].is_shared()
