@@ -21,18 +21,23 @@ def _digest() -> bytes:
 _SOURCES = _digest()
 
 
-def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False, reorder: bool = False) -> Any:
+def kernel(
+    function: Callable[..., Any] | None = None, *, parallel: bool = False, reorder: bool = False, inline: bool = False
+) -> Any:
     """Compile ``function`` at its first call and keep the machine code on disk.
 
     numba keys its cache by the function's own file alone, and would serve stale code after a change in a file
     that the function calls. The stamp is therefore a digest of all sources of this package.
 
+    With ``inline`` it becomes part of its callers: an array is seven arguments of a call, which for a function of a few
+    dozen numbers take as long as its work.
+
     No fast-math flags but two, with ``reorder``: contraction to FMA, and the order of a sum. NaN and infinity propagate.
     """
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, reorder=reorder)
+        return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
     liberties = {"reassoc", "contract"} if reorder else False
-    dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, **_OPTIONS)(function)
+    dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
     dispatcher._cache._cache_file._source_stamp = _SOURCES
     return dispatcher
 

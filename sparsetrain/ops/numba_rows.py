@@ -34,7 +34,7 @@ def rmsprop(
 
 
 def adagrad(g: RowGradient, weights: Tensor, sums: Tensor, l1: float | Tensor, **numbers: Any) -> None:
-    _step(kernels.adagrad, g, (weights, sums), l1, of_sums=sums.numel() // max(1, g.rows), **numbers)
+    _step(kernels.adagrad, g, (weights, sums), l1, rowwise=sums.numel() != weights.numel(), **numbers)
 
 
 def adam(

@@ -50,7 +50,7 @@ def rmsprop(
     if grad_avg is not None:
         means = _table(grad_avg, g)
         means[rows] = mean = means[rows] + (1 - alpha) * (grad - means[rows])
-        v = v - (correction * mean) ** 2
+        v = v - mean**2
     denominator = v.sqrt() + eps
     step = grad / denominator
     if momentum_buffer is not None:

@@ -13,11 +13,11 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, soft_threshold, tasks, work_of
+from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel(reorder=True)
+@kernel(reorder=True, inline=True)
 def mean_square(g):
     total = g.dtype.type(0)
     for j in range(g.size):
@@ -25,45 +25,44 @@ def mean_square(g):
     return total / g.dtype.type(g.size)
 
 
-@kernel
-def adagrad_row(g, w, s, eps, weight_decay, lr, denominator):
-    """what l1 needs stays in denominator"""
-    for j in range(g.size):
-        g[j] += weight_decay * w[j]
-    if s.size == 1:
-        s[0] += mean_square(g)
-        denominator[:] = math.sqrt(s[0]) + eps
+@kernel(inline=True)
+def adagrad_row(g, at, w, s, at_s, rowwise, eps, weight_decay, lr):
+    """The row at w[at : +dim], with its sums from s[at_s] on."""
+    start = np.uint64(at)
+    stop, shift = start + np.uint64(g.size), np.uint64(at_s) - start
+    for k in range(start, stop):
+        g[k - start] += weight_decay * w[k]
+    if rowwise:
+        s[at_s] += mean_square(g)
+        step = lr / (math.sqrt(s[at_s]) + eps)
+        for k in range(start, stop):
+            w[k] -= step * g[k - start]
     else:
-        for j in range(g.size):
-            s[j] += g[j] * g[j]
-            denominator[j] = math.sqrt(s[j]) + eps
-    for j in range(g.size):
-        w[j] -= lr * g[j] / denominator[j]
+        for k in range(start, stop):
+            s[k + shift] += g[k - start] * g[k - start]
+            w[k] -= lr * g[k - start] / (math.sqrt(s[k + shift]) + eps)
 
 
 @kernel
-def adagrad_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, sums, of_sums,
+def adagrad_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, sums, rowwise,
                   lr, eps, weight_decay, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g, denominator = np.empty(dim, weights.dtype), np.empty(dim, weights.dtype)
+    g = np.empty(dim, weights.dtype)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < bounds[last]:
+        if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
-            fetch(sums, ahead * of_sums, of_sums)
+            fetch(sums, ahead if rowwise else ahead * dim, 1 if rowwise else dim)
             fetch_gradient(i + AHEAD, starts, order, gradients, dim)
-        row_gradient(i, starts, order, gradients, dim, scale, g)
+        row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
-        here, there = row * dim, (row + 1) * dim
-        w = weights[here:there]
-        adagrad_row(g, w, sums[row * of_sums : (row + 1) * of_sums], kind(eps), kind(weight_decay), kind(lr), denominator)
-        if l1_values.size > 0:
+        at = row * dim
+        adagrad_row(g, at, weights, sums, row if rowwise else at, rowwise, kind(eps), kind(weight_decay), kind(lr))
+        if shrinks(l1, l1_values):
             for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr) * l1_values[here + j] / denominator[j])
-        elif l1 > 0:
-            for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr * l1) / denominator[j])
+                g[j] = math.sqrt(sums[row] if rowwise else sums[at + j]) + kind(eps)
+            shrink_row(weights, at, dim, kind(lr), kind(l1), l1_values, g)
     restore_subnormals(mode)
 
 
@@ -79,7 +78,7 @@ def adagrad_parallel(bounds, *args):
 
 
 def adagrad(
-    groups: Groups, gradients: Array, weights: Array, sums: Array, *, dim: int, of_sums: int, lr: float, eps: float,
+    groups: Groups, gradients: Array, weights: Array, sums: Array, *, dim: int, rowwise: bool, lr: float, eps: float,
     weight_decay: float, scale: float = 1.0, l1: float = 0.0, l1_values: Array, threads: int = 1,
 ) -> None:  # fmt: skip
     """One step of the rows, in place.
@@ -88,10 +87,10 @@ def adagrad(
         groups: the rows, and where their gradients are.
         gradients: flat, one row of dim for each id.
         weights: flat table.
-        sums: flat, ``of_sums`` for each row: dim, or 1.
+        sums: flat, like the table, or one for each row if rowwise.
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
     launch(adagrad_serial, adagrad_parallel, weights.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.rows,
-           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, sums, of_sums, lr, eps,
+           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, sums, rowwise, lr, eps,
            weight_decay, l1, l1_values)

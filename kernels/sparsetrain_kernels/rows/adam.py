@@ -16,28 +16,24 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, soft_threshold, tasks, work_of
+from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel
-def adam_row(g, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shrink, denominator):
-    """root = 1 / sqrt(1 - beta2^n); what l1 needs stays in denominator"""
-    one = w.dtype.type(1)
-    for j in range(g.size):
-        grad = g[j] + coupled * w[j]
-        w[j] *= shrink
-        m[j] += (one - beta1) * (grad - m[j])
-        v[j] = beta2 * v[j] + (one - beta2) * grad * grad
+@kernel(inline=True)
+def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shrink):
+    """The row at w[at : +dim]; root = 1 / sqrt(1 - beta2^n)."""
+    one, start = w.dtype.type(1), np.uint64(at)
+    stop = start + np.uint64(g.size)
+    for k in range(start, stop):
+        grad = g[k - start] + coupled * w[k]
+        m[k] += (one - beta1) * (grad - m[k])
+        v[k] = beta2 * v[k] + (one - beta2) * grad * grad
     if u.size > 0:
-        for j in range(g.size):
-            u[j] = max(u[j], v[j]) if v[j] == v[j] else v[j]
-            denominator[j] = math.sqrt(u[j]) * root + eps
-    else:
-        for j in range(g.size):
-            denominator[j] = math.sqrt(v[j]) * root + eps
-    for j in range(g.size):
-        w[j] -= step_size * m[j] / denominator[j]
+        for k in range(start, stop):
+            u[k] = max(u[k], v[k]) if v[k] == v[k] else v[k]
+    for k in range(start, stop):
+        w[k] = shrink * w[k] - step_size * m[k] / (math.sqrt(u[k] if u.size > 0 else v[k]) * root + eps)
 
 
 @kernel
@@ -45,9 +41,9 @@ def adam_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, 
                counts, step, lr, beta1, beta2, eps, coupled, shrink, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g, denominator = np.empty(dim, weights.dtype), np.empty(dim, weights.dtype)
+    g = np.empty(dim, weights.dtype)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < bounds[last]:
+        if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
             fetch(exp_avg, ahead * dim, dim)
@@ -55,23 +51,21 @@ def adam_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, 
             fetch(max_exp_avg_sq, ahead * dim, dim)
             fetch(counts, ahead, 1)
             fetch_gradient(i + AHEAD, starts, order, gradients, dim)
-        row_gradient(i, starts, order, gradients, dim, scale, g)
+        row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         n = step
         if counts.size > 0:
             counts[row] += 1
             n = np.int64(counts[row])
-        here, there = row * dim, (row + 1) * dim
-        w, u = weights[here:there], max_exp_avg_sq[here:there]
+        at = row * dim
         step_size, root = lr / (1.0 - beta1**n), 1.0 / math.sqrt(1.0 - beta2**n)
-        adam_row(g, w, exp_avg[here:there], exp_avg_sq[here:there], u, kind(step_size), kind(beta1), kind(beta2), kind(root),
-                 kind(eps), kind(coupled), kind(shrink), denominator)
-        if l1_values.size > 0:
+        adam_row(g, at, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, kind(step_size), kind(beta1), kind(beta2), kind(root),
+                 kind(eps), kind(coupled), kind(shrink))
+        if shrinks(l1, l1_values):
             for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr) * l1_values[here + j] / denominator[j])
-        elif l1 > 0:
-            for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr * l1) / denominator[j])
+                second = max_exp_avg_sq[at + j] if max_exp_avg_sq.size > 0 else exp_avg_sq[at + j]
+                g[j] = math.sqrt(second) * kind(root) + kind(eps)
+            shrink_row(weights, at, dim, kind(lr), kind(l1), l1_values, g)
     restore_subnormals(mode)
 
 

@@ -1,4 +1,9 @@
-"""What the steps of all optimizers share: the gradient of a row, rows that are asked for ahead of time, tasks of equal work."""
+"""What the steps of all optimizers share: the gradient of a row, rows that are asked for ahead of time, the proximal step,
+tasks of equal work.
+
+Rows are places in flat arrays and not views of them: numba counts the references to a view, which for a row takes longer
+than its arithmetic. Places are unsigned: a signed one may count from the end, which is checked.
+"""
 
 from typing import Any
 
@@ -12,67 +17,64 @@ from ..jit import kernel
 from ..plan import Array
 from .group import Groups
 
-AHEAD = 12  # rows: a row comes from anywhere in memory, and is on its way while this many others are stepped
+AHEAD = 6  # rows: a row comes from anywhere in memory, and is on its way while this many others are stepped
 LINE = 64  # bytes that come at a time
 TASK = 64  # rows of a task, on average
 
 
 @intrinsic
-def prefetch(typing: Any, array: Any, at: Any) -> Any:
-    """Ask for the cache line of array[at], to be written to. numba has no word for it."""
-    i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+def fetch(typing: Any, array: Any, at: Any, dim: Any) -> Any:
+    """Ask for the cache lines of array[at : at + dim], to be written to; of an array that is not kept, for none. numba has no
+    word for it, and its range(at, at + dim, step) would divide twice, which takes as long as stepping the row."""
+    i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+    size = array.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        place = builder.bitcast(builder.gep(data, [args[1]]), i8)
-        kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        kept = builder.icmp_signed(">", view.nitems, ir.Constant(i64, 0))
+        row = builder.bitcast(builder.gep(view.data, [args[1]]), i8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(call, [place, *(ir.Constant(i32, n) for n in (1, 3, 1))])
+        length = builder.mul(args[2], ir.Constant(i64, size))
+        lines = builder.lshr(builder.add(length, ir.Constant(i64, LINE - 1)), ir.Constant(i64, LINE.bit_length() - 1))
+        with cgutils.for_range(builder, builder.select(kept, lines, ir.Constant(i64, 0))) as loop:
+            line = builder.gep(row, [builder.mul(loop.index, ir.Constant(i64, LINE))])
+            builder.call(call, [line, *(ir.Constant(i32, n) for n in (1, 3, 1))])
         return context.get_dummy_value()
 
-    return types.void(array, at), codegen
+    return types.void(array, types.int64, types.int64), codegen
 
 
-@kernel
-def fetch(array, at, dim):
-    """Ask for array[at : at + dim]; an array that is not kept has size 0."""
-    if array.size > 0:
-        for k in range(at, at + dim, LINE // array.itemsize):
-            prefetch(array, np.int64(k))
-        prefetch(array, np.int64(at + dim - 1))
-
-
-@kernel
+@kernel(inline=True)
 def fetch_gradient(u, starts, order, gradients, dim):
     """Ask for the first occurrence of row u."""
     place = order[starts[u]] if starts.size > 0 else u
     fetch(gradients, place * dim, dim)
 
 
-@kernel
-def row_gradient(u, starts, order, gradients, dim, scale, out):
-    """out = scale * sum of the gradients of row u's occurrences, in the order in which they came"""
+@kernel(inline=True)
+def add_row(gradients, place, dim, scale, out, at, fresh):
+    """out[at : +dim] (+)= scale * the row of gradients at place"""
+    start = np.uint64(place * dim)
+    shift = np.uint64(at) - start
+    for k in range(start, start + np.uint64(dim)):
+        out[k + shift] = scale * gradients[k] if fresh else out[k + shift] + scale * gradients[k]
+
+
+@kernel(inline=True)
+def row_gradient(u, starts, order, gradients, dim, scale, out, at):
+    """out[at : +dim] = scale * sum of the gradients of row u's occurrences, in the order in which they came"""
     if starts.size == 0:
-        one = gradients[u * dim : (u + 1) * dim]
-        for j in range(dim):
-            out[j] = scale * one[j]
+        add_row(gradients, u, dim, scale, out, at, True)
         return
-    first = order[starts[u]]
-    one = gradients[first * dim : (first + 1) * dim]
-    for j in range(dim):
-        out[j] = one[j]
+    add_row(gradients, order[starts[u]], dim, scale, out, at, True)
     for k in range(starts[u] + 1, starts[u + 1]):
-        place = order[k]
         if k + AHEAD < starts[u + 1]:
             fetch(gradients, order[k + AHEAD] * dim, dim)
-        one = gradients[place * dim : (place + 1) * dim]
-        for j in range(dim):
-            out[j] += one[j]
-    for j in range(dim):
-        out[j] *= scale
+        add_row(gradients, order[k], dim, scale, out, at, False)
 
 
-@kernel
+@kernel(inline=True)
 def soft_threshold(x, threshold):
     """sign(x) max(|x| - threshold, 0): an exact zero, and NaN stays NaN."""
     if x > threshold:
@@ -82,15 +84,49 @@ def soft_threshold(x, threshold):
     return x if x != x else x - x
 
 
+@kernel
+def balanced(starts, rows, bounds):
+    """bounds[c] = the first row u with u + starts[u] at least c's share of the total"""
+    count = bounds.size - 1
+    bounds[0], bounds[count] = 0, rows
+    for c in range(1, count):
+        share = (rows + starts[rows]) * c // count
+        low, high = bounds[c - 1], rows
+        while low < high:
+            middle = (low + high) // 2
+            if middle + starts[middle] < share:
+                low = middle + 1
+            else:
+                high = middle
+        bounds[c] = low
+
+
+@kernel(inline=True)
+def shrinks(l1, l1_values):
+    return l1 > 0 or l1_values.size > 0
+
+
+@kernel(inline=True)
+def shrink_row(w, at, dim, lr, l1, l1_values, denominator):
+    """|w| -= lr l1 / denominator, not past 0, over the row at w[at : +dim]"""
+    start = np.uint64(at)
+    if l1_values.size > 0:
+        for k in range(start, start + np.uint64(dim)):
+            w[k] = soft_threshold(w[k], lr * l1_values[k] / denominator[k - start])
+    else:
+        for k in range(start, start + np.uint64(dim)):
+            w[k] = soft_threshold(w[k], lr * l1 / denominator[k - start])
+
+
 def tasks(groups: Groups) -> Array:
     """Bounds between the rows, such that each task has about as many rows and occurrences as another."""
     rows = groups.rows.size
     count = max(1, -(-rows // TASK))
     if not groups.starts.size:
         return np.linspace(0, rows, count + 1).astype(np.int64)
-    work = groups.starts + np.arange(rows + 1)
-    bounds = np.searchsorted(work, np.linspace(0, work[-1], count + 1)[1:-1])
-    return np.unique(np.concatenate([[0], bounds, [rows]])).astype(np.int64)
+    bounds = np.empty(count + 1, np.int64)
+    balanced(groups.starts, rows, bounds)
+    return bounds
 
 
 def work_of(groups: Groups, dim: int) -> int:

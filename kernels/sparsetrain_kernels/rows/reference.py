@@ -57,22 +57,20 @@ def rmsprop(groups, gradients, weights, square_avg, grad_avg, momentum_buffer, c
         g = g + weight_decay * w
         v[:] = alpha * v + (1 - alpha) * g * g
         correction = 1 / (1 - alpha ** _count(counts, row)) if counts.size else 1
-        variance = correction * v
         if a is not None:
             a[:] = alpha * a + (1 - alpha) * g
-            variance = variance - (correction * a) ** 2
-        denominator = np.sqrt(variance) + eps
+        denominator = np.sqrt(correction * v if a is None else v - a**2) + eps
         step = g / denominator
         if b is not None:
             b[:] = step = momentum * b + step
         w[:] = _shrunk(w - lr * step, lr * (_of(l1_values, row, dim) if l1_values.size else l1) / denominator)
 
 
-def adagrad(groups, gradients, weights, sums, *, dim, of_sums, lr, eps, weight_decay, scale=1.0, l1=0.0, l1_values, threads=1):
+def adagrad(groups, gradients, weights, sums, *, dim, rowwise, lr, eps, weight_decay, scale=1.0, l1=0.0, l1_values, threads=1):
     for row, g in _rows(groups, gradients, dim, scale):
-        w, s = _of(weights, row, dim), _of(sums, row, of_sums)
+        w, s = _of(weights, row, dim), _of(sums, row, 1 if rowwise else dim)
         g = g + weight_decay * w
-        s += np.mean(g * g) if of_sums == 1 else g * g
+        s += np.mean(g * g) if rowwise else g * g
         denominator = np.sqrt(s) + eps
         w[:] = _shrunk(w - lr * g / denominator, lr * (_of(l1_values, row, dim) if l1_values.size else l1) / denominator)
 

@@ -4,7 +4,8 @@
     d = sqrt(v [- a a]) + eps        [b = momentum b + g / d]
     w -= lr g / d  or  lr b        then |w| -= lr l1 / d, not past 0
 
-Where ``counts`` is kept, both averages are divided by 1 - alpha^n, with n the steps of the row.
+Where ``counts`` is kept, v is divided by 1 - alpha^n, with n the steps of the row: not centered, since v - a a of one
+gradient is then zero.
 """
 
 import math
@@ -16,32 +17,35 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, soft_threshold, tasks, work_of
+from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel
-def rmsprop_row(g, w, v, a, b, alpha, correction, eps, weight_decay, momentum, lr, denominator):
-    """correction = 1 / (1 - alpha^n), or 1; what l1 needs stays in denominator"""
-    one = w.dtype.type(1)
-    for j in range(g.size):
-        g[j] += weight_decay * w[j]
-        v[j] = alpha * v[j] + (one - alpha) * g[j] * g[j]
+@kernel(inline=True)
+def divisor(k, v, a, correction, eps):
+    return math.sqrt(v[k] - a[k] * a[k] if a.size > 0 else correction * v[k]) + eps
+
+
+@kernel(inline=True)
+def rmsprop_row(g, at, w, v, a, b, alpha, correction, eps, weight_decay, momentum, lr):
+    """The row at w[at : +dim]; correction = 1 / (1 - alpha^n), or 1."""
+    one, start = w.dtype.type(1), np.uint64(at)
+    stop = start + np.uint64(g.size)
+    for k in range(start, stop):
+        grad = g[k - start] + weight_decay * w[k]
+        g[k - start] = grad
+        v[k] = alpha * v[k] + (one - alpha) * grad * grad
     if a.size > 0:
-        for j in range(g.size):
-            a[j] += (one - alpha) * (g[j] - a[j])
-            mean = correction * a[j]
-            denominator[j] = math.sqrt(correction * v[j] - mean * mean) + eps
-    else:
-        for j in range(g.size):
-            denominator[j] = math.sqrt(correction * v[j]) + eps
+        for k in range(start, stop):
+            a[k] += (one - alpha) * (g[k - start] - a[k])
     if b.size > 0:
-        for j in range(g.size):
-            b[j] = momentum * b[j] + g[j] / denominator[j]
-            w[j] -= lr * b[j]
+        for k in range(start, stop):
+            b[k] = momentum * b[k] + g[k - start] / divisor(k, v, a, correction, eps)
+        for k in range(start, stop):
+            w[k] -= lr * b[k]
     else:
-        for j in range(g.size):
-            w[j] -= lr * g[j] / denominator[j]
+        for k in range(start, stop):
+            w[k] -= lr * g[k - start] / divisor(k, v, a, correction, eps)
 
 
 @kernel
@@ -49,31 +53,28 @@ def rmsprop_tasks(first, last, bounds, rows, starts, order, gradients, dim, scal
                   momentum_buffer, counts, lr, alpha, eps, weight_decay, momentum, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g, denominator = np.empty(dim, weights.dtype), np.empty(dim, weights.dtype)
+    g = np.empty(dim, weights.dtype)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < bounds[last]:
+        if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
             fetch(square_avg, ahead * dim, dim)
             fetch(grad_avg, ahead * dim, dim)
             fetch(momentum_buffer, ahead * dim, dim)
             fetch_gradient(i + AHEAD, starts, order, gradients, dim)
-        row_gradient(i, starts, order, gradients, dim, scale, g)
+        row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         correction = 1.0
         if counts.size > 0:
             counts[row] += 1
             correction = 1.0 / (1.0 - alpha ** np.int64(counts[row]))
-        here, there = row * dim, (row + 1) * dim
-        w = weights[here:there]
-        rmsprop_row(g, w, square_avg[here:there], grad_avg[here:there], momentum_buffer[here:there], kind(alpha),
-                    kind(correction), kind(eps), kind(weight_decay), kind(momentum), kind(lr), denominator)
-        if l1_values.size > 0:
+        at = row * dim
+        rmsprop_row(g, at, weights, square_avg, grad_avg, momentum_buffer, kind(alpha), kind(correction), kind(eps),
+                    kind(weight_decay), kind(momentum), kind(lr))
+        if shrinks(l1, l1_values):
             for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr) * l1_values[here + j] / denominator[j])
-        elif l1 > 0:
-            for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr * l1) / denominator[j])
+                g[j] = divisor(at + j, square_avg, grad_avg, kind(correction), kind(eps))
+            shrink_row(weights, at, dim, kind(lr), kind(l1), l1_values, g)
     restore_subnormals(mode)
 
 

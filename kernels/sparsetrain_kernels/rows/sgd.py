@@ -11,21 +11,23 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, soft_threshold, tasks, work_of
+from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel
-def sgd_row(g, w, b, momentum, keep, weight_decay, nesterov, lr):
-    """keep = 1 - dampening"""
-    for j in range(g.size):
-        g[j] += weight_decay * w[j]
+@kernel(inline=True)
+def sgd_row(g, at, w, b, momentum, keep, weight_decay, nesterov, lr):
+    """The row at w[at : +dim]; keep = 1 - dampening."""
+    start = np.uint64(at)
+    stop = start + np.uint64(g.size)
+    for k in range(start, stop):
+        g[k - start] += weight_decay * w[k]
     if b.size > 0:
-        for j in range(g.size):
-            b[j] = momentum * b[j] + keep * g[j]
-            g[j] = g[j] + momentum * b[j] if nesterov else b[j]
-    for j in range(g.size):
-        w[j] -= lr * g[j]
+        for k in range(start, stop):
+            b[k] = momentum * b[k] + keep * g[k - start]
+            g[k - start] = g[k - start] + momentum * b[k] if nesterov else b[k]
+    for k in range(start, stop):
+        w[k] -= lr * g[k - start]
 
 
 @kernel
@@ -35,26 +37,22 @@ def sgd_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, w
     kind = weights.dtype.type
     g = np.empty(dim, weights.dtype)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < bounds[last]:
+        if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
             fetch(momentum_buffer, ahead * dim, dim)
             fetch_gradient(i + AHEAD, starts, order, gradients, dim)
-        row_gradient(i, starts, order, gradients, dim, scale, g)
+        row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         keep = 1.0 - dampening
         if counts.size > 0:
             counts[row] += 1
             keep = 1.0 if counts[row] == 1 else keep
-        here, there = row * dim, (row + 1) * dim
-        w = weights[here:there]
-        sgd_row(g, w, momentum_buffer[here:there], kind(momentum), kind(keep), kind(weight_decay), nesterov, kind(lr))
-        if l1_values.size > 0:
-            for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr) * l1_values[here + j])
-        elif l1 > 0:
-            for j in range(dim):
-                w[j] = soft_threshold(w[j], kind(lr * l1))
+        at = row * dim
+        sgd_row(g, at, weights, momentum_buffer, kind(momentum), kind(keep), kind(weight_decay), nesterov, kind(lr))
+        if shrinks(l1, l1_values):
+            g[:] = 1
+            shrink_row(weights, at, dim, kind(lr), kind(l1), l1_values, g)
     restore_subnormals(mode)
 
 

@@ -13,9 +13,9 @@ from .group import Groups
 def total_tasks(first, last, bounds, starts, order, gradients, dim, out):
     one = gradients.dtype.type(1)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < bounds[last]:
+        if i + AHEAD < starts.size - 1:
             fetch_gradient(i + AHEAD, starts, order, gradients, dim)
-        row_gradient(i, starts, order, gradients, dim, one, out[i * dim : (i + 1) * dim])
+        row_gradient(i, starts, order, gradients, dim, one, out, i * dim)
 
 
 @kernel
