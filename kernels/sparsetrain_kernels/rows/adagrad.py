@@ -13,7 +13,7 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
+from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
@@ -54,7 +54,6 @@ def adagrad_tasks(first, last, bounds, rows, starts, order, gradients, dim, scal
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
             fetch(sums, ahead if rowwise else ahead * dim, 1 if rowwise else dim)
-            fetch_gradient(i + AHEAD, starts, order, gradients, dim)
         row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         at = row * dim

@@ -16,7 +16,7 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
+from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
@@ -50,7 +50,6 @@ def adam_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, 
             fetch(exp_avg_sq, ahead * dim, dim)
             fetch(max_exp_avg_sq, ahead * dim, dim)
             fetch(counts, ahead, 1)
-            fetch_gradient(i + AHEAD, starts, order, gradients, dim)
         row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         n = step

@@ -17,39 +17,39 @@ from ..jit import kernel
 from ..plan import Array
 from .group import Groups
 
-AHEAD = 6  # rows: a row comes from anywhere in memory, and is on its way while this many others are stepped
+AHEAD = 10  # rows: a row comes from anywhere in memory, and is on its way while this many others are stepped
 LINE = 64  # bytes that come at a time
 TASK = 64  # rows of a task, on average
 
 
-@intrinsic
-def fetch(typing: Any, array: Any, at: Any, dim: Any) -> Any:
-    """Ask for the cache lines of array[at : at + dim], to be written to; of an array that is not kept, for none. numba has no
-    word for it, and its range(at, at + dim, step) would divide twice, which takes as long as stepping the row."""
-    i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-    size = array.dtype.bitwidth // 8
+def _prefetch(write: int) -> Any:
+    """A function of an array, a place and a number of elements from there, that asks for their cache lines; of an array
+    that is not kept, for none. numba has no word for it, and its range(at, at + dim, step) would divide twice, which takes
+    as long as stepping the row."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        kept = builder.icmp_signed(">", view.nitems, ir.Constant(i64, 0))
-        row = builder.bitcast(builder.gep(view.data, [args[1]]), i8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        length = builder.mul(args[2], ir.Constant(i64, size))
-        lines = builder.lshr(builder.add(length, ir.Constant(i64, LINE - 1)), ir.Constant(i64, LINE.bit_length() - 1))
-        with cgutils.for_range(builder, builder.select(kept, lines, ir.Constant(i64, 0))) as loop:
-            line = builder.gep(row, [builder.mul(loop.index, ir.Constant(i64, LINE))])
-            builder.call(call, [line, *(ir.Constant(i32, n) for n in (1, 3, 1))])
-        return context.get_dummy_value()
+    def fetch(typing: Any, array: Any, at: Any, dim: Any) -> Any:
+        i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+        size = array.dtype.bitwidth // 8
 
-    return types.void(array, types.int64, types.int64), codegen
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, args[0])
+            kept = builder.icmp_signed(">", view.nitems, ir.Constant(i64, 0))
+            row = builder.bitcast(builder.gep(view.data, [args[1]]), i8.as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
+            call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+            length = builder.mul(args[2], ir.Constant(i64, size))
+            lines = builder.lshr(builder.add(length, ir.Constant(i64, LINE - 1)), ir.Constant(i64, LINE.bit_length() - 1))
+            with cgutils.for_range(builder, builder.select(kept, lines, ir.Constant(i64, 0))) as loop:
+                line = builder.gep(row, [builder.mul(loop.index, ir.Constant(i64, LINE))])
+                builder.call(call, [line, *(ir.Constant(i32, n) for n in (write, 3, 1))])
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int64), codegen
+
+    return intrinsic(fetch)
 
 
-@kernel(inline=True)
-def fetch_gradient(u, starts, order, gradients, dim):
-    """Ask for the first occurrence of row u."""
-    place = order[starts[u]] if starts.size > 0 else u
-    fetch(gradients, place * dim, dim)
+fetch, fetch_to_read = _prefetch(1), _prefetch(0)
 
 
 @kernel(inline=True)
@@ -67,11 +67,10 @@ def row_gradient(u, starts, order, gradients, dim, scale, out, at):
     if starts.size == 0:
         add_row(gradients, u, dim, scale, out, at, True)
         return
-    add_row(gradients, order[starts[u]], dim, scale, out, at, True)
-    for k in range(starts[u] + 1, starts[u + 1]):
-        if k + AHEAD < starts[u + 1]:
-            fetch(gradients, order[k + AHEAD] * dim, dim)
-        add_row(gradients, order[k], dim, scale, out, at, False)
+    for k in range(starts[u], starts[u + 1]):
+        if k + AHEAD < order.size:
+            fetch_to_read(gradients, order[k + AHEAD] * dim, dim)
+        add_row(gradients, order[k], dim, scale, out, at, k == starts[u])
 
 
 @kernel(inline=True)

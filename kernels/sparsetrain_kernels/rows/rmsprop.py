@@ -17,7 +17,7 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
+from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
@@ -61,7 +61,6 @@ def rmsprop_tasks(first, last, bounds, rows, starts, order, gradients, dim, scal
             fetch(square_avg, ahead * dim, dim)
             fetch(grad_avg, ahead * dim, dim)
             fetch(momentum_buffer, ahead * dim, dim)
-            fetch_gradient(i + AHEAD, starts, order, gradients, dim)
         row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         correction = 1.0

@@ -11,7 +11,7 @@ from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
-from .gradient import AHEAD, fetch, fetch_gradient, row_gradient, shrink_row, shrinks, tasks, work_of
+from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
@@ -41,7 +41,6 @@ def sgd_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, w
             ahead = rows[i + AHEAD]
             fetch(weights, ahead * dim, dim)
             fetch(momentum_buffer, ahead * dim, dim)
-            fetch_gradient(i + AHEAD, starts, order, gradients, dim)
         row_gradient(i, starts, order, gradients, dim, scale, g, 0)
         row = rows[i]
         keep = 1.0 - dampening

@@ -5,7 +5,7 @@ from numba import prange
 from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
-from .gradient import AHEAD, fetch_gradient, row_gradient, tasks, work_of
+from .gradient import row_gradient, tasks, work_of
 from .group import Groups
 
 
@@ -13,8 +13,6 @@ from .group import Groups
 def total_tasks(first, last, bounds, starts, order, gradients, dim, out):
     one = gradients.dtype.type(1)
     for i in range(bounds[first], bounds[last]):
-        if i + AHEAD < starts.size - 1:
-            fetch_gradient(i + AHEAD, starts, order, gradients, dim)
         row_gradient(i, starts, order, gradients, dim, one, out, i * dim)
 
 
