@@ -71,7 +71,18 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(KERNELS.rglob("*.py")), ids=lambda path: str(path.relative_to(KERNELS)))
 def test_kernels_know_neither_torch_nor_sparsetrain(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path)} - {"kernels"}
-    allowed = {"collections", "functools", "hashlib", "logging", "math", "os", "pathlib", "platform", "threading", "typing"}
+    allowed = {
+        "collections",
+        "functools",
+        "hashlib",
+        "logging",
+        "math",
+        "os",
+        "pathlib",
+        "platform",
+        "threading",
+        "typing",
+    }
     assert roots <= allowed | {"numpy", "numba", "llvmlite"}
 
 

@@ -50,7 +50,9 @@ small = high_water(4096)  # compiles and loads the kernels
 print(high_water(2_000_000) - small)
 """
 
-proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc")
+proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc"
+)
 
 
 def run(program: str, *arguments: str) -> str:

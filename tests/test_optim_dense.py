@@ -276,6 +276,7 @@ def test_a_frozen_optimizer_takes_over_from_a_dense_one() -> None:
     embedding = nn.Embedding(4, 2, sparse=True)
     first = ours("AdamW", embedding.parameters(), lr=0.1, weight_decay=0.1, unused="dense")
     for ids in ([0, 1], [2]):
+        first.flush()
         first.zero_grad()
         embedding(torch.tensor(ids)).sum().backward()
         first.step()
@@ -372,7 +373,6 @@ def test_the_optimizer_does_not_need_the_layer() -> None:
 
 
 BACKEND = [(k, o, "dense") for k, o in DENSE] + [(k, o, "frozen") for k, o in FROZEN] + [
-    ("RMSprop", {"bias_correction": "row", "centered": True, "eps": 1e-2}, "frozen"),
     ("Adagrad", {"rowwise": True}, "frozen"),
     ("Adam", {"bias_correction": "global"}, "frozen"),
     *((kind, {"lr": 0.1, "l1": 0.05}, "frozen") for kind in KINDS),

@@ -320,3 +320,8 @@ def test_a_loaded_state_that_claims_a_table_of_another_optimizer() -> None:
 def test_backends_have_names() -> None:
     with pytest.raises(ValueError, match="use_backend"), st.ops.use_backend("cuda"):
         pass
+
+
+def test_a_centered_first_step_has_no_variance_to_correct() -> None:
+    with pytest.raises(ValueError, match="one gradient has no variance"):
+        ours("RMSprop", [parameter(2)], centered=True, bias_correction="row")

@@ -98,8 +98,13 @@ class LookupTable(nn.Module):
             bring_up_to_date(self.weight, ids)
         options = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not traced}
         if self.pool is None:
-            y = functional.embedding(ids, self.weight, self.padding_idx, **options)  # type: ignore[arg-type]
+            flat = ids.reshape(-1)  # torch's gradient with padding takes no single id
+            y = functional.embedding(flat, self.weight, self.padding_idx, **options)  # type: ignore[arg-type]
+            y = y.view(*ids.shape, self.dim)
         else:
+            if ids.ndim == 2 and not ids.shape[1]:  # torch's bags of a shape hold one id at least
+                offsets, ids = ids.new_zeros(ids.shape[0]), ids.reshape(-1)
+                per_sample_weights = None
             y = functional.embedding_bag(
                 ids, self.weight, offsets, mode=self.pool, per_sample_weights=per_sample_weights,
                 padding_idx=self.padding_idx, **options,  # type: ignore[arg-type]
@@ -159,5 +164,5 @@ class LookupTable(nn.Module):
             "pool": self.pool,
         }
         return ", ".join(
-            [f"{self.rows}, {self.dim}", *(f"{k}={v}" for k, v in options.items() if v not in (None, False))]
+            [f"{self.rows}, {self.dim}", *(f"{k}={v}" for k, v in options.items() if v is not None and v is not False)]
         )

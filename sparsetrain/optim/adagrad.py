@@ -77,6 +77,13 @@ class Adagrad(RowOptimizer, torch.optim.Adagrad):
     def _counts_rows(self, group: Group) -> bool:
         return bool(group["rowwise"])
 
+    def share_memory(self) -> None:
+        """Move the sums to memory that processes share."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._start_sums(group, p)
+        super().share_memory()
+
     def _init_group(self, group: Group, *lists: Any) -> Any:
         for p in group["params"]:
             if p.grad is not None and p not in self._in_rows:

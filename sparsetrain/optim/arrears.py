@@ -63,7 +63,8 @@ class Arrears:
         self._steps[self._count] = torch.tensor(idle.numbers, dtype=torch.float64)
         self._count += 1
         self._last[g.used] = self._count
-        self._idle = idle
+        moved = self._idle is not None and self._idle.moves_weights
+        self._idle = idle._replace(moves_weights=idle.moves_weights or moved)
         if self._count == LIMIT:
             self.bring_up_to_date(table)
 

@@ -1,5 +1,6 @@
 """What optimizers refuse, before they change anything."""
 
+import gc
 from typing import Any
 
 import torch
@@ -48,6 +49,20 @@ def l1(optimizer: Optimizer, options: dict[str, Any]) -> None:
                 )
 
 
+def owners(optimizer: Optimizer, parameters: list[Tensor], unused: str) -> None:
+    """No other optimizer owes steps to the rows of these parameters, where this one is to."""
+    for p in parameters if unused == "dense" else ():
+        debtor = table_rows.debtor_of(p)
+        if isinstance(debtor, Arrears) and debtor.owner() not in (None, optimizer):
+            gc.collect()  # one that is no longer used may live on in a cycle, with a scheduler for instance
+            if debtor.owner() is not None:
+                raise ValueError(
+                    f'{type(optimizer).__name__}: expected parameters that no other optimizer with unused="dense" has, '
+                    f"got one of shape {tuple(p.shape)} that belongs to a {type(debtor.owner()).__name__}. Give each "
+                    "table to one optimizer, or delete the other one first."
+                )
+
+
 def name_of(optimizer: Optimizer, options: dict[str, Any], place: int) -> str:
     """A parameter's name where the optimizer was given names, else its place."""
     if "param_names" in options:
@@ -71,6 +86,8 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
     if grad.shape != p.shape:
         raise refuse(ValueError, f"to have its shape {tuple(p.shape)}", tuple(grad.shape))
     values = grad._values() if grad.is_sparse else grad
+    if grad.is_sparse and not grad.sparse_dim():
+        raise refuse(ValueError, "to be dense, or sparse over one dimension at least", "a sparse one over none")
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
         raise refuse(ValueError, "to be finite (check_finite=True)", bad)
@@ -99,13 +116,18 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
                 f"{low if low < 0 else high}. Nothing was changed."
             )
     counts, debtor = optimizer.state.get(p, {}).get("row_steps"), table_rows.debtor_of(p)
-    known = counts.numel() if counts is not None else debtor.rows if isinstance(debtor, Arrears) else 0
+    known = counts.numel() if counts is not None else debtor.rows if isinstance(debtor, Arrears) else 0  # 0: unknown
     if known not in (0, g.rows):
         raise ValueError(
             f"{where}: expected the sparse gradient of {name} to be over {known} rows as before, got {g.rows}: another "
             "number of sparse dimensions. Nothing was changed."
         )
-    if isinstance(debtor, Arrears) and not debtor.were_read(g):
+    if options.get("rowwise") and g.rows != p.shape[0]:
+        raise ValueError(
+            f"{where}: expected the sparse gradient of {name} to name whole rows (rowwise=True), got one over "
+            f"{g.rows} single numbers. Nothing was changed."
+        )
+    if options["unused"] == "dense" and isinstance(debtor, Arrears) and not debtor.were_read(g):
         raise RuntimeError(
             f'{where}: rows of {name} were read that unused="dense" had not brought up to date. Read tables through '
             "sparsetrain.nn.LookupTable, or call flush() before each forward pass. Nothing was changed."

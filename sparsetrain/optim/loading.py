@@ -35,7 +35,7 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
         missing, foreign = OPTIONS[kind] - group.keys(), group.keys() & (ALL - OPTIONS[kind])
         if missing or foreign:
             raise ValueError(
-                f"{where}: expected the state of {kind} with options {sorted(OPTIONS[kind])}, got one with "
+                f"{where}: expected the state of {where} with options {sorted(OPTIONS[kind])}, got one with "
                 f"{sorted(group.keys() & ALL)}: the state of another optimizer."
             )
         if kind == "Adam" and group.get("decoupled_weight_decay", False) != (where == "AdamW"):
@@ -77,10 +77,13 @@ def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Te
             )
 
 
-def restore_counts(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Steps of rows are integers, which torch loads in the dtype of the parameter."""
+def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Steps of rows are integers, which torch loads in the dtype of the parameter; and rows are stepped in states that
+    are contiguous, as their parameter is."""
     for saved, group in zip(state_dict["param_groups"], optimizer.param_groups, strict=True):
         for index, p in zip(saved["params"], group["params"], strict=True):
-            counts = state_dict["state"].get(index, {}).get("row_steps")
-            if counts is not None:
-                optimizer.state[p]["row_steps"] = counts.to(p.device, torch.int32, copy=True)
+            for name, value in state_dict["state"].get(index, {}).items():
+                if name == "row_steps":
+                    optimizer.state[p][name] = value.to(p.device, torch.int32, copy=True)
+                elif isinstance(value, Tensor) and p.is_contiguous():
+                    optimizer.state[p][name] = optimizer.state[p][name].contiguous()

@@ -30,8 +30,9 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
             been. ``"dense"``: what the dense optimizer does where a gradient is zero (v decays, so that a rare row's
             next step is up to lr / sqrt(1 - alpha) however small its gradient), in time for a LookupTable to read it,
             and for ``flush()``, state_dict and deepcopy.
-        bias_correction: None, as torch; or ``"row"``: v and a are divided by :math:`1 - \alpha^n`, n the steps of the
-            row, so that a row's first step is lr and not lr / sqrt(1 - alpha). Needs ``unused="frozen"``.
+        bias_correction: None, as torch; or ``"row"``: v is divided by :math:`1 - \alpha^n`, n the steps of the
+            row, so that a row's first step is lr and not lr / sqrt(1 - alpha). Not centered, and with
+            ``unused="frozen"``.
         l1: of a proximal step after each step, a number or a tensor of the parameter's shape; it reaches exact zeros:
             :math:`w \leftarrow \text{sign}(w) \max(|w| - \gamma \ell_1 / d, 0)`. Not with ``unused="dense"``.
         check_finite: refuse the step, naming the parameter, where a gradient holds NaN or infinity.
@@ -93,6 +94,11 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
                 'RMSprop: bias_correction="row" counts the steps that used a row, which unused="dense" does not know. '
                 'Use unused="frozen".'
             )
+        if group["centered"] and group["bias_correction"] == "row":
+            raise ValueError(
+                'RMSprop: centered=True with bias_correction="row" would divide by zero in the first step of a row, as '
+                "one gradient has no variance. Use one of the two."
+            )
         self._refuse_coupled_decay(group)
 
     def _counts_rows(self, group: Group) -> bool:
@@ -113,8 +119,10 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
             g, p, state["square_avg"], means, buffer, counts, alpha=alpha, eps=group["eps"],
             weight_decay=group["weight_decay"], momentum=mu, **numbers,
         )  # fmt: skip
-        owed = partial(owed_linear, buffer=buffer, squares=state["square_avg"], means=means, dim=g.dim)
-        return Idle((1.0, -numbers["lr"] * mu, 0.0, mu, alpha), owed, moves_weights=mu != 0)
+        owed = partial(
+            owed_linear, buffer=state.get("momentum_buffer"), squares=state["square_avg"], means=means, dim=g.dim
+        )
+        return Idle((1.0, -numbers["lr"] * mu, 0.0, mu or 1.0, alpha), owed, moves_weights=mu != 0)
 
     def _threshold(self, group: Group, p: Tensor) -> Any:
         state = self.state[p]

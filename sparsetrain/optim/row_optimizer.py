@@ -1,6 +1,5 @@
 """What the optimizers share: torch's own step dense gradients, and rows that a sparse gradient names step alone."""
 
-import gc
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
@@ -58,6 +57,7 @@ class RowOptimizer(Optimizer):
         super().add_param_group(param_group)
         try:
             checks.l1(self, param_group)
+            checks.owners(self, param_group["params"], param_group["unused"])
             self._claim(param_group)
         except BaseException:
             self.param_groups.pop()
@@ -78,8 +78,9 @@ class RowOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         tables = self._tables()
-        scaler = vars(self)  # a GradScaler leaves its work to optimizers with fused=True
-        if scaler.get("found_inf") is None or not scaler["found_inf"].item():
+        found = vars(self).get("found_inf")  # a GradScaler leaves its work to optimizers with fused=True
+        skip = found is not None and bool(found.item())
+        if not skip:
             for group, p, g in tables:
                 self._step_table(group, p, g)
         self._in_rows = frozenset(p for _, p, _ in tables)
@@ -87,7 +88,8 @@ class RowOptimizer(Optimizer):
             inspect.unwrap(self._torch.step)(self)  # hooks run once, around this step
         finally:
             del self._in_rows
-        self._shrink()
+        if not skip:
+            self._shrink()
         return loss
 
     def _init_group(self, group: Group, *lists: Any) -> Any:
@@ -115,9 +117,11 @@ class RowOptimizer(Optimizer):
             ValueError: it is the state of another optimizer, or of parameters of other shapes.
         """
         state_dict = loading.completed(self, state_dict)
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            checks.owners(self, group["params"], saved["unused"])
         self.flush()
         super().load_state_dict(state_dict)
-        loading.restore_counts(self, state_dict)
+        loading.restore(self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
@@ -172,7 +176,7 @@ class RowOptimizer(Optimizer):
         """Into how many rows a dense gradient falls, of what is a table all the same: else 0."""
         if "row_steps" in self.state.get(p, {}):
             return int(self.state[p]["row_steps"].numel())
-        debtor = table_rows.debtor_of(p)
+        debtor = table_rows.debtor_of(p) if group["unused"] == "dense" else None
         if isinstance(debtor, Arrears) and debtor.rows:
             return debtor.rows
         return p.shape[0] if p.ndim and p.numel() and self._counts_rows(group) else 0
@@ -204,23 +208,12 @@ class RowOptimizer(Optimizer):
         for p in group["params"]:
             debtor = table_rows.debtor_of(p)
             owner = debtor.owner() if isinstance(debtor, Arrears) else None
-            if group["unused"] != "dense":
-                if owner is self:
-                    table_rows.owe(p, None)
-                continue
-            if owner is not None and owner is not self:
-                del owner
-                gc.collect()  # one that is no longer used may live on in a cycle, with a scheduler for instance
-                owner = debtor.owner()  # type: ignore[union-attr]
-                if owner is not None:
-                    raise ValueError(
-                        f'{type(self).__name__}: expected parameters that no other optimizer with unused="dense" has, '
-                        f"got one of shape {tuple(p.shape)} that belongs to a {type(owner).__name__}. Give each table "
-                        "to one optimizer, or delete the other one first."
-                    )
             if debtor is not None and owner is None:
-                debtor.bring_up_to_date(p)
-            table_rows.owe(p, Arrears(self))
+                debtor.bring_up_to_date(p)  # the debt of an optimizer that is gone
+            if group["unused"] == "dense":
+                table_rows.owe(p, Arrears(self))
+            elif owner is self or owner is None:
+                table_rows.owe(p, None)
 
 
 def row_steps(state: Group, p: Tensor, g: RowGradient) -> Tensor:

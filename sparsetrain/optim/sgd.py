@@ -91,7 +91,7 @@ class SGD(RowOptimizer, torch.optim.SGD):
             step = (1 - lr * decay * (1 + mu), -lr * mu * mu, decay, mu, 1.0)
         else:
             step = (1 - lr * keep * decay, -lr * mu, keep * decay, mu, 1.0)
-        owed = partial(owed_linear, buffer=buffer, squares=None, means=None, dim=g.dim)
+        owed = partial(owed_linear, buffer=state.get("momentum_buffer"), squares=None, means=None, dim=g.dim)
         return Idle(step, owed, moves_weights=True)
 
     def _threshold(self, group: Group, p: Tensor) -> Any:
