@@ -44,6 +44,8 @@ def test_group(given_ids: tuple[Array, int]) -> None:
     ids, size = given_ids
     before = ids.copy()
     assert identical(kernels.group(ids, size), reference.group(ids, size))
+    places = ids[::-1] // 2
+    assert identical(kernels.group(ids, size, places=places), reference.group(ids, size, places=places))
     np.testing.assert_array_equal(ids, before)
 
 

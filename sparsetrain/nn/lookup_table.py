@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from .. import checks
 from ..ops.autograd import transforming
+from ..ops.pooled_lookup import pooled_lookup
 from ..rows import bring_up_to_date
 
 Pool = Literal["sum", "mean"]
@@ -102,13 +103,20 @@ class LookupTable(nn.Module):
             y = functional.embedding(flat, self.weight, self.padding_idx, **options)  # type: ignore[arg-type]
             y = y.view(*ids.shape, self.dim)
         else:
-            if ids.ndim == 2 and not ids.shape[1]:  # torch's bags of a shape hold one id at least
-                offsets, ids = ids.new_zeros(ids.shape[0]), ids.reshape(-1)
-                per_sample_weights = None
-            y = functional.embedding_bag(
-                ids, self.weight, offsets, mode=self.pool, per_sample_weights=per_sample_weights,
-                padding_idx=self.padding_idx, **options,  # type: ignore[arg-type]
-            )  # fmt: skip
+            if offsets is None:
+                bags, length = ids.shape
+                offsets = torch.arange(0, ids.numel(), length) if length else ids.new_zeros(bags)
+            ids, offsets = ids.reshape(-1), offsets.to(ids)
+            if traced or per_sample_weights is not None:
+                weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+                y = functional.embedding_bag(
+                    ids, self.weight, offsets, mode=self.pool, per_sample_weights=weights,
+                    padding_idx=self.padding_idx, **options,  # type: ignore[arg-type]
+                )  # fmt: skip
+            else:
+                y = pooled_lookup(
+                    ids, self.weight, offsets, self.pool, self.padding_idx, self.max_norm, self.norm_type
+                )  # fmt: skip
         return y.movedim(-1, 0) if self.columns else y
 
     def _check(self, ids: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None) -> None:

@@ -13,10 +13,14 @@ from torch import Tensor
 
 
 class RowGradient:
-    """``ids`` (k,) in any order, with duplicates unless ``distinct``; ``values`` (k, dim); ``rows`` of the table."""
+    """``ids`` (k,) in any order, with duplicates unless ``distinct``; ``rows`` of the table; ``values`` (k, dim), or
+    any number of them where ``places`` (k,) says which is whose."""
 
-    def __init__(self, ids: Tensor, values: Tensor, rows: int, dim: int, distinct: bool) -> None:
+    def __init__(
+        self, ids: Tensor, values: Tensor, rows: int, dim: int, distinct: bool, places: Tensor | None = None
+    ) -> None:
         self.ids, self.values, self.rows, self.dim, self.distinct = ids, values, rows, dim, distinct
+        self.places = places
 
     @classmethod
     def of_sparse(cls, gradient: Tensor) -> "RowGradient":
@@ -38,7 +42,8 @@ class RowGradient:
     @cached_property
     def groups(self) -> kernels.Groups:
         """The distinct rows and their places in ``values``, as arrays: on a CPU."""
-        return kernels.group(self.ids.numpy(), self.rows, torch.get_num_threads())
+        places = None if self.places is None else self.places.numpy()
+        return kernels.group(self.ids.numpy(), self.rows, torch.get_num_threads(), places)
 
     @cached_property
     def used(self) -> Tensor:

@@ -11,8 +11,9 @@ from .row_gradient import RowGradient
 def total(g: RowGradient) -> tuple[Tensor, Tensor]:
     if g.distinct:
         return g.ids, g.values.clone()
+    values = g.values if g.places is None else g.values[g.places]
     used, places = torch.unique(g.ids, return_inverse=True)
-    return used, g.values.new_zeros(used.numel(), g.dim).index_add_(0, places, g.values)
+    return used, g.values.new_zeros(used.numel(), g.dim).index_add_(0, places, values)
 
 
 def sgd(

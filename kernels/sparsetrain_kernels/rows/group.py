@@ -86,9 +86,9 @@ def place_firsts(first, last, ids, begins, rows, starts):
 
 
 @kernel
-def group_serial(ids, new_ids, digits, bits):
+def group_serial(ids, new_ids, order, digits, bits):
     chunks = (ids.size + CHUNK - 1) // CHUNK
-    order, new_order = np.arange(ids.size, dtype=np.int32), np.empty(ids.size, np.int32)
+    new_order = np.empty_like(order)
     counts = np.empty((chunks, 1 << bits), np.int32)
     for digit in range(digits):
         count_digits(0, chunks, ids, digit * bits, counts)
@@ -106,9 +106,9 @@ def group_serial(ids, new_ids, digits, bits):
 
 
 @kernel(parallel=True)
-def group_parallel(ids, new_ids, digits, bits):
+def group_parallel(ids, new_ids, order, digits, bits):
     chunks = (ids.size + CHUNK - 1) // CHUNK
-    order, new_order = np.arange(ids.size, dtype=np.int32), np.empty(ids.size, np.int32)
+    new_order = np.empty_like(order)
     counts = np.empty((chunks, 1 << bits), np.int32)
     for digit in range(digits):
         for chunk in prange(chunks):
@@ -138,13 +138,14 @@ def rising(ids):
     return True
 
 
-def group(ids: Array, size: int, threads: int = 1) -> Groups:
+def group(ids: Array, size: int, threads: int = 1, places: Array | None = None) -> Groups:
     """The distinct ids, and the places that hold each of them, in rising order: a stable sort.
 
     Args:
         ids: int64, shape (k,), from 0 to size - 1, fewer than 2**31 of them.
         size: of the table.
         threads: at most so many; the result does not depend on it.
+        places: of the ids, shape (k,), where these are not 0 to k - 1.
 
     Example:
         >>> import numpy as np
@@ -152,11 +153,15 @@ def group(ids: Array, size: int, threads: int = 1) -> Groups:
         Groups(rows=array([1, 3]), starts=array([0, 1, 3], dtype=int32), order=array([1, 0, 2], dtype=int32))
     """
     if rising(ids):
+        if places is not None:
+            return Groups(ids, np.arange(ids.size + 1, dtype=np.int32), places.astype(np.int32))
         nothing = np.empty(0, np.int32)
         return Groups(ids, nothing, nothing)
+    order = np.arange(ids.size, dtype=np.int32) if places is None else places.astype(np.int32)
     width = max(1, (size - 1).bit_length())
     digits = -(-width // BITS)
     keys = ids.astype(np.int32 if width < 32 else np.int64)  # a copy, which the sort may write into
     work = ids.size * (digits + 1)
-    form = launch(group_serial, group_parallel, keys.dtype.char, work, threads, keys, np.empty_like(keys), digits, -(-width // digits))
-    return Groups(*form)
+    arrays = launch(group_serial, group_parallel, keys.dtype.char, work, threads, keys, np.empty_like(keys), order, digits,
+                    -(-width // digits))
+    return Groups(*arrays)

@@ -5,11 +5,13 @@ import numpy as np
 from .group import Groups
 
 
-def group(ids, size, threads=1):
+def group(ids, size, threads=1, places=None):
     rows = sorted(set(ids.tolist()))
-    places = [[k for k in range(ids.size) if ids[k] == row] for row in rows]
-    starts = np.cumsum([0, *map(len, places)])
-    return Groups(np.array(rows, np.int64), starts.astype(np.int32), np.array([k for some in places for k in some], np.int32))
+    found = [[k for k in range(ids.size) if ids[k] == row] for row in rows]
+    starts = np.cumsum([0, *map(len, found)])
+    order = np.array([k for some in found for k in some], np.int64)
+    order = order if places is None else places[order]
+    return Groups(np.array(rows, np.int64), starts.astype(np.int32), order.astype(np.int32))
 
 
 def _rows(groups, gradients, dim, scale):
