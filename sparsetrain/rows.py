@@ -3,6 +3,7 @@ each other."""
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -32,7 +33,12 @@ def owe(table: Tensor, debtor: Debtor | None) -> None:
 
 
 def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
-    """Called before rows of a table (all of them, without) are read, saved or copied."""
+    """Called before rows of a table (all of them, without) are read, saved or copied.
+
+    Not in a compiled graph, where gradients are dense and nothing is owed: a step after a mixture of both is refused.
+    """
+    if torch.compiler.is_compiling():
+        return
     debtor = debtor_of(table)
     if debtor is not None:
         debtor.bring_up_to_date(table, rows)

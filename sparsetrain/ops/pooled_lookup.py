@@ -1,7 +1,7 @@
 """Sums of rows of a table, and their gradient: the rows that were read, each once.
 
-torch's gradient of embedding_bag has a row for each id, copied from its bag; a table of many ids writes and reads as many
-rows as it looks up. Here the rows of a bag's gradient are summed straight into those of the table.
+torch's gradient of embedding_bag has a row for each id, copied from that of its bag. Here the rows of the bags' gradient
+are summed straight into those of the table.
 """
 
 from typing import Any
