@@ -1,7 +1,7 @@
 """Sums of rows of a table, and their gradient: the rows that were read, each once.
 
-torch's gradient of embedding_bag has a row for each id, copied from that of its bag. Here the rows of the bags' gradient
-are summed straight into those of the table.
+torch's gradient of embedding_bag has a row for each id, copied from that of its bag. Here the rows of the bags'
+gradient are summed straight into those of the table.
 """
 
 from typing import Any
