@@ -158,6 +158,16 @@ def test_adam(case: Tables, amsgrad: bool, counted: bool, decoupled: bool) -> No
 
 
 @some
+@given(cases, st.sampled_from([np.int32, np.int64]))
+def test_gather(case: Tables, index: type) -> None:
+    table = case.table()
+    out, twin = (np.full(case.used.size * case.dim, np.nan, case.dtype) for _ in range(2))
+    kernels.gather(case.used.astype(index), table, out, case.dim)
+    reference.gather(case.used, table, twin, case.dim)
+    np.testing.assert_array_equal(out, twin)
+
+
+@some
 @given(cases)
 def test_total(case: Tables) -> None:
     out, twin = (np.full(case.used.size * case.dim, np.nan, case.dtype) for _ in range(2))
@@ -242,7 +252,15 @@ def _idle(case: Tables, threads: int) -> list[Array]:
     return tables
 
 
-@pytest.mark.parametrize("run", [_sgd, _rmsprop, _adagrad, _adam, _total, _idle])
+def _gather(case: Tables, threads: int) -> list[Array]:
+    ids = case.rng.integers(0, case.rows, 9000)
+    table, out = case.table(), np.empty(ids.size * case.dim, case.dtype)
+    kernels.gather(ids, table, out, case.dim, threads)
+    np.testing.assert_array_equal(out.reshape(-1, case.dim), table.reshape(-1, case.dim)[ids])
+    return [out]
+
+
+@pytest.mark.parametrize("run", [_sgd, _rmsprop, _adagrad, _adam, _total, _idle, _gather])
 def test_results_do_not_depend_on_threads(run: Callable[[Tables, int], list[Array]]) -> None:
     for one, two in zip(of_threads(run, 1), of_threads(run, 2), strict=True):
         np.testing.assert_array_equal(one, two)

@@ -8,10 +8,11 @@ from torch.nn import functional
 
 from .. import checks
 from ..ops.autograd import transforming
-from ..ops.pooled_lookup import pooled_lookup
+from ..ops.lookup import lookup, pooled_lookup
 from ..rows import bring_up_to_date
 
 Pool = Literal["sum", "mean"]
+FLOATS = (torch.float32, torch.float64)
 
 
 class LookupTable(nn.Module):
@@ -97,27 +98,32 @@ class LookupTable(nn.Module):
         if not traced:
             self._check(ids, offsets, per_sample_weights)
             bring_up_to_date(self.weight, ids)
-        options = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not traced}
-        if self.pool is None:
-            flat = ids.reshape(-1)  # torch's gradient with padding takes no single id
-            y = functional.embedding(flat, self.weight, self.padding_idx, **options)  # type: ignore[arg-type]
-            y = y.view(*ids.shape, self.dim)
+        if offsets is None and self.pool is not None:
+            bags, length = ids.shape
+            offsets = torch.arange(0, ids.numel(), length) if length else ids.new_zeros(bags)
+        flat = ids.reshape(-1)
+        if traced or per_sample_weights is not None or self.weight.dtype not in FLOATS:
+            y = self._by_torch(flat, offsets, per_sample_weights, sparse=not traced)
         else:
-            if offsets is None:
-                bags, length = ids.shape
-                offsets = torch.arange(0, ids.numel(), length) if length else ids.new_zeros(bags)
-            ids, offsets = ids.reshape(-1), offsets.to(ids)
-            if traced or per_sample_weights is not None:
-                weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-                y = functional.embedding_bag(
-                    ids, self.weight, offsets, mode=self.pool, per_sample_weights=weights,
-                    padding_idx=self.padding_idx, **options,  # type: ignore[arg-type]
-                )  # fmt: skip
+            if self.max_norm is not None:
+                torch.embedding_renorm_(self.weight.detach(), flat, self.max_norm, self.norm_type)
+            if offsets is None or self.pool is None:
+                y = lookup(flat, self.weight, self.padding_idx)
             else:
-                y = pooled_lookup(
-                    ids, self.weight, offsets, self.pool, self.padding_idx, self.max_norm, self.norm_type
-                )  # fmt: skip
+                y = pooled_lookup(flat, self.weight, offsets.to(flat), self.pool, self.padding_idx)
+        y = y if self.pool else y.view(*ids.shape, self.dim)
         return y.movedim(-1, 0) if self.columns else y
+
+    def _by_torch(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, sparse: bool) -> Tensor:
+        """By torch's own embeddings: traced, weighted, or of a dtype that rows are not stepped in."""
+        norm: dict[str, Any] = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": sparse}
+        if offsets is None or self.pool is None:
+            return functional.embedding(ids, self.weight, self.padding_idx, **norm)
+        weights = None if weights is None else weights.reshape(-1)
+        return functional.embedding_bag(
+            ids, self.weight, offsets.to(ids), mode=self.pool, per_sample_weights=weights,
+            padding_idx=self.padding_idx, **norm,
+        )  # fmt: skip
 
     def _check(self, ids: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None) -> None:
         where = "LookupTable"

@@ -12,6 +12,12 @@ from .row_gradient import RowGradient
 Array = npt.NDArray[Any]
 
 
+def gather(ids: Tensor, table: Tensor) -> Tensor:
+    out = table.new_empty(ids.numel(), table.shape[1])
+    kernels.gather(ids.contiguous().numpy(), _flat(table), _flat(out), table.shape[1], torch.get_num_threads())
+    return out
+
+
 def total(g: RowGradient) -> tuple[Tensor, Tensor]:
     out = g.values.new_empty(g.groups.rows.size, g.dim)
     kernels.total(g.groups, _flat(g.values.contiguous()), _flat(out), g.dim, torch.get_num_threads())

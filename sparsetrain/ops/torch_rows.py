@@ -8,6 +8,10 @@ from torch import Tensor
 from .row_gradient import RowGradient
 
 
+def gather(ids: Tensor, table: Tensor) -> Tensor:
+    return table.index_select(0, ids)
+
+
 def total(g: RowGradient) -> tuple[Tensor, Tensor]:
     if g.distinct:
         return g.ids, g.values.clone()

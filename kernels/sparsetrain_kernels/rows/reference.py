@@ -35,6 +35,10 @@ def _of(table, row, dim):
     return table.reshape(-1, dim)[row] if table.size else None
 
 
+def gather(ids, table, out, dim, threads=1):
+    out.reshape(-1, dim)[:] = table.reshape(-1, dim)[ids]
+
+
 def total(groups, gradients, out, dim, threads=1):
     for u, (_, g) in enumerate(_rows(groups, gradients, dim, 1)):
         out.reshape(-1, dim)[u] = g

@@ -1,7 +1,7 @@
-"""Sums of rows of a table, and their gradient: the rows that were read, each once.
+"""Rows of a table, or sums of them, and their gradients, which name the rows that were read.
 
-torch's gradient of embedding_bag has a row for each id, copied from that of its bag. Here the rows of the bags'
-gradient are summed straight into those of the table.
+What torch's embedding and embedding_bag are with ``sparse=True``. Rows are read ahead of their use, and the gradient
+of a sum is summed straight from the bags, each row once, where torch's has a copy of the bag's for each id.
 """
 
 from typing import Any
@@ -15,15 +15,33 @@ from .row_gradient import RowGradient
 from .row_steps import backend_of
 
 
-def pooled_lookup(
-    ids: Tensor, weight: Tensor, offsets: Tensor, pool: str, padding_idx: int | None, max_norm: float | None,
-    norm_type: float,
-) -> Tensor:  # fmt: skip
-    """embedding_bag(ids, weight, offsets, mode=pool), with a gradient that names each row once."""
-    if max_norm is not None:
-        with torch.no_grad():
-            torch.embedding_renorm_(weight.detach(), ids, max_norm, norm_type)
+def lookup(ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
+    """weight[ids], (k, dim) for ids (k,) in range; the row of padding gets no gradient."""
+    return Lookup.apply(ids, weight, padding_idx)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def pooled_lookup(ids: Tensor, weight: Tensor, offsets: Tensor, pool: str, padding_idx: int | None) -> Tensor:
+    """The sum or mean of weight[ids] of each bag, (bags, dim); the row of padding counts in none."""
     return PooledLookup.apply(ids, weight, offsets, pool, padding_idx)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class Lookup(Function):
+    """y[k] = weight[ids[k]]"""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.padding_idx = weight.shape, padding_idx
+        rows: Tensor = backend_of(weight).gather(ids, weight)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        if ctx.padding_idx is not None:
+            kept = ids != ctx.padding_idx
+            ids, dy = ids[kept], dy[kept]
+        return None, torch.sparse_coo_tensor(ids[None], dy, ctx.shape, check_invariants=False), None
 
 
 class PooledLookup(Function):
@@ -38,9 +56,8 @@ class PooledLookup(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         ids, offsets = (saved.long() for saved in ctx.saved_tensors)
-        bags = torch.repeat_interleave(
-            torch.diff(offsets, append=offsets.new_tensor([ids.numel()])), output_size=ids.numel()
-        )
+        lengths = torch.diff(offsets, append=offsets.new_tensor([ids.numel()]))
+        bags = torch.repeat_interleave(lengths, output_size=ids.numel())
         if ctx.padding_idx is not None:
             kept = ids != ctx.padding_idx
             ids, bags = ids[kept], bags[kept]
