@@ -144,9 +144,7 @@ def test_rows_out_of_range(kind: str, unused: str, ids: list[int], got: int) -> 
     optimizer.flush()
     p.grad = invalid(ids, p)
     before = [(q.detach().clone(), copy.deepcopy(optimizer.state[q])) for q in optimizer.param_groups[0]["params"]]
-    with pytest.raises(
-        IndexError, match=f"sparse gradient of p0 to name rows from 0 to 3, got {got}. Nothing was changed"
-    ):
+    with pytest.raises(IndexError, match=f"gradient of p0 to name rows from 0 to 3, got {got}. Nothing was changed"):
         optimizer.step()
     after = [(q.detach().clone(), optimizer.state[q]) for q in optimizer.param_groups[0]["params"]]
     assert identical(after, before)
@@ -236,7 +234,7 @@ def test_a_dense_gradient_in_half_precision_where_rows_count(kind: str, options:
 def test_another_number_of_sparse_dimensions(kind: str, options: dict[str, Any]) -> None:
     (p, *_), optimizer = trained(kind, **options)
     p.grad = torch.ones(4, 3, dtype=torch.float64).to_sparse()
-    refused(optimizer, optimizer.step, ValueError, "sparse gradient of p0 to be over 4 rows as before, got 12")
+    refused(optimizer, optimizer.step, ValueError, "sparse in another way than before. Nothing was changed")
 
 
 def test_parameters_without_names_are_numbered() -> None:

@@ -1,5 +1,6 @@
 """A table of which each step reads and trains a few rows."""
 
+from operator import index
 from typing import Any, Literal, Self
 
 import torch
@@ -21,7 +22,8 @@ class LookupTable(nn.Module):
     What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may owe steps
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
     sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. In
-    torch.compile and torch.func the gradient is dense.
+    torch.compile and torch.func the gradient is dense, and a compiled graph can't bring rows up to date: call
+    ``optimizer.flush()`` before it runs.
 
     Args:
         rows: how many rows, the ids 0 to rows - 1.
@@ -73,12 +75,14 @@ class LookupTable(nn.Module):
         super().__init__()
         where = "LookupTable"
         self.rows, self.dim = checks.count(where, "rows", rows), checks.count(where, "dim", dim)
+        padding_idx = None if padding_idx is None else index(padding_idx)
         if padding_idx is not None and not -rows <= padding_idx < rows:
             raise ValueError(f"{where}: expected padding_idx from {-rows} to {rows - 1}, got {padding_idx}.")
         if pool not in (None, "sum", "mean"):
             raise ValueError(f"{where}: expected pool to be None, 'sum' or 'mean', got {pool!r}.")
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"{where}: expected max_norm > 0, got {max_norm}.")
+        for name, number in (("max_norm", max_norm), ("norm_type", norm_type)):
+            if number is not None and not number > 0:
+                raise ValueError(f"{where}: expected {name} > 0, got {number}.")
         self.columns, self.pool, self.max_norm, self.norm_type = columns, pool, max_norm, norm_type
         self.padding_idx = None if padding_idx is None else padding_idx % rows
         self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=dtype))
@@ -97,7 +101,7 @@ class LookupTable(nn.Module):
         traced = torch.compiler.is_compiling() or transforming()
         if not traced:
             self._check(ids, offsets, per_sample_weights)
-            bring_up_to_date(self.weight, ids)
+        bring_up_to_date(self.weight, None if traced or per_sample_weights is not None else ids)
         if offsets is None and self.pool is not None:
             bags, length = ids.shape
             offsets = torch.arange(0, ids.numel(), length) if length else ids.new_zeros(bags)
@@ -146,6 +150,23 @@ class LookupTable(nn.Module):
             raise ValueError(
                 f"{where}: expected ids of shape (bags, length), or (k,) with offsets (bags,), got ids of shape "
                 f"{tuple(ids.shape)} with{'out' if offsets is None else ''} offsets."
+            )
+        elif offsets is not None:
+            self._check_offsets(ids, offsets)
+
+    def _check_offsets(self, ids: Tensor, offsets: Tensor) -> None:
+        """Where each bag begins: torch reads out of bounds where they are wrong."""
+        where = "LookupTable"
+        if not isinstance(offsets, Tensor) or offsets.dtype not in (torch.int32, torch.int64) or offsets.ndim != 1:
+            got = f"{offsets.dtype} of shape {tuple(offsets.shape)}" if isinstance(offsets, Tensor) else repr(offsets)
+            raise TypeError(f"{where}: expected offsets to be a tensor (bags,) of int64 or int32, got {got}.")
+        if not offsets.numel():
+            if ids.numel():
+                raise ValueError(f"{where}: expected offsets of one bag at least for {ids.numel()} ids, got none.")
+        elif int(offsets[0]) != 0 or int(offsets[-1]) > ids.numel() or bool((offsets.diff() < 0).any()):
+            raise ValueError(
+                f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids, at most, got "
+                f"{offsets.tolist() if offsets.numel() < 10 else offsets}."
             )
 
     @property

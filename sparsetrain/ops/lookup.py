@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from .row_gradient import RowGradient
+from .row_gradient import RowGradient, sparse_rows
 from .row_steps import backend_of
 
 
@@ -67,5 +67,4 @@ class PooledLookup(Function):
             values = dy.index_select(0, bags)
             return None, torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False), None, None, None
         rows, sums = backend_of(dy).total(RowGradient(ids, dy, ctx.shape[0], ctx.shape[1], False, places=bags))
-        gradient = torch.sparse_coo_tensor(rows[None], sums, ctx.shape, is_coalesced=True, check_invariants=False)
-        return None, gradient, None, None, None
+        return None, sparse_rows(rows, sums, ctx.shape), None, None, None

@@ -20,7 +20,7 @@ def gather(ids: Tensor, table: Tensor) -> Tensor:
 
 def total(g: RowGradient) -> tuple[Tensor, Tensor]:
     out = g.values.new_empty(g.groups.rows.size, g.dim)
-    kernels.total(g.groups, _flat(g.values.contiguous()), _flat(out), g.dim, torch.get_num_threads())
+    kernels.total(g.groups, _flat(g.values.contiguous().resolve_neg()), _flat(out), g.dim, torch.get_num_threads())
     return torch.from_numpy(g.groups.rows), out
 
 

@@ -31,7 +31,7 @@ class RowGradient:
         for size, index in zip(shape[1:leading], indices[1:], strict=True):
             ids = ids * size + index
         rows, dim = math.prod(shape[:leading]), math.prod(shape[leading:])
-        return cls(ids, gradient._values().reshape(-1, dim), rows, dim, gradient.is_coalesced())
+        return cls(ids, gradient._values().reshape(ids.numel(), dim), rows, dim, gradient.is_coalesced())
 
     @classmethod
     def of_dense(cls, gradient: Tensor, rows: int) -> "RowGradient":
@@ -51,3 +51,12 @@ class RowGradient:
         if self.ids.device.type == "cpu":
             return torch.from_numpy(self.groups.rows)
         return self.ids if self.distinct else torch.unique(self.ids)
+
+
+def sparse_rows(ids: Tensor, values: Tensor, shape: torch.Size, leading: int = 1) -> Tensor:
+    """The sparse gradient that has these values in rising rows of a tensor of this shape, each once."""
+    indices = torch.stack(torch.unravel_index(ids, shape[:leading]))
+    values = values.reshape(-1, *shape[leading:]) if ids.numel() else values.new_empty(0, *shape[leading:])
+    if not ids.numel():  # autograd adds to it in place, which memory that arrays have shared does not allow
+        indices = torch.empty(leading, 0, dtype=torch.int64, device=values.device)
+    return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=True, check_invariants=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import numba_rows, torch_rows
 from .backends import backend_for
-from .row_gradient import RowGradient as RowGradient
+from .row_gradient import RowGradient, sparse_rows
 
 
 def backend_of(parameter: Tensor) -> ModuleType:
@@ -18,15 +18,10 @@ def backend_of(parameter: Tensor) -> ModuleType:
 
 def coalesced(gradient: Tensor) -> Tensor:
     """A sparse gradient in which each row occurs once, with the sum of its occurrences, in memory of its own."""
-    leading = gradient.sparse_dim()
+    if gradient.dtype not in (torch.float32, torch.float64):
+        return gradient.clone().coalesce()
     ids, values = backend_of(gradient).total(RowGradient.of_sparse(gradient))
-    return torch.sparse_coo_tensor(
-        torch.stack(torch.unravel_index(ids, gradient.shape[:leading])),
-        values.reshape(-1, *gradient.shape[leading:]),
-        gradient.shape,
-        is_coalesced=True,
-        check_invariants=False,
-    )
+    return sparse_rows(ids, values, gradient.shape, gradient.sparse_dim())
 
 
 def owed_linear(

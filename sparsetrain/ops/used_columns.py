@@ -12,6 +12,7 @@ from ..topology import Topology
 from . import library, numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .layout import is_feature_major
+from .row_gradient import sparse_rows
 
 
 class Used(NamedTuple):
@@ -39,7 +40,8 @@ def used_columns(t: Topology, x: Tensor, backend: str) -> Used:
 def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """W x + bias by the edges that x uses; outside of compiled graphs and function transforms."""
     used = used_columns(t, x, backend)
-    bring_up_to_date(values, used.edges)
+    # the gradient of x reads every edge
+    bring_up_to_date(values, None if x.requires_grad else used.edges)
     return UsedSpMM.apply(t, used, values, x, bias, backend)  # type: ignore[no-untyped-call,no-any-return]
 
 
@@ -53,23 +55,26 @@ class UsedSpMM(Function):
         ctx.t, ctx.used, ctx.backend = t, used, backend
         for_x = ctx.needs_input_grad[3]
         part = _rows(x, used.columns)
-        ctx.save_for_backward(values, x if for_x else part)
+        # values only where they are read again: they may be brought up to date before that
+        ctx.save_for_backward(x if for_x else part, values if for_x else None)
         return backend_of(backend, values, part, bias).spmm(used.topology, values[used.edges], part, bias, False)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        values, x = ctx.saved_tensors
-        check_edges(ctx.t, values)
+        x, values = ctx.saved_tensors
         _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
         used = ctx.used
         dvalues = dx = None
         if for_values:
             part = _rows(x, used.columns) if for_x else x
             of_edges = sddmm(used.topology, dy, part, ctx.backend)
-            dvalues = torch.sparse_coo_tensor(
-                used.edges[None], of_edges, values.shape, is_coalesced=True, check_invariants=False
+            dvalues = (
+                torch.sparse_coo_tensor(used.edges[None], of_edges, (ctx.t.nnz,), check_invariants=False)
+                if torch.is_grad_enabled()  # it is differentiated again
+                else sparse_rows(used.edges, of_edges, torch.Size([ctx.t.nnz]))
             )
         if for_x:
+            check_edges(ctx.t, values)
             dx = spmm(ctx.t, values, dy, None, True, ctx.backend)
         return None, None, dvalues, dx, library.sum_over_batch(dy) if for_bias else None, None
 

@@ -1,7 +1,7 @@
 """Arrears: the steps that unused rows of one table are still owed under ``unused="dense"``."""
 
 import threading
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -18,9 +18,7 @@ class Idle(NamedTuple):
     """A step as rows saw it that it did not use."""
 
     numbers: tuple[float, ...]  # that describe it: NUMBERS of them
-    owed: Callable[
-        [Tensor, Tensor, Tensor, Tensor], None
-    ]  # of (rows, behind, steps, table): gives rows their last steps
+    owed: "partial[None]"  # of (rows, behind, steps, table): gives rows their last steps
     moves_weights: bool
 
 
@@ -56,6 +54,8 @@ class Arrears:
 
     def stepped(self, table: Tensor, g: RowGradient, idle: Idle) -> None:
         """A step was made that used the rows of g, and was idle to others."""
+        if self._idle is not None and not _alike(self._idle.owed.keywords, idle.owed.keywords):
+            self.bring_up_to_date(table)  # as the steps were until now: another eps, momentum switched on or off
         if not self._last.numel():
             self._last = torch.zeros(g.rows, dtype=torch.int32, device=g.values.device)
         if self._count == len(self._steps):
@@ -63,7 +63,7 @@ class Arrears:
         self._steps[self._count] = torch.tensor(idle.numbers, dtype=torch.float64)
         self._count += 1
         self._last[g.used] = self._count
-        moved = self._idle is not None and self._idle.moves_weights
+        moved = self._idle is not None and self._idle.moves_weights and self._count > 1
         self._idle = idle._replace(moves_weights=idle.moves_weights or moved)
         if self._count == LIMIT:
             self.bring_up_to_date(table)
@@ -73,6 +73,12 @@ class Arrears:
         """Give these rows, in any order, or all of them the steps they are owed."""
         if not self._count or self._idle is None:
             return
+        dim = self._idle.owed.keywords["dim"]
+        if table.numel() != self.rows * dim:
+            raise RuntimeError(
+                f"flush: expected the table of {self.rows} rows of {dim} that steps are owed to, it has shape "
+                f"{tuple(table.shape)} now. Call flush() before a table is resized, and make a new optimizer for it."
+            )
         with self._lock:
             late = (self._last < self._count).nonzero().flatten() if rows is None else self._late(rows)
             if late.numel():
@@ -86,3 +92,11 @@ class Arrears:
         rows = rows.reshape(-1)
         late = rows[self._last[rows] < self._count]
         return torch.unique(late) if late.numel() else late
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """The same tensors and equal numbers."""
+    return all(
+        a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )

@@ -15,22 +15,28 @@ FLOATS = (torch.float32, torch.float64)
 
 
 def group(optimizer: Optimizer, options: dict[str, Any]) -> None:
-    """The options that every optimizer of ours has, and the flags of torch's that these do without."""
+    """The options of a new group."""
     where = type(optimizer).__name__
-    if options["unused"] not in ("frozen", "dense"):
-        raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
     if not float(options["lr"]) > 0:
         raise ValueError(
             f"{where}: expected lr > 0, got {float(options['lr'])}. A scheduler may lower it to 0; to go uphill pass "
             "maximize=True."
         )
+    if not bool(torch.as_tensor(options["l1"] >= 0).all()):
+        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
+    modes(optimizer, options)
+
+
+def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
+    """What must hold at every step, as options may be changed in between."""
+    where = type(optimizer).__name__
+    if options["unused"] not in ("frozen", "dense"):
+        raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
     for flag in ("differentiable", "capturable"):
         if options.get(flag):
             raise ValueError(
                 f"{where}: {flag}=True is not supported. Use torch.optim.{where}, which has no row-sparse gradients."
             )
-    if not bool(torch.as_tensor(options["l1"] >= 0).all()):
-        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
     if options["unused"] == "dense" and (isinstance(options["l1"], Tensor) or options["l1"]):
         raise ValueError(
             f'{where}: l1 would shrink unused rows at every step, for which unused="dense" has no short form. Use '
@@ -88,6 +94,12 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
     values = grad._values() if grad.is_sparse else grad
     if grad.is_sparse and not grad.sparse_dim():
         raise refuse(ValueError, "to be dense, or sparse over one dimension at least", "a sparse one over none")
+    if grad.is_sparse and grad._nnz():
+        low, high = (bound.tolist() for bound in torch.aminmax(grad._indices(), dim=1))
+        for d, size in enumerate(p.shape[: grad.sparse_dim()]):
+            if low[d] < 0 or high[d] >= size:
+                inside = f"to name rows from 0 to {size - 1}" + (f" in dimension {d}" if d else "")
+                raise refuse(IndexError, inside, low[d] if low[d] < 0 else high[d])
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
         raise refuse(ValueError, "to be finite (check_finite=True)", bad)
@@ -108,20 +120,26 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
             f"{where}: expected {name} to be contiguous in memory, as its rows are stepped alone, got strides "
             f"{p.stride()}. Keep the transposed matrix as the parameter. Nothing was changed."
         )
-    if g.ids.numel():
-        low, high = (int(bound) for bound in torch.aminmax(g.ids))
-        if low < 0 or high >= g.rows:
-            raise IndexError(
-                f"{where}: expected the sparse gradient of {name} to name rows from 0 to {g.rows - 1}, got "
-                f"{low if low < 0 else high}. Nothing was changed."
+    for kept, value in optimizer.state.get(p, {}).items():
+        size = g.rows if kept == "row_steps" or (kept == "sum" and options.get("rowwise")) else p.numel()
+        if isinstance(value, Tensor) and kept != "step" and (value.numel() != size or not value.is_contiguous()):
+            raise ValueError(
+                f"{where}: expected {kept} of {name} to hold {size} numbers, for its shape {tuple(p.shape)} and a "
+                f"gradient over {g.rows} rows, got shape {tuple(value.shape)}. Make a new optimizer if the parameter "
+                "was resized, or its gradient is sparse in another way than before. Nothing was changed."
             )
-    counts, debtor = optimizer.state.get(p, {}).get("row_steps"), table_rows.debtor_of(p)
-    known = counts.numel() if counts is not None else debtor.rows if isinstance(debtor, Arrears) else 0  # 0: unknown
-    if known not in (0, g.rows):
-        raise ValueError(
-            f"{where}: expected the sparse gradient of {name} to be over {known} rows as before, got {g.rows}: another "
-            "number of sparse dimensions. Nothing was changed."
-        )
+    debtor = table_rows.debtor_of(p)
+    if options["unused"] == "dense":
+        if not (isinstance(debtor, Arrears) and debtor.owner() is optimizer):
+            raise ValueError(
+                f"{where}: expected unused of {name} to be what it was when the optimizer was made, got 'dense'. Make "
+                "a new optimizer. Nothing was changed."
+            )
+        if debtor.rows not in (0, g.rows):
+            raise ValueError(
+                f"{where}: expected {name} and its gradient to have {debtor.rows} rows as before, got {g.rows}. Call "
+                "flush() before a table is resized, and make a new optimizer for it. Nothing was changed."
+            )
     if options.get("rowwise") and g.rows != p.shape[0]:
         raise ValueError(
             f"{where}: expected the sparse gradient of {name} to name whole rows (rowwise=True), got one over "

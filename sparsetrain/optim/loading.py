@@ -18,12 +18,13 @@ STATES = {
     "Adagrad": {"step", "sum"},
     "Adam": {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
 }
+OPTIONAL = {"momentum_buffer", "grad_avg", "max_exp_avg_sq", "row_steps"}
 ALL = set().union(*OPTIONS.values())
 
 
-def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state with our options where torch's optimizer, which has none, saved it; checked."""
-    where, kind = type(optimizer).__name__, "Adam" if type(optimizer).__name__ == "AdamW" else type(optimizer).__name__
+    where, kind = type(optimizer).__name__, optimizer._torch.__name__
     groups = state_dict["param_groups"]
     ours = optimizer.param_groups
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in ours]:
@@ -38,14 +39,20 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
                 f"{where}: expected the state of {where} with options {sorted(OPTIONS[kind])}, got one with "
                 f"{sorted(group.keys() & ALL)}: the state of another optimizer."
             )
-        if kind == "Adam" and group.get("decoupled_weight_decay", False) != (where == "AdamW"):
-            other = "Adam" if where == "AdamW" else "AdamW"
+        decoupled = kind == "Adam" and optimizer._decoupled
+        if group.get("decoupled_weight_decay", decoupled) != decoupled:  # earlier versions of torch do not say
+            other = "Adam" if decoupled else "AdamW"
             raise ValueError(f"{where}: expected the state of {where}, got one of {other}, which decays otherwise.")
     for saved, group in zip(groups, ours, strict=True):
         for index, p in zip(saved["params"], group["params"], strict=True):
             _check_state(where, kind, state_dict["state"].get(index, {}), index, p, group)
+    dense = {
+        index: {name: v.to_dense() if isinstance(v, Tensor) and v.is_sparse else v for name, v in state.items()}
+        for index, state in state_dict["state"].items()  # torch's SGD keeps the momentum of a sparse gradient so
+    }
     return {
         **state_dict,
+        "state": dense,
         "param_groups": [
             {**{key: group[key] for key in group if key != "params"}, **saved}
             for saved, group in zip(groups, ours, strict=True)
@@ -54,7 +61,9 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
 
 
 def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Tensor, group: dict[str, Any]) -> None:
-    foreign = state.keys() - STATES[kind] - {"row_steps"}
+    foreign, missing = state.keys() - STATES[kind] - {"row_steps"}, STATES[kind] - OPTIONAL - state.keys()
+    if state and missing and not foreign:
+        raise ValueError(f"{where}: expected {sorted(missing)} in the state of parameter {index}, got {sorted(state)}.")
     if foreign:
         raise ValueError(
             f"{where}: expected state {sorted(STATES[kind])} of parameter {index}, got {sorted(foreign)}: the state of "

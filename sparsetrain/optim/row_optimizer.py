@@ -61,6 +61,9 @@ class RowOptimizer(Optimizer):
             self._claim(param_group)
         except BaseException:
             self.param_groups.pop()
+            if "unused" not in self.defaults:  # the optimizer is still being made, and will not be
+                for group in self.param_groups:
+                    self._release(group)
             raise
 
     @torch.no_grad()
@@ -80,15 +83,14 @@ class RowOptimizer(Optimizer):
         tables = self._tables()
         found = vars(self).get("found_inf")  # a GradScaler leaves its work to optimizers with fused=True
         skip = found is not None and bool(found.item())
-        if not skip:
-            for group, p, g in tables:
-                self._step_table(group, p, g)
         self._in_rows = frozenset(p for _, p, _ in tables)
         try:
-            inspect.unwrap(self._torch.step)(self)  # hooks run once, around this step
+            inspect.unwrap(self._torch.step)(self)  # hooks run once, around this step; what torch refuses comes first
         finally:
             del self._in_rows
         if not skip:
+            for group, p, g in tables:
+                self._step_table(group, p, g)
             self._shrink()
         return loss
 
@@ -119,6 +121,9 @@ class RowOptimizer(Optimizer):
         state_dict = loading.completed(self, state_dict)
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
             checks.owners(self, group["params"], saved["unused"])
+            checks.modes(self, saved)
+            checks.l1(self, {**saved, "params": group["params"]})
+            self._check_group(saved)
         self.flush()
         super().load_state_dict(state_dict)
         loading.restore(self, state_dict)
@@ -129,6 +134,8 @@ class RowOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:
+            checks.owners(self, group["params"], group["unused"])
         for group in self.param_groups:
             self._claim(group)
 
@@ -159,6 +166,8 @@ class RowOptimizer(Optimizer):
         """The parameters to step by rows, all gradients checked."""
         found = []
         for group in self.param_groups:
+            checks.modes(self, group)
+            checks.l1(self, group)
             self._check_group(group)
             for place, p in enumerate(group["params"]):
                 if p.grad is None:
@@ -202,6 +211,12 @@ class RowOptimizer(Optimizer):
                 if p.grad is not None and not p.grad.is_sparse and not self._rows_of_dense(group, p):
                     threshold = float(group["lr"]) * l1 / self._threshold(group, p)
                     p.copy_(p.sign() * (p.abs() - threshold).clamp_(min=0))
+
+    def _release(self, group: Group) -> None:
+        for p in group["params"]:
+            debtor = table_rows.debtor_of(p)
+            if isinstance(debtor, Arrears) and debtor.owner() is self:
+                table_rows.owe(p, None)
 
     def _claim(self, group: Group) -> None:
         """The rows of these parameters are owed their idle steps by this optimizer, or by none."""
