@@ -69,7 +69,7 @@ def test_an_l1_for_each_value_is_checked_at_every_step_and_load() -> None:
 
 
 @pytest.mark.parametrize(
-    "offsets, message",
+    ("offsets", "message"),
     [
         (T([], dtype=torch.long), "one bag at least for 4 ids"),
         (T([0, 2**32 + 2, 2]), "begin at 0 and rise to 4"),

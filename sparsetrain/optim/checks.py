@@ -95,11 +95,11 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
     if grad.is_sparse and not grad.sparse_dim():
         raise refuse(ValueError, "to be dense, or sparse over one dimension at least", "a sparse one over none")
     if grad.is_sparse and grad._nnz():
-        low, high = (bound.tolist() for bound in torch.aminmax(grad._indices(), dim=1))
-        for d, size in enumerate(p.shape[: grad.sparse_dim()]):
-            if low[d] < 0 or high[d] >= size:
+        for d, (size, index) in enumerate(zip(p.shape, grad._indices(), strict=False)):
+            low, high = (int(bound) for bound in torch.aminmax(index))
+            if low < 0 or high >= size:
                 inside = f"to name rows from 0 to {size - 1}" + (f" in dimension {d}" if d else "")
-                raise refuse(IndexError, inside, low[d] if low[d] < 0 else high[d])
+                raise refuse(IndexError, inside, low if low < 0 else high)
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
         raise refuse(ValueError, "to be finite (check_finite=True)", bad)
