@@ -191,7 +191,10 @@ def report(corpus: Text, contestants: dict[Unused, Contestant], epochs: int) -> 
         ("rare words: step / lr after >= 100 idle steps", [median(sizes) for sizes in late]),
         ("milliseconds per step (median)", [1000 * median(c.seconds) for c in both]),
     ]
-    table = [f"{name:46}" + "".join(f"{value:>10.3f}" for value in values) for name, values in lines]
+    table = [
+        f"{name:46}" + "".join(f"{'none' if math.isnan(value) else f'{value:.3f}':>10}" for value in values)
+        for name, values in lines
+    ]
     asked = [(word, kind) for word in ASKED if word in corpus.words for kind in contestants]
     near = [f"near {word}, {kind}: {neighbours(contestants[kind], corpus.words, word)}" for word, kind in asked]
     return "\n".join([" " * 46 + "".join(f"{kind:>10}" for kind in contestants), *table, *near])
