@@ -35,7 +35,7 @@ def owe(table: Tensor, debtor: Debtor | None) -> None:
 def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
     """Called before rows of a table (all of them, without) are read, saved or copied.
 
-    Not in a compiled graph, where gradients are dense and nothing is owed: a step after a mixture of both is refused.
+    A compiled graph can't ask, and reads a table as it stands: its caller flushes the optimizer before.
     """
     if torch.compiler.is_compiling():
         return

@@ -99,7 +99,7 @@ def same(case: Tables, name: str, tables: list[Array], **numbers: Any) -> None:
     unused = np.setdiff1d(np.arange(case.rows), case.used)
     for table, twin, old in zip(tables, twins, before, strict=True):
         scale = 1 + np.abs(twin).max(initial=0)
-        np.testing.assert_allclose(table, twin, rtol=0, atol=200 * UNIT[np.dtype(case.dtype)] * scale)
+        np.testing.assert_allclose(table, twin, rtol=0, atol=40 * UNIT[np.dtype(case.dtype)] * scale)
         if table.size:
             np.testing.assert_array_equal(table.reshape(case.rows, -1)[unused], old.reshape(case.rows, -1)[unused])
 

@@ -104,7 +104,7 @@ class LookupTable(nn.Module):
         bring_up_to_date(self.weight, None if traced or per_sample_weights is not None else ids)
         if offsets is None and self.pool is not None:
             bags, length = ids.shape
-            offsets = torch.arange(0, ids.numel(), length) if length else ids.new_zeros(bags)
+            offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)
         flat = ids.reshape(-1)
         if traced or per_sample_weights is not None or self.weight.dtype not in FLOATS:
             y = self._by_torch(flat, offsets, per_sample_weights, sparse=not traced)
