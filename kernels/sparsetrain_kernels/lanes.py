@@ -54,17 +54,17 @@ def dot_segment(typing: Any, a: Any, at_a: Any, col: Any, out: Any, start: Any, 
         tile = ir.Constant(I64, width.count * emit.lanes)
         held = [emit.load(here, i) for i in range(width.count)]
 
-        def body(k: Any, _: list[Any]) -> list[Any]:
-            b = emit.at(source, builder.mul(emit.index(col_data, k), tile))
-            dots = [emit.zero] * min(2, width.count)
-            for i, vector in enumerate(held):
-                dots[i % 2] = emit.fma(vector, emit.load(b, i), dots[i % 2])
-            total = builder.fadd(dots[0], dots[1]) if len(dots) > 1 else dots[0]
-            place = emit.at(out_data, k)
-            builder.store(builder.fadd(builder.load(place), emit.sum(total)), place)
+        def body(edges: list[Any], _: list[Any]) -> list[Any]:
+            dots = []
+            for k in edges:
+                b, dot = emit.at(source, builder.mul(emit.index(col_data, k), tile)), emit.zero
+                for i, vector in enumerate(held):
+                    dot = emit.fma(vector, emit.load(b, i), dot)
+                dots.append(dot)
+            emit.add_to(emit.at(out_data, edges[0]), emit.sums(dots))
             return []
 
-        emit.loop(args[4], args[5], [], body)
+        emit.edges(args[4], args[5], [], body)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -72,39 +72,37 @@ def dot_segment(typing: Any, a: Any, at_a: Any, col: Any, out: Any, start: Any, 
 
 @intrinsic
 def backward_segment(
-    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, perm: Any, values: Any, grad: Any, start: Any, stop: Any,
+    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, grads: Any, offset: Any, start: Any, stop: Any,
     panel: Any, at_panel: Any, width: Any,
 ) -> Any:
-    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile] and e = perm[k],
-    dx[at_dx : +tile] += values[e] * dy and grad[e] += x[at_x : +tile] . dy for start <= k < stop"""
-    signature = types.void(dx, at_dx, x, at_x, row, perm, values, grad, start, stop, panel, at_panel, width)
+    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile] and e = k - offset,
+    dx[at_dx : +tile] += weights[e] * dy and grads[e] += x[at_x : +tile] . dy for start <= k < stop"""
+    signature = types.void(dx, at_dx, x, at_x, row, weights, grads, offset, start, stop, panel, at_panel, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, x.dtype)
-        dx_data, x_data, row_data, perm_data, values_data, grad_data, panel_data = (
-            emit.data(signature, args, i) for i in (0, 2, 4, 5, 6, 7, 10)
+        dx_data, x_data, row_data, weights_data, grads_data, panel_data = (
+            emit.data(signature, args, i) for i in (0, 2, 4, 5, 6, 10)
         )
         here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[11])
         held = [emit.load(emit.at(x_data, args[3]), i) for i in range(width.count)]
         tile = ir.Constant(I64, width.count * emit.lanes)
 
-        def body(k: Any, sums: list[Any]) -> list[Any]:
-            edge = emit.index(perm_data, k)
-            weight = emit.splat(builder.load(emit.at(values_data, edge)))
-            dy = emit.at(source, builder.mul(emit.index(row_data, k), tile))
-            dots = [emit.zero] * min(2, width.count)
-            new = []
-            for i, s in enumerate(sums):
-                vector = emit.load(dy, i)
-                new.append(emit.fma(weight, vector, s))
-                dots[i % 2] = emit.fma(vector, held[i], dots[i % 2])
-            total = builder.fadd(dots[0], dots[1]) if len(dots) > 1 else dots[0]
-            place = emit.at(grad_data, edge)
-            builder.store(builder.fadd(builder.load(place), emit.sum(total)), place)
-            return new
+        def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
+            sums, dots = list(held_sums), []
+            for k in edges:
+                weight = emit.splat(builder.load(emit.at(weights_data, builder.sub(k, args[7]))))
+                dy, dot = emit.at(source, builder.mul(emit.index(row_data, k), tile)), emit.zero
+                for i in range(width.count):
+                    vector = emit.load(dy, i)
+                    sums[i] = emit.fma(weight, vector, sums[i])
+                    dot = emit.fma(vector, held[i], dot)
+                dots.append(dot)
+            emit.add_to(emit.at(grads_data, builder.sub(edges[0], args[7])), emit.sums(dots))
+            return sums
 
         sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.loop(args[8], args[9], sums, body)):
+        for i, s in enumerate(emit.edges(args[8], args[9], sums, body)):
             emit.store(s, here, i)
         return context.get_dummy_value()
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .jit import kernel
-from .lanes import copy_tile, transpose_block
+from .lanes import copy_tile, fill_tile, transpose_block
 from .vectors import VECTOR_BYTES, lanes
 
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
@@ -31,24 +31,27 @@ def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at,
     """panel[at + (f - first)*tile + j] = x[f, sample + j] for first <= f < last, j < tile; zero from batch on"""
     block = VECTOR_BYTES // x.itemsize
     tile = len(width) * block
-    samples = min(tile, batch - sample)
-    whole, features = 0, 0
-    if feature_stride == 1:
-        whole, features = samples - samples % block, (last - first) - (last - first) % block
-        for f in range(0, features, block):
-            for j in range(0, whole, block):
-                transpose_block(x, np.int64((sample + j) * batch_stride + first + f), np.int64(batch_stride),
+    samples, features = min(tile, batch - sample), last - first
+    if samples < tile:
+        for f in range(features):
+            fill_tile(panel, np.int64(at + f * tile), x.dtype.type(0), width)
+    start = first * feature_stride + sample * batch_stride
+    if feature_stride == 1 and min(samples, features) >= block:
+        for k in range(0, features, block):
+            f = min(k, features - block)  # the last block overlaps the one before, and writes the same again
+            for n in range(0, samples, block):
+                j = min(n, samples - block)
+                transpose_block(x, np.int64(start + j * batch_stride + f), np.int64(batch_stride),
                                 panel, np.int64(at + f * tile + j), np.int64(tile))
-    for f in range(last - first):
-        start = whole if f < features else 0
-        here, there = at + f * tile, (first + f) * feature_stride + sample * batch_stride
-        if batch_stride == 1 and samples == tile:
-            copy_tile(x, np.int64(there), panel, np.int64(here), width)
-        else:
-            for j in range(start, samples):
-                panel[here + j] = x[there + j * batch_stride]
-            for j in range(samples, tile):
-                panel[here + j] = 0
+    elif batch_stride == 1 and samples >= block:
+        for f in range(features):
+            for n in range(0, samples, block):
+                j = min(n, samples - block)
+                copy_tile(x, np.int64(start + f * feature_stride + j), panel, np.int64(at + f * tile + j), (0,))
+    else:
+        for f in range(features):
+            for j in range(samples):
+                panel[at + f * tile + j] = x[start + f * feature_stride + j * batch_stride]
 
 
 @kernel
@@ -56,32 +59,41 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
     """x[f, sample + j] = panel[at + (f - first)*tile + j] for first <= f < last and samples within the batch"""
     block = VECTOR_BYTES // x.itemsize
     tile = len(width) * block
-    samples = min(tile, batch - sample)
-    whole, features = 0, 0
-    if feature_stride == 1:
-        whole, features = samples - samples % block, (last - first) - (last - first) % block
-        for j in range(0, whole, block):
-            for f in range(0, features, block):
+    samples, features = min(tile, batch - sample), last - first
+    start = first * feature_stride + sample * batch_stride
+    if feature_stride == 1 and min(samples, features) >= block:
+        for n in range(0, samples, block):
+            j = min(n, samples - block)
+            for k in range(0, features, block):
+                f = min(k, features - block)
                 transpose_block(panel, np.int64(at + f * tile + j), np.int64(tile),
-                                x, np.int64((sample + j) * batch_stride + first + f), np.int64(batch_stride))
-    for f in range(last - first):
-        start = whole if f < features else 0
-        here, there = at + f * tile, (first + f) * feature_stride + sample * batch_stride
-        if batch_stride == 1 and samples == tile:
-            copy_tile(panel, np.int64(here), x, np.int64(there), width)
-        else:
-            for j in range(start, samples):
-                x[there + j * batch_stride] = panel[here + j]
+                                x, np.int64(start + j * batch_stride + f), np.int64(batch_stride))
+    elif batch_stride == 1 and samples >= block:
+        for f in range(features):
+            for n in range(0, samples, block):
+                j = min(n, samples - block)
+                copy_tile(panel, np.int64(at + f * tile + j), x, np.int64(start + f * feature_stride + j), (0,))
+    else:
+        for f in range(features):
+            for j in range(samples):
+                x[start + f * feature_stride + j * batch_stride] = panel[at + f * tile + j]
+
+
+@kernel
+def parts(features):
+    """Tasks that packing a tile is cut into; the last takes the rest as well."""
+    return max(1, features // PART)
 
 
 @kernel
 def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, at, width):
-    """Tasks first..last of packing the whole of x: PART features of one tile each."""
+    """Tasks first..last of packing the whole of x: PART features of one tile each, or more for the last."""
     tile = len(width) * (VECTOR_BYTES // x.itemsize)
-    parts = (features + PART - 1) // PART
+    count = parts(features)
     for task in range(first, last):
-        t, f = task // parts, task % parts * PART
-        pack(x, feature_stride, batch_stride, f, min(f + PART, features), t * tile, batch,
+        t, part = task // count, task % count
+        f = part * PART
+        pack(x, feature_stride, batch_stride, f, features if part == count - 1 else f + PART, t * tile, batch,
              panels, at + (t * features + f) * tile, width)
 
 

@@ -5,6 +5,8 @@ it, and the rows are cut into chunks of about equal work. Both follow from the s
 of threads, which is why results do not depend on it.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +16,39 @@ from .jit import kernel
 
 Array = npt.NDArray[Any]
 
-NEAR, FAR = 128, 1024  # columns of a block that stays close to L1, and in L2: at most 512 bytes of panel each
-SEGMENT = 8  # edges that a block must hold of a row, on average, to be worth its loads and stores of the sums
-CHUNK = 64  # rows of a chunk, on average: their sums stay in L1
+TILE_BYTES = 512  # of a panel's column, at most: eight of the widest registers
+CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
+GROUP, TASKS = 4, 16  # chunks of a task at most; tasks at least, if there are so many chunks
+TASK_EDGES = 32_768  # of a task of several chunks, on average: what it keeps of each edge stays in L2
 ROUND = 16  # rows that are transposed together
+
+
+class Block(NamedTuple):
+    """A width of column blocks: taken where a row holds enough edges in a block, and where there are enough columns."""
+
+    columns: int
+    edges: int
+    least: int
+
+
+def _cache_bytes(level: int, usual: int) -> int:
+    """Size of this CPU's data cache of a level, for one core."""
+    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, number = (cache / "type").read_text().strip(), (cache / "level").read_text().strip()
+            if number == str(level) and kind != "Instruction":
+                return int((cache / "size").read_text().strip().removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return usual
+
+
+_L1, _L2 = (_cache_bytes(level, usual) // TILE_BYTES for level, usual in ((1, 32 * 1024), (2, 1024 * 1024)))
+_FAR = Block(1024, 8, 8192)  # even L3 is slow for panels as large as that
+# a product reads one vector for each multiplication and wants them in L1; the gradients compute twice as much on it,
+# and are content with L2. Few edges do not repay loading and storing the sums
+PRODUCT = (Block(_L1, 6, 2 * _L1), Block(2 * _L1, 6, 4 * _L1), _FAR)
+GRADIENTS = (Block(_L2 // 4, 16, _L2 // 2), _FAR)
 
 
 class Plan(NamedTuple):
@@ -42,10 +73,11 @@ class Plan(NamedTuple):
         return self.bounds.nbytes + (self.pointers.nbytes if self.blocks > 1 else 0)
 
 
-def plan(crow: Array, col: Array, columns: int, near: int = NEAR) -> Plan:
+def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUCT) -> Plan:
     """The plan of a canonical CSR structure; at most nnz/4 block pointers.
 
-    ``near`` is the width of the narrower of the two sizes of column blocks.
+    ``widths`` are those of column blocks, the narrowest first; of the transposed structure, for ``backward``, they are
+    GRADIENTS.
 
     Example:
         >>> import numpy as np
@@ -53,7 +85,7 @@ def plan(crow: Array, col: Array, columns: int, near: int = NEAR) -> Plan:
         1
     """
     rows = crow.size - 1
-    block = _block_size(rows, columns, col.size, near)
+    block = _block_size(rows, columns, col.size, widths)
     blocks = -(-columns // block) if block else 1
     pointers, step = crow, 1
     if blocks > 1:
@@ -62,11 +94,17 @@ def plan(crow: Array, col: Array, columns: int, near: int = NEAR) -> Plan:
     return Plan(rows, columns, crow, col, pointers, step, blocks, _chunks(crow))
 
 
-def _block_size(rows, columns, nnz, near):
+def grouped(plan, tiles):
+    """Chunks that a task takes together: more rows sweep a block while it is in cache, as long as tasks are left to share."""
+    chunks = plan.bounds.size - 1
+    return max(1, min(GROUP, chunks * tiles // TASKS, TASK_EDGES * chunks // max(plan.col.size, 1)))
+
+
+def _block_size(rows, columns, nnz, widths):
     """Columns of a block, 0 for none: the smallest whose rows hold enough edges."""
-    for block in (near, FAR):
-        if columns >= 2 * block and nnz * block >= SEGMENT * rows * columns:
-            return block
+    for block in widths:
+        if columns >= block.least and nnz * block.columns >= block.edges * rows * columns:
+            return block.columns
     return 0
 
 
@@ -94,3 +132,4 @@ def block_pointers(crow, col, block, blocks, pointers):
                 k += 1
             pointers[b * rows + r] = k
         pointers[blocks * rows + r] = crow[r + 1]
+

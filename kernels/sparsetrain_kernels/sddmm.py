@@ -7,7 +7,7 @@ from .jit import kernel
 from .lanes import dot_segment
 from .launch import launch
 from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial
-from .panels import ALIGNMENT, PART, aligned, flat, pack, pack_tasks, sweeps, tile_width
+from .panels import ALIGNMENT, aligned, flat, pack, pack_tasks, parts, sweeps, tile_width
 from .plan import Array, Plan
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
@@ -41,7 +41,7 @@ def sddmm_serial(pointers, step, blocks, bounds, col, a, af, ab, b, bf, bb, feat
     tiles = (batch + tile - 1) // tile
     panels = np.empty(tiles * features * tile + ALIGNMENT // b.itemsize, b.dtype)
     at = aligned(panels)
-    pack_tasks(0, tiles * ((features + PART - 1) // PART), b, bf, bb, features, batch, panels, at, width)
+    pack_tasks(0, tiles * parts(features), b, bf, bb, features, batch, panels, at, width)
     sddmm_tasks(0, bounds.size - 1, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width)
 
 
@@ -51,7 +51,7 @@ def sddmm_parallel(pointers, step, blocks, bounds, col, a, af, ab, b, bf, bb, fe
     tiles = (batch + tile - 1) // tile
     panels = np.empty(tiles * features * tile + ALIGNMENT // b.itemsize, b.dtype)
     at = aligned(panels)
-    for task in prange(tiles * ((features + PART - 1) // PART)):
+    for task in prange(tiles * parts(features)):
         pack_tasks(task, task + 1, b, bf, bb, features, batch, panels, at, width)
     for chunk in prange(bounds.size - 1):
         sddmm_tasks(chunk, chunk + 1, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width)

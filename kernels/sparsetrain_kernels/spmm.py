@@ -7,22 +7,22 @@ from .jit import kernel
 from .lanes import axpy_segment, fill_tile
 from .launch import launch
 from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial
-from .panels import ALIGNMENT, PART, aligned, flat, pack_tasks, sweeps, tile_width, unpack
-from .plan import Array, Plan
+from .panels import ALIGNMENT, aligned, flat, pack_tasks, parts, sweeps, tile_width, unpack
+from .plan import Array, Plan, grouped
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES
+from .vectors import VECTOR_BYTES, lanes
 
 
 @kernel
-def spmm_tasks(first, last, pointers, step, blocks, bounds, col, values, bias, panels, at, features,
+def spmm_tasks(first, last, pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
                y, feature_stride, batch_stride, batch, width):
     """Tasks first..last of Y = W X + bias: one tile of one chunk of rows each, summed where it stays in cache."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
-    chunks = bounds.size - 1
+    groups = (bounds.size - 2) // group + 1
     for task in range(first, last):
-        t, chunk = task // chunks, task % chunks
-        r0, r1 = bounds[chunk], bounds[chunk + 1]
+        t, chunk = task // groups, task % groups * group
+        r0, r1 = bounds[chunk], bounds[min(chunk + group, bounds.size - 1)]
         sums = np.empty((r1 - r0) * tile + ALIGNMENT // y.itemsize, y.dtype)
         start = aligned(sums)
         for r in range(r0, r1):
@@ -38,26 +38,26 @@ def spmm_tasks(first, last, pointers, step, blocks, bounds, col, values, bias, p
 
 
 @kernel
-def spmm_serial(pointers, step, blocks, bounds, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
+def spmm_serial(pointers, step, blocks, bounds, group, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
     tiles = (batch + tile - 1) // tile
     panels = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
     at = aligned(panels)
-    pack_tasks(0, tiles * ((features + PART - 1) // PART), x, xf, xb, features, batch, panels, at, width)
-    spmm_tasks(0, tiles * (bounds.size - 1), pointers, step, blocks, bounds, col, values, bias, panels, at, features,
+    pack_tasks(0, tiles * parts(features), x, xf, xb, features, batch, panels, at, width)
+    spmm_tasks(0, tiles * ((bounds.size - 2) // group + 1), pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
                y, yf, yb, batch, width)
 
 
 @kernel(parallel=True)
-def spmm_parallel(pointers, step, blocks, bounds, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
+def spmm_parallel(pointers, step, blocks, bounds, group, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
     tiles = (batch + tile - 1) // tile
     panels = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
     at = aligned(panels)
-    for task in prange(tiles * ((features + PART - 1) // PART)):
+    for task in prange(tiles * parts(features)):
         pack_tasks(task, task + 1, x, xf, xb, features, batch, panels, at, width)
-    for task in prange(tiles * (bounds.size - 1)):
-        spmm_tasks(task, task + 1, pointers, step, blocks, bounds, col, values, bias, panels, at, features,
+    for task in prange(tiles * ((bounds.size - 2) // group + 1)):
+        spmm_tasks(task, task + 1, pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
                    y, yf, yb, batch, width)
 
 
@@ -83,5 +83,6 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
         return
     width = tile_width(batch, x.dtype)
     work = plan.col.size * sweeps(batch, x.dtype, len(width))
+    group = grouped(plan, -(-batch // (len(width) * lanes(x.dtype))))
     launch(spmm_serial, spmm_parallel, (*types, width), work, threads, plan.pointers, plan.step, plan.blocks,
-           plan.bounds, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)
+           plan.bounds, group, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)

@@ -64,18 +64,53 @@ class Emit:
         name = f"llvm.fma.v{self.lanes}{self.suffix}"
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
-    def sum(self, vector: Any) -> Any:
-        kind = ir.FunctionType(self.scalar, [self.scalar, self.vector])
-        name = f"llvm.vector.reduce.fadd.v{self.lanes}{self.suffix}"
-        reduce = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(reduce, [ir.Constant(self.scalar, 0.0), vector], fastmath=("reassoc",))
-
     def index(self, base: Any, k: Any) -> Any:
         value = self.builder.load(self.builder.gep(base, [k]))
         return value if value.type == I64 else self.builder.sext(value, I64)
 
-    def loop(self, start: Any, stop: Any, carried: list[Any], body: Any) -> list[Any]:
-        """for k in range(start, stop): carried = body(k, carried); the carried vectors stay in registers."""
+    def sums(self, vectors: list[Any]) -> Any:
+        """The sum of each of some vectors, as one vector of that length: two of them share a register from the first
+        addition on, so that many sums cost little more than one."""
+        b, lanes, groups = self.builder, range(self.lanes), 1
+        while len(vectors) > 1:
+            size = self.lanes // groups
+            low = [i for i in lanes if i % size < size // 2]
+            high = [i for i in lanes if i % size >= size // 2]
+            vectors = [
+                b.fadd(*(self.shuffle(x, y, half + [self.lanes + i for i in half]) for half in (low, high)))
+                for x, y in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+            groups *= 2
+        total, size = vectors[0], self.lanes // groups
+        while size > 1:
+            size //= 2
+            total = b.fadd(total, self.shuffle(total, total, [i ^ size for i in lanes]))
+        return self.shuffle(total, total, [i * self.lanes // groups for i in range(groups)])
+
+    def add_to(self, base: Any, vector: Any) -> None:
+        """base[: +length] += vector, of any length"""
+        place = self.builder.bitcast(base, vector.type.as_pointer())
+        before = self.builder.load(place, align=self.size)
+        self.builder.store(self.builder.fadd(before, vector), place, align=self.size)
+
+    def edges(self, start: Any, stop: Any, carried: list[Any], body: Any) -> list[Any]:
+        """carried = body([k, ...], carried) over start <= k < stop, ``together`` edges at a time and the rest one by one."""
+        b, together = self.builder, self.together
+        whole = b.add(start, b.and_(b.sub(stop, start), ir.Constant(I64, -together)))
+
+        def several(k: Any, carried: list[Any]) -> list[Any]:
+            return body([b.add(k, ir.Constant(I64, i)) for i in range(together)], carried)  # type: ignore[no-any-return]
+
+        carried = self.loop(start, whole, carried, several, together)
+        return self.loop(whole, stop, carried, lambda k, held: body([k], held))
+
+    @property
+    def together(self) -> int:
+        """Edges whose dot products are summed together: as many as fit beside two tiles in the registers."""
+        return min(4, self.lanes)
+
+    def loop(self, start: Any, stop: Any, carried: list[Any], body: Any, step: int = 1) -> list[Any]:
+        """for k in range(start, stop, step): carried = body(k, carried); the carried vectors stay in registers."""
         b = self.builder
         before, head, after = b.block, b.append_basic_block("edge"), b.append_basic_block("done")
         b.cbranch(b.icmp_signed("<", start, stop), head, after)
@@ -88,12 +123,12 @@ class Emit:
             phi.add_incoming(value, before)
             phis.append(phi)
         new = body(k, phis)
-        following = b.add(k, ir.Constant(I64, 1))
+        following = b.add(k, ir.Constant(I64, step))
         end = b.block
         k.add_incoming(following, end)
         for phi, value in zip(phis, new, strict=True):
             phi.add_incoming(value, end)
-        b.cbranch(b.icmp_signed("<", following, stop), head, after)
+        self._keep_rolled(b.cbranch(b.icmp_signed("<", following, stop), head, after))
         b.position_at_end(after)
         result = []
         for value, final in zip(carried, new, strict=True):
@@ -102,3 +137,10 @@ class Emit:
             phi.add_incoming(final, end)
             result.append(phi)
         return result
+
+    def _keep_rolled(self, branch: Any) -> None:
+        """Unrolled, a loop would become two, and the end of each of them a surprise to the CPU."""
+        module = self.builder.module
+        loop = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"])])
+        loop.operands = (loop, *loop.operands)  # how LLVM tells one loop from another: a node that refers to itself
+        branch.set_metadata("llvm.loop", loop)

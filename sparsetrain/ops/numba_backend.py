@@ -3,7 +3,7 @@
 import numpy.typing as npt
 import sparsetrain_kernels as kernels
 import torch
-from sparsetrain_kernels.plan import NEAR, Plan
+from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
 from ..topology import Topology
@@ -54,5 +54,4 @@ def _plan(t: Topology) -> Plan:
 
 
 def _plan_t(t: Topology) -> Plan:
-    # the backward kernel computes twice as much per load, and gains less from small blocks
-    return kernels.plan(t.transposed.crow_t.numpy(), t.transposed.col_t.numpy(), t.shape[0], near=2 * NEAR)
+    return kernels.plan(t.transposed.crow_t.numpy(), t.transposed.col_t.numpy(), t.shape[0], GRADIENTS)
