@@ -1,5 +1,6 @@
 """``sparsetrain bench``: runs a preset in a process of pytest, then reports from the JSON that it wrote."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import click
 from sparsetrain.cli import files
 from sparsetrain.cli.options import fraction, output
 
+from .case import installed
 from .machine import too_busy
 from .presets import PRESETS
 from .report import RecordsError, Report, build, draw, html, markdown, plain, read
@@ -74,6 +76,8 @@ def bench(
     sparsetrain bench --preset lookup --threads 2 --law zipf
     sparsetrain bench --from layers.json --markdown bench.md
     """
+    _need(*([] if sources else ["pytest_benchmark"]), *(["jinja2"] if html_file else []),
+          *(["matplotlib"] if html_file or plot_file else []))  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="sparsetrain-bench-") as folder:
         if not sources:
             records = (json_file or Path(folder) / "records.json").absolute()
@@ -85,6 +89,13 @@ def bench(
             raise click.ClickException(str(error)) from None
     click.echo(plain(report))
     _write(report, html_file, markdown_file, plot_file)
+
+
+def _need(*modules: str) -> None:
+    """End with one line of advice unless these modules of the extra ``bench`` are installed."""
+    missing = [module for module in modules if not installed(module)]
+    if missing:
+        raise click.ClickException(f"This needs {' and '.join(missing)}. Run: pip install sparsetrain[bench]")
 
 
 def _write(report: Report, html_file: Path | None, markdown_file: Path | None, plot_file: Path | None) -> None:
@@ -110,8 +121,9 @@ def _run(settings: Settings, records: Path, busy: bool) -> None:
     if reason:
         raise click.ClickException(reason)
     command = [
-        sys.executable, "-m", "pytest", str(BENCHMARK), "-c", "/dev/null", "--rootdir", str(Path.cwd()),
-        "--import-mode", "importlib", "-p", "sparsetrain_bench.plugin", "-p", "no:cacheprovider", "-q", "--no-header", "--capture", "no",
+        sys.executable, "-m", "pytest", str(BENCHMARK), "-c", os.devnull, "--rootdir", str(BENCHMARK.parent),
+        "--import-mode", "importlib", "-p", "sparsetrain_bench.plugin", "-p", "no:cacheprovider", "-q", "--no-header",
+        "--capture", "no",
         "--benchmark-quiet", "--benchmark-json", str(records), "--bench-settings", settings.to_json(),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=STDERR, check=False)

@@ -25,16 +25,24 @@ Curves = dict[str, list[tuple[float, float]]]  # by engine, (density, height)
 def draw(records: list[Record], file: BinaryIO, ending: str) -> None:
     """Write the picture in the format that the ending names."""
     panels = [*_panels(records, "ms", _milliseconds), *_panels(records, "peak MB", _megabytes)]
-    rows = max(1, ceil(len(panels) / COLUMNS))
-    figure = Figure(figsize=(3.6 * COLUMNS, 2.7 * rows + 0.6), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    columns = max(2, min(COLUMNS, len(panels)))  # one alone would be narrower than the legend
+    rows = max(1, ceil(len(panels) / columns))
+    figure = Figure(figsize=(3.6 * columns, 2.7 * rows + 0.6), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (title, unit, curves) in zip(grid, panels, strict=False):
         _panel(axes, title, unit, curves)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     labelled = {label: line for axes in grid for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if labelled:
-        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=6, frameon=False)
+        figure.legend(
+            labelled.values(),
+            labelled.keys(),
+            loc="outside lower center",
+            ncols=3 * columns // 2,
+            fontsize=8,
+            frameon=False,
+        )
     figure.savefig(file, format=ending.lstrip("."))
 
 
@@ -64,7 +72,7 @@ def _panel(axes: Axes, title: str, unit: str, curves: Curves) -> None:
     axes.xaxis.set_major_locator(FixedLocator(densities))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: f"{density:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=7)
+    axes.tick_params(which="both", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 
