@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from sparsetrain.cli.setting import count
+
 TOLERANCE = 1e-5  # of the largest magnitude: float32 sums in any order stay below it, a wrong result does not
 OURS = "sparsetrain"
 
@@ -77,7 +79,7 @@ class Case(ABC):
 
     @abstractmethod
     def edges(self, problem: Any) -> int:
-        """Trainable edges, which bytes are counted for."""
+        """Trainable edges, which bytes are counted for; 0 where there is a table instead."""
 
     def needed_bytes(self, name: str) -> int:
         """Memory without which a contestant need not start; 0 where nobody knows."""
@@ -87,7 +89,7 @@ class Case(ABC):
     def title(self) -> str:
         """All of it in one line."""
         density = "" if self.density is None else f", density {self.density:g}"
-        return f"{self.family}, {self.panel}{density}, {self.threads} threads"
+        return f"{self.family}, {self.panel}{density}, {count(self.threads, 'thread')}"
 
 
 def installed(module: str) -> bool:

@@ -123,7 +123,7 @@ def _run(settings: Settings, records: Path, busy: bool) -> None:
     command = [
         sys.executable, "-m", "pytest", str(BENCHMARK), "-c", os.devnull, "--rootdir", str(BENCHMARK.parent),
         "--import-mode", "importlib", "-p", "sparsetrain_bench.plugin", "-p", "no:cacheprovider", "-q", "--no-header",
-        "--capture", "no",
+        "--capture", "no", "--disable-warnings",
         "--benchmark-quiet", "--benchmark-json", str(records), "--bench-settings", settings.to_json(),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=STDERR, check=False)

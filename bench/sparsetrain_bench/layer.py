@@ -139,7 +139,7 @@ class LayerContestant(Contestant):
         return self._forward(self.x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x)
+        y: Tensor = self.layer(x if self.engine.strides else x.contiguous())
         return y.contiguous() if self.case.layout == "row-major" else y
 
 

@@ -16,6 +16,7 @@ class Engine(ABC):
     name: str
     module: str  # what must be installed
     trains = True
+    strides = True  # whether it minds the strides of its input
     dense_bytes = 0  # for each position of the full weight matrix, while it trains
 
     @abstractmethod

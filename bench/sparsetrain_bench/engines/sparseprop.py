@@ -14,6 +14,7 @@ class SparseProp(Engine):
     """sparseprop.modules.SparseLinear."""
 
     name, module = "SparseProp", "sparseprop"
+    strides = False  # its fast transpose reads memory as if it were row-major
     dense_bytes = 4  # it is made from a dense layer
 
     def layer(self, t: Topology, values: Tensor, bias: Tensor) -> nn.Module:

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from sparsetrain.cli.setting import count
+
 from ..rounds import quartiles
 from .record import Record
 
@@ -53,7 +55,7 @@ def _panels(records: list[Record], unit: str, height: Height) -> list[tuple[str,
         if record.state or record.density is None:
             continue
         number = height(record)
-        title = f"{record.panel}\n{record.family}, {record.threads} thread{'s' if record.threads > 1 else ''}"
+        title = f"{record.panel}\n{record.family}, {count(record.threads, 'thread')}"
         if number:
             found.setdefault(title, {}).setdefault(record.contestant, []).append((record.density, number))
     return [(title, unit, curves) for title, curves in found.items()]

@@ -23,9 +23,9 @@ def milliseconds(seconds: list[float]) -> str:
     return _three_digits(1e3 * quartiles(seconds)[1])
 
 
-def spread(seconds: list[float]) -> str:
+def spread(numbers: list[float]) -> str:
     """Quartiles and median."""
-    return " / ".join(_three_digits(1e3 * s) for s in quartiles(seconds))
+    return " / ".join(map(_three_digits, quartiles(numbers)))
 
 
 def times(ratio: float) -> str:

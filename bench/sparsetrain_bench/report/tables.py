@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 
 from sparsetrain.cli.report import size
+from sparsetrain.cli.setting import count
 
 from ..case import OURS
+from ..engines import ENGINES
 from ..rounds import geometric_mean, ratios
 from .comparisons import RIVALS, Case, Seconds, by_case, crossover, mean_and_worst, over_ours, speedup
 from .record import PASS, Point, Record
@@ -19,7 +21,7 @@ def all_tables(records: list[Record]) -> list[Table]:
     cases = by_case(records)
     tables: list[Table] = []
     for (family, threads), group in _groups(cases):
-        name = f"{family}, {threads} thread{'s' if threads > 1 else ''}"
+        name = f"{family}, {count(threads, 'thread')}"
         tables += times_of(f"{name}: milliseconds of a step", group, _step)
         if all(set(PASS) <= record.phases.keys() for case in group.values() for record in _timed(case)):
             tables += times_of(f"{name}: milliseconds of forward and backward", group, _pass)
@@ -90,10 +92,9 @@ def memory(cases: Cases) -> list[Table]:
     peak = "By which the peak of a fresh process rises, the batch included; in brackets with building the layers."
     tables = []
     for (family, threads), group in _groups(cases):
-        name = f"{family}, {threads} thread{'s' if threads > 1 else ''}"
-        tables.append(
-            _wide(f"{name}: bytes per edge", kept, group, lambda _, r: f"{r.kept_bytes / max(1, r.edges):.1f}")
-        )
+        name = f"{family}, {count(threads, 'thread')}"
+        if any(record.edges for case in group.values() for record in case.values()):
+            tables.append(_wide(f"{name}: bytes per edge", kept, group, lambda _, r: _per_edge(r)))
         if any(record.peak for case in group.values() for record in case.values()):
             tables.append(_wide(f"{name}: peak memory of three steps", peak, group, lambda _, r: _peak(r)))
     return tables
@@ -111,7 +112,7 @@ def measurements(records: Iterable[Record]) -> Table:
             where = [record.family, record.panel, density, str(record.threads), record.contestant]
             phases = ", ".join(f"{phase} {milliseconds(seconds)}" for phase, seconds in record.phases.items())
             once = [f"{1e3 * record.first_s:.0f}", f"{record.import_s:.2f}", f"{record.error:.0e}"]
-            rows.append([*where, spread(record.step), over, phases, *once])
+            rows.append([*where, spread([1e3 * seconds for seconds in record.step]), over, phases, *once])
     header = ["table", "problem", "density", "threads", "contestant", "ms, quartiles", "over ours, quartiles", "phases"]
     header += ["first step, ms", "import, s", "error"]
     return Table("Every measurement", "Median between the quartiles.", header, rows, detail=True)
@@ -119,12 +120,12 @@ def measurements(records: Iterable[Record]) -> Table:
 
 def spread_of_ratio(theirs: Record, ours: Record) -> str:
     """Quartiles of the ratio to ours over rounds."""
-    return spread([ratio / 1e3 for ratio in ratios(theirs.step, ours.step)])
+    return spread(ratios(theirs.step, ours.step))
 
 
 def _wide(title: str, remark: str, cases: Cases, cell: Callable[[Case, Record], str]) -> Table:
     """Rows of cases, columns of contestants; one without times shows why."""
-    names = list(dict.fromkeys(name for case in cases.values() for name in case))
+    names = sorted(dict.fromkeys(name for case in cases.values() for name in case), key=_place)
     dense = any(density is not None for _, _, _, density in cases)
     rows = []
     for (_, _, panel, density), case in cases.items():
@@ -165,3 +166,8 @@ def _peak(record: Record) -> str:
 
 def _per_edge(record: Record) -> str:
     return f"{record.kept_bytes / max(1, record.edges):.1f}"
+
+
+def _place(name: str) -> int:
+    """Engines in the order of their registry, then others; those without times come last in the records."""
+    return list(ENGINES).index(name) if name in ENGINES else len(ENGINES)
