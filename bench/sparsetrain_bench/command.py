@@ -13,9 +13,9 @@ import click
 from sparsetrain.cli import files
 from sparsetrain.cli.options import fraction, output
 
-from .case import installed
+from .case import OURS, installed
 from .machine import too_busy
-from .presets import PRESETS
+from .presets import CONTESTANTS, PRESETS
 from .report import RecordsError, Report, build, draw, html, markdown, plain, read
 from .settings import Settings, Shape
 
@@ -43,7 +43,14 @@ existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Of a layer: inputs x outputs x batch.")
 @click.option("--density", "densities", type=fraction, multiple=True, help="Fraction of edges that exist.")
 @click.option("--threads", type=click.IntRange(min=1), multiple=True, help="Threads of each contestant.")
-@click.option("--engine", "engines", multiple=True, help="Contestants beside sparsetrain.  [default: all]")
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(CONTESTANTS),
+    multiple=True,
+    metavar="NAME",
+    help="Contestants beside sparsetrain.  [default: all]",
+)
 @click.option("--layout", "layouts", type=click.Choice(["row-major", "feature-major"]), multiple=True,
               help="Of a layer's batches.  [default: row-major]")  # fmt: skip
 @click.option("--law", "laws", type=click.Choice(["uniform", "zipf"]), multiple=True, help="Of a lookup's ids.")
@@ -89,6 +96,9 @@ def bench(
             raise click.ClickException(str(error)) from None
     click.echo(plain(report))
     _write(report, html_file, markdown_file, plot_file)
+    wrong = [record for record in report.records if record.contestant == OURS and record.state]
+    if wrong:
+        raise click.ClickException(f"sparsetrain itself {wrong[0].state} ({wrong[0].family}, {wrong[0].panel}).")
 
 
 def _need(*modules: str) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sparsetrain.cli.environment import surroundings
+from sparsetrain.cli.environment import cpu, surroundings
 
 PEER_PACKAGES = ("sparseprop", "sparselab", "torch-sparse", "fbgemm-gpu-cpu", "pytest-benchmark")
 MOST_LOAD = 0.5  # per core: past it somebody else's work is measured as well
@@ -20,16 +20,16 @@ print(time.perf_counter() - start)
 """
 
 
-def environment(threads: int, command: str) -> dict[str, Any]:
-    """Where and how something is measured from now on."""
+def environment(command: str) -> dict[str, Any]:
+    """Where and how everything is measured from now on, and how busy the machine was before."""
     found = surroundings()
     found["versions"] |= {package: _version(package) for package in PEER_PACKAGES}
-    return {**found, "threads": threads, "command": command}
+    return {**found, "command": command}
 
 
 def too_busy() -> str:
     """Why nothing should be timed now; empty where it may be."""
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    load, cores = os.getloadavg()[0], cpu()["cores"]
     if load <= MOST_LOAD * cores:
         return ""
     return (

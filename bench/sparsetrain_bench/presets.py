@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import product
 
 from .case import Case
-from .engines import MASKED
+from .engines import ENGINES, MASKED
 from .layer import LayerCase
 from .lookup import LookupCase
 from .lookup_tables import RACES, Size
@@ -66,6 +66,8 @@ def scale(settings: Settings) -> list[Case]:
         cases.append(NetworkCase("Scale", sizes, 2, None, threads, epsilon=20, engines=engines))
     return cases
 
+
+CONTESTANTS = tuple(dict.fromkeys([*ENGINES, *(name for names in RACES.values() for name in names)]))
 
 PRESETS: dict[str, Callable[[Settings], list[Case]]] = {
     "layers": layers, "mlp": mlp, "lookup": lookup, "scale": scale,

@@ -46,6 +46,7 @@ class Race:
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self.settings, self.say = settings, say
         self.order = random.Random(settings.seed)
+        self.environment = environment(settings.command())
         self.threads = 0
         self.stack = ExitStack()
         self.workers: dict[str, Remote] = {}
@@ -57,7 +58,7 @@ class Race:
             self._dismiss_all()
             self.threads = case.threads
         outcomes = {name: Outcome(obstacle(name, case)) for name in self.chosen(case)}
-        where = environment(case.threads, self.settings.command())
+        where = {**self.environment, "threads": case.threads}
         problem = case.problem()
         edges = case.edges(problem)
         with tempfile.TemporaryDirectory(prefix="sparsetrain-bench-") as folder:

@@ -47,7 +47,7 @@ def _sentence(run: list[Record]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     machine = f"{cpu['cores']} cores of {cpu['model']} ({', '.join(cpu['features'])})"
-    load = f"load average {min(loads):.2f} to {max(loads):.2f} before a case"
+    load = f"load average {max(loads):.2f} before"
     return f"`{where['command']}`, {days}, {machine}, {load}, {rounds} rounds; {versions}."
 
 
