@@ -25,7 +25,8 @@ wheel: $(VENV)/installed
 bench: $(VENV)/bench-installed
 	$(BIN)/sparsetrain bench --preset layers --json bench-layers.json --html bench-layers.html
 
-# one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables
+# one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables;
+# torch-sparse comes last, since it takes long minutes, after torch-scatter, which it imports and does not declare
 bench-peers: $(VENV)/bench-installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt wheel setuptools ninja pybind11
 	@for peer in $$(cat bench/peers.txt); do \

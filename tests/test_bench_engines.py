@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from sparsetrain_bench.replay import Replay
 from sparsetrain_bench.settings import Settings
 from sparsetrain_bench.worker import MOST_STEPS, Worker
 from torch import Tensor
+
+from sparsetrain.cli import program
 
 ROOT = Path(__file__).parent.parent
 LAYER = LayerCase(40, 24, 10, 0.2, threads=1)
@@ -193,6 +196,15 @@ def test_settings_survive_json_and_say_their_command() -> None:
     assert settings.command() == (
         'sparsetrain bench --preset layers --shape 8x4x2 --density 0.1 --engine "torch CSR" --no-memory'
     )
+
+
+def test_the_command_line_finds_it_through_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("bench", "sparsetrain_bench.command:bench", "sparsetrain.commands")
+    assert f"{point.group} =\n    {point.name} = {point.value}\n" in (ROOT / "setup.cfg").read_text()
+    monkeypatch.setattr(program, "entry_points", lambda **wanted: EntryPoints([point]).select(**wanted))
+    assert "bench" in CliRunner().invoke(program.main, ["--help"]).output
+    assert "Measure sparsetrain beside other engines." in CliRunner().invoke(program.main, ["bench", "--help"]).output
+    assert "No such command" in CliRunner().invoke(program.main, ["bunch"]).output
 
 
 def test_a_busy_machine_and_wrong_shapes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,8 @@ def test_all_formats_show_what_is_missing_and_who_wins(report: Report) -> None:
     for text in (plain(report), markdown(report), html(report)):
         for word in ("missing", "failed: its output is off", "0.50x, faster", "sparsetrain bench --preset layers"):
             assert word in text
+        assert "load average 0.25 before, 5 rounds" in text
+        assert "sparseprop missing" in text
     page = html(report)
     assert 'class="faster"' in page
     assert "<svg" in page

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsetrain.cli.environment import cpu, surroundings
 
-PEER_PACKAGES = ("sparseprop", "sparselab", "torch-sparse", "fbgemm-gpu-cpu", "pytest-benchmark")
+PEER_PACKAGES = ("sparseprop", "sparselab", "torch-scatter", "torch-sparse", "fbgemm-gpu-cpu", "pytest-benchmark")
 MOST_LOAD = 0.5  # per core: past it somebody else's work is measured as well
 
 IMPORT = """

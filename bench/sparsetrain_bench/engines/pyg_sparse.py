@@ -1,4 +1,4 @@
-"""torch-sparse: the SparseTensor of PyTorch Geometric."""
+"""torch-sparse: the SparseTensor of PyTorch Geometric. It imports torch-scatter, and does not say so to pip."""
 
 from typing import Any
 
