@@ -1,10 +1,11 @@
 # make demo: train sparse beside masked and dense on real digits.   make test: everything that must hold.
+# make bench: a layer beside other engines, those of make bench-peers among them; takes hours.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint wheel bench bench-peers clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -21,10 +22,29 @@ lint: $(VENV)/installed
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --wheel
 
+bench: $(VENV)/bench-installed
+	$(BIN)/sparsetrain bench --preset layers --json bench-layers.json --html bench-layers.html
+
+# one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables;
+# torch-sparse comes last, since it takes long minutes, after torch-scatter, which it imports and does not declare
+bench-peers: $(VENV)/bench-installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt wheel setuptools ninja pybind11
+	@for peer in $$(cat bench/peers.txt); do \
+	  $(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt "$$peer" || true; \
+	done
+	@for peer in $$(cat bench/peers.txt); do \
+	  if $(BIN)/python -m pip show --quiet "$${peer%%==*}" 2>/dev/null; then echo "installed  $$peer"; \
+	  else echo "missing    $$peer"; fi; \
+	done
+
+$(VENV)/bench-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[bench]"
+	touch $@
+
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info compare.json compare.png
+	rm -rf $(VENV) build dist *.egg-info compare.json compare.png bench-layers.json bench-layers.html

@@ -7,10 +7,11 @@ Each sample has a few features that are one, of many. The outputs of all must ag
 
 import argparse
 import os
+import random
 from collections.abc import Callable
 
 import torch
-from rounds import measure, quartiles, ratio
+from sparsetrain_bench.rounds import measure, quartiles, ratio
 from torch import Tensor, nn
 
 import sparsetrain as st
@@ -63,11 +64,12 @@ def main() -> None:
 
         return step
 
+    order = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in contestants}
     steps = {name: stepping(*pair) for name, pair in contestants.items()}
     for k in range(args.rounds + 3):
         draw()
-        for name, run in measure(steps, 1, warmup=0).items():
+        for name, run in measure(steps, 1, order, warmup=0).items():
             times[name] += run if k >= 3 else []
     print(
         f"{args.inputs} -> {args.outputs}, {t.nnz} edges, batch {args.batch} of {args.features}, "

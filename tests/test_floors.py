@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sparsetrain"
 KERNELS = ROOT / "kernels" / "sparsetrain_kernels"
+BENCH = ROOT / "bench" / "sparsetrain_bench"
 
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS = (
@@ -96,6 +97,6 @@ def test_every_room_has_a_name_that_says_something() -> None:
 
 def test_setup_lists_every_package() -> None:
     listed = (ROOT / "setup.cfg").read_text()
-    for folder in {path.parent for top in (PACKAGE, KERNELS) for path in top.rglob("*.py")}:
-        name = ".".join(folder.relative_to(ROOT).parts).removeprefix("kernels.")
+    for folder in {path.parent for top in (PACKAGE, KERNELS, BENCH) for path in top.rglob("*.py")}:
+        name = ".".join(folder.relative_to(ROOT).parts).removeprefix("kernels.").removeprefix("bench.")
         assert f"\n    {name}\n" in listed, f"setup.cfg does not list {name}, and the wheel would lack it"

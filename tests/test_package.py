@@ -27,10 +27,15 @@ def test_wheel(tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
     wheel = next(tmp_path.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"sparsetrain", "sparsetrain_kernels"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {
+        "sparsetrain",
+        "sparsetrain_bench",
+        "sparsetrain_kernels",
+    }
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsetrain").rglob("*.py")}
     sources |= {str(path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*.py")}
-    assert sources <= set(names)
+    sources |= {str(path.relative_to(ROOT / "bench")) for path in (ROOT / "bench" / "sparsetrain_bench").rglob("*.*")}
+    assert {source for source in sources if "__pycache__" not in source} <= set(names)
     assert {"sparsetrain/py.typed", "sparsetrain_kernels/py.typed"} <= set(names)
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "away"), str(wheel))
     package, kernels, edges = run(sys.executable, "-c", f"import sys; sys.path.insert(0, 'away'){USE}").split()

@@ -1,5 +1,6 @@
 """The command ``sparsetrain`` itself: its name, its version, and how it ends."""
 
+from importlib.metadata import entry_points
 from typing import Any
 
 import click
@@ -8,11 +9,19 @@ from .compare import compare
 from .environment import version_of
 from .info import info
 
+MORE_COMMANDS = "sparsetrain.commands"  # entry points: what stands above the command line enters itself there
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class _Program(click.Group):
-    """A group of commands that Ctrl-C ends with the exit code that shells expect."""
+    """A group of commands that Ctrl-C ends with the exit code that shells expect; installed packages can add some."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=MORE_COMMANDS).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = entry_points(group=MORE_COMMANDS, name=cmd_name)
+        return super().get_command(ctx, cmd_name) or next((point.load() for point in found), None)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

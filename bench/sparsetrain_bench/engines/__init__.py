@@ -1,0 +1,19 @@
+"""Engines by name. None imports the peer that it stands for before it makes a layer."""
+
+from .engine import Engine as Engine
+from .full_weight import Dense, MaskedAfterStep, MaskedInForward
+from .ours import Sparsetrain, TorchBackend
+from .pyg_sparse import PygSparse
+from .scipy_csr import ScipyCsr
+from .sparselab import SparseLab
+from .sparseprop import SparseProp
+from .torch_sparse_layouts import TorchCoo, TorchCsr
+
+_ALL = (
+    Sparsetrain, TorchBackend, Dense, MaskedInForward, MaskedAfterStep, TorchCsr, TorchCoo, SparseProp, SparseLab,
+    PygSparse, ScipyCsr,
+)  # fmt: skip
+
+ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
+MASKED = (MaskedInForward.name, MaskedAfterStep.name)  # judged by the cheaper of the two
+PEERS = (SparseProp.name, SparseLab.name, TorchCsr.name, PygSparse.name)  # judged by the best of them

@@ -1,0 +1,45 @@
+"""sparsetrain itself, by its kernels and by its torch backend."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sparsetrain as st
+
+from .engine import Engine
+
+
+def sparse_linear(t: st.Topology, values: Tensor, bias: Tensor) -> st.nn.SparseLinear:
+    """Our layer with these numbers."""
+    layer = st.nn.SparseLinear(t.shape[1], t.shape[0], topology=t)
+    with torch.no_grad():
+        layer.values.copy_(values)
+        layer.bias.copy_(bias)  # type: ignore[union-attr]
+    return layer
+
+
+class Sparsetrain(Engine):
+    """SparseLinear on our kernels."""
+
+    name, module = "sparsetrain", "sparsetrain"
+
+    def layer(self, t: st.Topology, values: Tensor, bias: Tensor) -> nn.Module:
+        return sparse_linear(t, values, bias)
+
+    def edge_gradient(self, layer: Any, t: st.Topology) -> Tensor:
+        gradient: Tensor = layer.values.grad
+        return gradient
+
+    def kept_bytes(self, layer: Any) -> int:
+        return super().kept_bytes(layer) + int(layer.topology.nbytes)
+
+
+class TorchBackend(Sparsetrain):
+    """SparseLinear on torch.sparse: what other devices would get."""
+
+    name = "sparsetrain, torch backend"
+
+    def context(self) -> AbstractContextManager[Any]:
+        return st.ops.use_backend("torch")

@@ -1,0 +1,152 @@
+"""A race: one process for each contestant, driven in turn so that one computes at a time."""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from sparsetrain.cli.process import ProcessError, Remote
+
+from .case import OURS, Case, installed
+from .machine import environment, import_seconds, memory_bytes
+from .peak import Peak, Trial
+from .rounds import shuffled
+from .settings import Settings
+from .worker import Opening, Worker
+
+WARM_UP = 2
+REST = 0.003  # seconds between turns, in which the last one's threads stop spinning
+AT_ONCE = 2  # trials of memory, which do not disturb each other
+
+
+@dataclass
+class Outcome:
+    """What became of a contestant: why it was not timed, or its seconds by phase and round, and the rest."""
+
+    state: str = ""
+    opening: Opening = field(default_factory=Opening)
+    phases: dict[str, list[float]] = field(default_factory=dict)
+    import_s: float = 0.0
+    peak: Peak | None = None
+    edges: int = 0
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+class Race:
+    """Processes that live through all cases with the same number of threads."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.settings, self.say = settings, say
+        self.order = random.Random(settings.seed)
+        self.environment = environment(settings.command())
+        self.threads = 0
+        self.stack = ExitStack()
+        self.workers: dict[str, Remote] = {}
+
+    def run(self, case: Case) -> dict[str, Outcome]:
+        """Check and time everybody who can take part in a case."""
+        self.say(case.title)
+        if case.threads != self.threads:
+            self._dismiss_all()
+            self.threads = case.threads
+        outcomes = {name: Outcome(obstacle(name, case)) for name in self.chosen(case)}
+        where = {**self.environment, "threads": case.threads}
+        problem = case.problem()
+        edges = case.edges(problem)
+        with tempfile.TemporaryDirectory(prefix="sparsetrain-bench-") as folder:
+            expected = Path(folder) / "expected.pt"
+            torch.save(case.expected(problem), expected)
+            del problem
+            for name, outcome in outcomes.items():
+                outcome.edges, outcome.environment = edges, where
+                if not outcome.state:
+                    self._open(name, case, expected, outcome)
+        self._time(outcomes)
+        if self.settings.memory:
+            self._memory(case, outcomes)
+        return outcomes
+
+    def chosen(self, case: Case) -> list[str]:
+        """Contestants of a case that were asked for; ours always, as the others are compared to it."""
+        wanted = self.settings.engines
+        return [name for name in case.contestants() if not wanted or name in wanted or name == OURS]
+
+    def _open(self, name: str, case: Case, expected: Path, outcome: Outcome) -> None:
+        outcome.import_s = import_seconds(case.module_of(name))
+        try:
+            if name not in self.workers:
+                self.workers[name] = self.stack.enter_context(Remote(name, case.threads, Worker, name))
+                self.workers[name].ready()
+            outcome.opening = self.workers[name].call("begin", case, expected)
+            outcome.state = f"failed: {outcome.opening.failure}" if outcome.opening.failure else ""
+        except ProcessError as error:
+            self._lose(name, error, outcome)
+
+    def _time(self, outcomes: dict[str, Outcome]) -> None:
+        for k in range(WARM_UP + self.settings.rounds):
+            for name in shuffled([name for name, outcome in outcomes.items() if not outcome.state], self.order):
+                time.sleep(REST)
+                try:
+                    turn = self.workers[name].call("turn")
+                except ProcessError as error:
+                    self._lose(name, error, outcomes[name])
+                    continue
+                if k >= WARM_UP:
+                    for phase, seconds in turn.items():
+                        outcomes[name].phases.setdefault(phase, []).append(seconds)
+        for name, outcome in outcomes.items():
+            if not outcome.state:
+                self.workers[name].call("end")
+                step = sum(map(statistics.median, outcome.phases.values()))
+                self.say(f"  {name}: {1e3 * step:.3f} ms")
+            else:
+                self.say(f"  {name}: {outcome.state}")
+
+    def _memory(self, case: Case, outcomes: dict[str, Outcome]) -> None:
+        timed = [name for name, outcome in outcomes.items() if not outcome.state]
+        for names in (timed[k : k + AT_ONCE] for k in range(0, len(timed), AT_ONCE)):
+            with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
+                trials = [stack.enter_context(Remote(name, case.threads, Trial, name, case)) for name in names]
+                for name, peak in zip(names, pool.map(_measure, trials, [case] * len(trials)), strict=True):
+                    outcomes[name].peak = peak
+
+    def _lose(self, name: str, error: ProcessError, outcome: Outcome) -> None:
+        """A process that died is replaced in the next case."""
+        text = str(error).removeprefix(f"{name}: ").rsplit(" (", 1)[0]  # without the file where it happened
+        outcome.state, outcome.phases = f"failed: {text}", {}
+        del self.workers[name]
+
+    def _dismiss_all(self) -> None:
+        self.stack.close()
+        self.workers.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._dismiss_all()
+
+
+def obstacle(name: str, case: Case) -> str:
+    """Why a contestant can't take part: ``missing``, or what it would need; empty where it can."""
+    if not installed(case.module_of(name)):
+        return "missing"
+    needed = case.needed_bytes(name)
+    return f"needs {needed / 1e9:,.0f} GB" if needed > memory_bytes() / 2 else ""
+
+
+def _measure(trial: Remote, case: Case) -> Peak | None:
+    try:
+        trial.ready()
+        peak: Peak = trial.call("measure", case)
+    except ProcessError:  # it made its steps before; what it lacks is room beside the other
+        return None
+    return peak
