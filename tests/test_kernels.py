@@ -90,7 +90,9 @@ def test_backward(s: Structure, batch: int, dtype: type, layout_x: str, layout_d
     magnitude = (np.abs(x).astype(np.float64) @ np.abs(dy.T)).T[s.row, s.col]
     for run in (kernels.backward, reference.backward):
         dx, grad = blank(s.columns, batch, dtype, layout_x), np.full(s.col.size, np.nan, dtype)
-        run(plan_t, perm, values, x, dy, dx, grad)
+        bias_grad = np.full(s.rows, np.nan, dtype)
+        run(plan_t, perm, values, x, dy, dx, grad, bias_grad)
+        close(bias_grad, dy.sum(1, dtype=np.float64), np.abs(dy).sum(1, dtype=np.float64), batch)
         close(dx, dense.T @ dy, np.abs(dense.T) @ np.abs(dy), s.rows)
         close(grad, exact, magnitude, batch)
 

@@ -43,14 +43,16 @@ def axpy_segment(typing: Any, y: Any, at_y: Any, col: Any, values: Any, start: A
 
 
 @intrinsic
-def dot_segment(typing: Any, a: Any, at_a: Any, col: Any, out: Any, start: Any, stop: Any, panel: Any, at_panel: Any, width: Any) -> Any:
-    """out[k] += a[at_a : +tile] . panel[at_panel + col[k]*tile : +tile] for start <= k < stop"""
-    signature = types.void(a, at_a, col, out, start, stop, panel, at_panel, width)
+def dot_segment(
+    typing: Any, a: Any, at_a: Any, col: Any, out: Any, at_out: Any, start: Any, stop: Any, panel: Any, at_panel: Any, width: Any
+) -> Any:
+    """out[at_out + k] += a[at_a : +tile] . panel[at_panel + col[k]*tile : +tile] for start <= k < stop"""
+    signature = types.void(a, at_a, col, out, at_out, start, stop, panel, at_panel, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, a.dtype)
-        a_data, col_data, out_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 6))
-        here, source = emit.at(a_data, args[1]), emit.at(panel_data, args[7])
+        a_data, col_data, out_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 7))
+        here, source = emit.at(a_data, args[1]), emit.at(panel_data, args[8])
         tile = ir.Constant(I64, width.count * emit.lanes)
         held = [emit.load(here, i) for i in range(width.count)]
 
@@ -61,10 +63,10 @@ def dot_segment(typing: Any, a: Any, at_a: Any, col: Any, out: Any, start: Any, 
                 for i, vector in enumerate(held):
                     dot = emit.fma(vector, emit.load(b, i), dot)
                 dots.append(dot)
-            emit.add_to(emit.at(out_data, edges[0]), emit.sums(dots))
+            emit.add_to(emit.at(emit.at(out_data, args[4]), edges[0]), emit.sums(dots))
             return []
 
-        emit.edges(args[4], args[5], [], body)
+        emit.edges(args[5], args[6], [], body)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -72,12 +74,12 @@ def dot_segment(typing: Any, a: Any, at_a: Any, col: Any, out: Any, start: Any, 
 
 @intrinsic
 def backward_segment(
-    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, grads: Any, offset: Any, start: Any, stop: Any,
+    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, grads: Any, at_grads: Any, start: Any, stop: Any,
     panel: Any, at_panel: Any, width: Any,
 ) -> Any:
-    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile] and e = k - offset,
-    dx[at_dx : +tile] += weights[e] * dy and grads[e] += x[at_x : +tile] . dy for start <= k < stop"""
-    signature = types.void(dx, at_dx, x, at_x, row, weights, grads, offset, start, stop, panel, at_panel, width)
+    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile],
+    dx[at_dx : +tile] += weights[k] * dy and grads[at_grads + k] += x[at_x : +tile] . dy for start <= k < stop"""
+    signature = types.void(dx, at_dx, x, at_x, row, weights, grads, at_grads, start, stop, panel, at_panel, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, x.dtype)
@@ -91,19 +93,46 @@ def backward_segment(
         def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
             sums, dots = list(held_sums), []
             for k in edges:
-                weight = emit.splat(builder.load(emit.at(weights_data, builder.sub(k, args[7]))))
+                weight = emit.splat(builder.load(emit.at(weights_data, k)))
                 dy, dot = emit.at(source, builder.mul(emit.index(row_data, k), tile)), emit.zero
                 for i in range(width.count):
                     vector = emit.load(dy, i)
                     sums[i] = emit.fma(weight, vector, sums[i])
                     dot = emit.fma(vector, held[i], dot)
                 dots.append(dot)
-            emit.add_to(emit.at(grads_data, builder.sub(edges[0], args[7])), emit.sums(dots))
+            emit.add_to(emit.at(emit.at(grads_data, args[7]), edges[0]), emit.sums(dots))
             return sums
 
         sums = [emit.load(here, i) for i in range(width.count)]
         for i, s in enumerate(emit.edges(args[8], args[9], sums, body)):
             emit.store(s, here, i)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_sums(typing: Any, panel: Any, at_panel: Any, features: Any, out: Any, at_out: Any, width: Any) -> Any:
+    """out[at_out + f] += sum of panel[at_panel + f*tile : +tile] for f < features"""
+    signature = types.void(panel, at_panel, features, out, at_out, width)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit = Emit(context, builder, panel.dtype)
+        source, there = emit.at(emit.data(signature, args, 0), args[1]), emit.at(emit.data(signature, args, 3), args[4])
+        tile = ir.Constant(I64, width.count * emit.lanes)
+
+        def body(features: list[Any], _: list[Any]) -> list[Any]:
+            totals = []
+            for f in features:
+                x = emit.at(source, builder.mul(f, tile))
+                total = emit.load(x)
+                for i in range(1, width.count):
+                    total = builder.fadd(total, emit.load(x, i))
+                totals.append(total)
+            emit.add_to(emit.at(there, features[0]), emit.sums(totals))
+            return []
+
+        emit.edges(ir.Constant(I64, 0), args[2], [], body)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -44,9 +44,14 @@ def prefer_openmp():
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
+def workers(threads):
+    """Threads that a parallel form will run on, asked for so many."""
+    return min(threads, numba.config.NUMBA_NUM_THREADS)
+
+
 def launch(serial, parallel, types, work, threads, *args):
     """Run one of a kernel's two forms; which one does not change a bit of the result. Forms are compiled by ``types``."""
-    threads = min(threads, numba.config.NUMBA_NUM_THREADS)
+    threads = workers(threads)
     together = threads > 1 and work >= PARALLEL_WORK and not _process.serial
     form = parallel if together else serial
     key = (form, types)

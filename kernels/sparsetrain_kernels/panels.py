@@ -18,12 +18,20 @@ from .vectors import VECTOR_BYTES, lanes
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
 
 PART = 128  # features of a packing task
+OWN_BYTES = 4 << 20  # of a panel, up to which every worker packs its own
 
 
 @kernel
 def aligned(buffer):
     """The first element of ``buffer`` that starts a cache line; the buffer is ALIGNMENT bytes longer than its use."""
     return np.int64((-buffer.ctypes.data) % ALIGNMENT // buffer.itemsize)
+
+
+@kernel
+def buffer(size, like):
+    """Room for so many numbers of the type of ``like``, and where in it the first cache line starts."""
+    room = np.empty(size + ALIGNMENT // like.itemsize, like.dtype)
+    return room, aligned(room)
 
 
 @kernel
@@ -80,16 +88,21 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
 
 
 @kernel
-def parts(features):
-    """Tasks that packing a tile is cut into; the last takes the rest as well."""
-    return max(1, features // PART)
+def packing_tasks(features, batch, x, width):
+    """Tasks of packing the whole of x beforehand, and the numbers that it takes. None where a worker packs a tile at a time
+    for itself: what another core has packed must be fetched from there, which takes longer than packing it again."""
+    tile = len(width) * (VECTOR_BYTES // x.itemsize)
+    tiles = (batch + tile - 1) // tile
+    if features * tile * x.itemsize <= OWN_BYTES:
+        return 0, 0
+    return tiles * (features // PART), tiles * features * tile
 
 
 @kernel
 def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, at, width):
-    """Tasks first..last of packing the whole of x: PART features of one tile each, or more for the last."""
+    """Tasks first..last of packing the whole of x: PART features of one tile each, and the rest with the last."""
     tile = len(width) * (VECTOR_BYTES // x.itemsize)
-    count = parts(features)
+    count = features // PART
     for task in range(first, last):
         t, part = task // count, task % count
         f = part * PART

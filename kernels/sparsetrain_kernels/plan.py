@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import kernel
+from .vectors import lanes
 
 Array = npt.NDArray[Any]
 
 TILE_BYTES = 512  # of a panel's column, at most: eight of the widest registers
 CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
-GROUP, TASKS = 4, 16  # chunks of a task at most; tasks at least, if there are so many chunks
-TASK_EDGES = 32_768  # of a task of several chunks, on average: what it keeps of each edge stays in L2
+GROUP = 4  # chunks that are swept together at most
+SEGMENTS = 8  # of the samples, at most
 ROUND = 16  # rows that are transposed together
 
 
@@ -55,7 +56,8 @@ class Plan(NamedTuple):
     """A CSR structure ready for the kernels.
 
     ``pointers[b*step + r] : pointers[(b + 1)*step + r]`` are the edges of row r in block b; without blocks that is
-    ``crow`` itself, at step 1. ``bounds[c] : bounds[c + 1]`` are the rows of chunk c.
+    ``crow`` itself, at step 1. ``bounds[c] : bounds[c + 1]`` are the rows of chunk c, and
+    ``height`` is no less than the rows of GROUP chunks.
     """
 
     rows: int
@@ -66,6 +68,7 @@ class Plan(NamedTuple):
     step: int
     blocks: int
     bounds: Array
+    height: int
 
     @property
     def nbytes(self) -> int:
@@ -91,13 +94,28 @@ def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUC
     if blocks > 1:
         pointers, step = np.empty((blocks + 1) * rows, crow.dtype), rows
         block_pointers(crow, col, block, blocks, pointers)
-    return Plan(rows, columns, crow, col, pointers, step, blocks, _chunks(crow))
+    bounds = _chunks(crow)
+    return Plan(rows, columns, crow, col, pointers, step, blocks, bounds, GROUP * int(np.diff(bounds).max()))
 
 
-def grouped(plan, tiles):
-    """Chunks that a task takes together: more rows sweep a block while it is in cache, as long as tasks are left to share."""
-    chunks = plan.bounds.size - 1
-    return max(1, min(GROUP, chunks * tiles // TASKS, TASK_EDGES * chunks // max(plan.col.size, 1)))
+@kernel
+def share(worker, workers, tasks):
+    """First and last of a worker's tasks: in order, and as many for each."""
+    return worker * tasks // workers, (worker + 1) * tasks // workers
+
+
+@kernel
+def edges_of(pointers, step, blocks, bounds, first, last):
+    """First and last edge of the rows of chunks first..last."""
+    r0, r1 = bounds[first], bounds[last]
+    return pointers[r0], pointers[blocks * step + r1 - 1] if r1 > r0 else pointers[r0]
+
+
+def segments(plan, batch, vectors, dtype):
+    """Segments of the samples whose edge gradients are summed apart, so that workers need not share a tile: more where
+    there are few edges for the numbers that are packed. They follow from shapes alone, and so does the result."""
+    tiles = -(-batch // (vectors * lanes(dtype)))
+    return max(1, min(tiles, SEGMENTS, plan.columns * batch // (2 * plan.col.size + 1)))
 
 
 def _block_size(rows, columns, nnz, widths):

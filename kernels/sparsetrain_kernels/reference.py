@@ -18,7 +18,9 @@ def sddmm(plan, a, b, out, threads=1):
             out[e] = np.dot(a[r], b[plan.col[e]])
 
 
-def backward(plan_t, perm, values, x, dy, dx, grad, threads=1):
+def backward(plan_t, perm, values, x, dy, dx, grad, bias_grad=None, threads=1):
+    if bias_grad is not None:
+        bias_grad[:] = dy.sum(1)
     for c in range(plan_t.rows):
         dx[c] = 0
         for k in range(plan_t.crow[c], plan_t.crow[c + 1]):

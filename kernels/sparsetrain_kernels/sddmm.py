@@ -5,56 +5,79 @@ from numba import prange
 
 from .jit import kernel
 from .lanes import dot_segment
-from .launch import launch
+from .launch import launch, workers
 from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial
-from .panels import ALIGNMENT, aligned, flat, pack, pack_tasks, parts, sweeps, tile_width
-from .plan import Array, Plan
+from .panels import buffer, flat, pack, pack_tasks, packing_tasks, sweeps, tile_width
+from .plan import GROUP, Array, Plan, edges_of, segments, share
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
 
 
 @kernel
-def sddmm_tasks(first, last, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width):
-    """Chunks first..last of the rows: all edges of a row belong to one task, which adds tile after tile in order."""
+def sddmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, bounds, height, col, a, af, ab,
+                 b, bf, bb, features, partial, parts, batch, width):
+    """A worker's share: chunks of rows over a segment of the samples, whose sums have a place of their own in partial."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // a.itemsize)
-    tiles = (batch + tile - 1) // tile
-    for chunk in range(first, last):
-        r0, r1 = bounds[chunk], bounds[chunk + 1]
-        rows = np.empty((r1 - r0) * tile + ALIGNMENT // a.itemsize, a.dtype)
-        start = aligned(rows)
-        for k in range(pointers[r0], pointers[blocks * step + r1 - 1] if r1 > r0 else pointers[r0]):
-            out[k] = 0
-        for t in range(tiles):
-            pack(a, af, ab, r0, r1, t * tile, batch, rows, start, width)
-            for block in range(blocks):
-                for r in range(r0, r1):
-                    dot_segment(rows, np.int64(start + (r - r0) * tile), col, out,
-                                np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
-                                panels, np.int64(at + t * features * tile), width)
+    tiles, chunks, nnz = (batch + tile - 1) // tile, bounds.size - 1, col.size
+    task, last = share(worker, workers, parts * chunks)
+    panel, at = (panels, base) if packed else buffer(features * tile, b)
+    rows, start = buffer(height * tile, a)
+    while task < last:
+        part, first = task // chunks, task % chunks
+        stop = min(chunks, first + last - task)
+        k0, k1 = edges_of(pointers, step, blocks, bounds, first, stop)
+        partial[part * nnz + k0 : part * nnz + k1] = 0
+        for t in range(part * tiles // parts, (part + 1) * tiles // parts):
+            if packed:
+                at = base + t * features * tile
+            else:
+                pack(b, bf, bb, 0, features, t * tile, batch, panel, at, width)
+            for chunk in range(first, stop, GROUP):
+                r0, r1 = bounds[chunk], bounds[min(chunk + GROUP, stop)]
+                pack(a, af, ab, r0, r1, t * tile, batch, rows, start, width)
+                for block in range(blocks):
+                    for r in range(r0, r1):
+                        dot_segment(rows, np.int64(start + (r - r0) * tile), col, partial, np.int64(part * nnz),
+                                    np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
+                                    panel, np.int64(at), width)
+        task += stop - first
     restore_subnormals(mode)
 
 
 @kernel
-def sddmm_serial(pointers, step, blocks, bounds, col, a, af, ab, b, bf, bb, features, out, batch, width):
-    tile = len(width) * (VECTOR_BYTES // a.itemsize)
-    tiles = (batch + tile - 1) // tile
-    panels = np.empty(tiles * features * tile + ALIGNMENT // b.itemsize, b.dtype)
-    at = aligned(panels)
-    pack_tasks(0, tiles * parts(features), b, bf, bb, features, batch, panels, at, width)
-    sddmm_tasks(0, bounds.size - 1, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width)
+def add_parts(worker, workers, partial, parts, out):
+    """out[k] = sum over parts of partial[part, k], in order, for a worker's share of the edges."""
+    k0, k1 = share(worker, workers, out.size)
+    for k in range(np.uint64(k0), np.uint64(k1)):
+        total = partial[k]
+        for part in range(np.uint64(1), np.uint64(parts)):
+            total += partial[part * np.uint64(out.size) + k]
+        out[k] = total
+
+
+@kernel
+def sddmm_serial(workers, parts, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features, out, batch, width):
+    partial = out if parts == 1 else np.empty(parts * col.size, out.dtype)
+    sddmm_worker(0, 1, False, b, 0, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                 partial, parts, batch, width)
+    if parts > 1:
+        add_parts(0, 1, partial, parts, out)
 
 
 @kernel(parallel=True)
-def sddmm_parallel(pointers, step, blocks, bounds, col, a, af, ab, b, bf, bb, features, out, batch, width):
-    tile = len(width) * (VECTOR_BYTES // a.itemsize)
-    tiles = (batch + tile - 1) // tile
-    panels = np.empty(tiles * features * tile + ALIGNMENT // b.itemsize, b.dtype)
-    at = aligned(panels)
-    for task in prange(tiles * parts(features)):
-        pack_tasks(task, task + 1, b, bf, bb, features, batch, panels, at, width)
-    for chunk in prange(bounds.size - 1):
-        sddmm_tasks(chunk, chunk + 1, pointers, step, blocks, bounds, col, a, af, ab, panels, at, features, out, batch, width)
+def sddmm_parallel(workers, parts, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features, out, batch, width):
+    tasks, size = packing_tasks(features, batch, b, width)
+    panels, base = buffer(size, b)
+    partial = out if parts == 1 else np.empty(parts * col.size, out.dtype)
+    for task in prange(tasks):
+        pack_tasks(task, task + 1, b, bf, bb, features, batch, panels, base, width)
+    for worker in prange(workers):
+        sddmm_worker(worker, workers, tasks > 0, panels, base, pointers, step, blocks, bounds, height, col, a, af, ab,
+                     b, bf, bb, features, partial, parts, batch, width)
+    if parts > 1:
+        for worker in prange(workers):
+            add_parts(worker, workers, partial, parts, out)
 
 
 def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
@@ -78,5 +101,6 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
         return
     width = tile_width(batch, a.dtype)
     work = plan.col.size * sweeps(batch, a.dtype, len(width))
-    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, plan.pointers, plan.step, plan.blocks,
-           plan.bounds, plan.col, *flat(a), *flat(b), plan.columns, out, batch, width)
+    parts = segments(plan, batch, len(width), a.dtype)
+    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, workers(threads), parts, plan.pointers, plan.step, plan.blocks,
+           plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns, out, batch, width)

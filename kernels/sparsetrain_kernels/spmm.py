@@ -5,26 +5,33 @@ from numba import prange
 
 from .jit import kernel
 from .lanes import axpy_segment, fill_tile
-from .launch import launch
+from .launch import launch, workers
 from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial
-from .panels import ALIGNMENT, aligned, flat, pack_tasks, parts, sweeps, tile_width, unpack
-from .plan import Array, Plan, grouped
+from .panels import buffer, flat, pack, pack_tasks, packing_tasks, sweeps, tile_width, unpack
+from .plan import GROUP, Array, Plan, share
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES, lanes
+from .vectors import VECTOR_BYTES
 
 
 @kernel
-def spmm_tasks(first, last, pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
-               y, feature_stride, batch_stride, batch, width):
-    """Tasks first..last of Y = W X + bias: one tile of one chunk of rows each, summed where it stays in cache."""
+def spmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, bounds, height, col, values, bias,
+                x, xf, xb, features, y, yf, yb, batch, width):
+    """A worker's share of Y = W X + bias: chunks of rows over a tile of samples, summed where they stay in cache."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
-    groups = (bounds.size - 2) // group + 1
-    for task in range(first, last):
-        t, chunk = task // groups, task % groups * group
-        r0, r1 = bounds[chunk], bounds[min(chunk + group, bounds.size - 1)]
-        sums = np.empty((r1 - r0) * tile + ALIGNMENT // y.itemsize, y.dtype)
-        start = aligned(sums)
+    chunks, present = bounds.size - 1, -1
+    task, last = share(worker, workers, (batch + tile - 1) // tile * chunks)
+    panel, at = (panels, base) if packed else buffer(features * tile, x)
+    sums, start = buffer(height * tile, y)
+    while task < last:
+        t, chunk = task // chunks, task % chunks
+        end = min(chunk + GROUP, chunks, chunk + last - task)
+        r0, r1 = bounds[chunk], bounds[end]
+        if packed:
+            at = base + t * features * tile
+        elif t != present:
+            pack(x, xf, xb, 0, features, t * tile, batch, panel, at, width)
+            present = t
         for r in range(r0, r1):
             initial = bias[r] if bias.size > 0 else y.dtype.type(0)
             fill_tile(sums, np.int64(start + (r - r0) * tile), initial, width)
@@ -32,33 +39,27 @@ def spmm_tasks(first, last, pointers, step, blocks, bounds, group, col, values, 
             for r in range(r0, r1):
                 axpy_segment(sums, np.int64(start + (r - r0) * tile), col, values,
                              np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
-                             panels, np.int64(at + t * features * tile), width)
-        unpack(sums, start, r0, r1, y, feature_stride, batch_stride, t * tile, batch, width)
+                             panel, np.int64(at), width)
+        unpack(sums, start, r0, r1, y, yf, yb, t * tile, batch, width)
+        task += end - chunk
     restore_subnormals(mode)
 
 
 @kernel
-def spmm_serial(pointers, step, blocks, bounds, group, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
-    tile = len(width) * (VECTOR_BYTES // y.itemsize)
-    tiles = (batch + tile - 1) // tile
-    panels = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
-    at = aligned(panels)
-    pack_tasks(0, tiles * parts(features), x, xf, xb, features, batch, panels, at, width)
-    spmm_tasks(0, tiles * ((bounds.size - 2) // group + 1), pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
-               y, yf, yb, batch, width)
+def spmm_serial(workers, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
+    spmm_worker(0, 1, False, x, 0, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+                y, yf, yb, batch, width)
 
 
 @kernel(parallel=True)
-def spmm_parallel(pointers, step, blocks, bounds, group, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
-    tile = len(width) * (VECTOR_BYTES // y.itemsize)
-    tiles = (batch + tile - 1) // tile
-    panels = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
-    at = aligned(panels)
-    for task in prange(tiles * parts(features)):
-        pack_tasks(task, task + 1, x, xf, xb, features, batch, panels, at, width)
-    for task in prange(tiles * ((bounds.size - 2) // group + 1)):
-        spmm_tasks(task, task + 1, pointers, step, blocks, bounds, group, col, values, bias, panels, at, features,
-                   y, yf, yb, batch, width)
+def spmm_parallel(workers, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
+    tasks, size = packing_tasks(features, batch, x, width)
+    panels, base = buffer(size, x)
+    for task in prange(tasks):
+        pack_tasks(task, task + 1, x, xf, xb, features, batch, panels, base, width)
+    for worker in prange(workers):
+        spmm_worker(worker, workers, tasks > 0, panels, base, pointers, step, blocks, bounds, height, col, values, bias,
+                    x, xf, xb, features, y, yf, yb, batch, width)
 
 
 def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
@@ -83,6 +84,5 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
         return
     width = tile_width(batch, x.dtype)
     work = plan.col.size * sweeps(batch, x.dtype, len(width))
-    group = grouped(plan, -(-batch // (len(width) * lanes(x.dtype))))
-    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, plan.pointers, plan.step, plan.blocks,
-           plan.bounds, group, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)
+    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, workers(threads), plan.pointers, plan.step, plan.blocks,
+           plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)

@@ -16,7 +16,7 @@ from torch.autograd import Function, forward_ad
 from ..topology import Topology
 from . import library
 from .backends import BACKENDS, Backend
-from .layout import in_layout_of
+from .layout import in_layout_of, sum_over_batch
 
 
 def differentiating(*tensors: Tensor | None) -> bool:
@@ -71,15 +71,16 @@ class SpMM(Function):
         check_edges(ctx.t, values)
         _, for_values, for_x, for_bias, *_ = ctx.needs_input_grad
         t, transpose, backend = ctx.t, ctx.transpose, ctx.backend
-        dvalues = dx = None
+        dvalues = dx = dbias = None
         if for_values and for_x and not transpose and not differentiating(values, x, dy):
-            dvalues, dx = backend_of(backend, values, x, dy).backward(t, values, x, dy)
+            dvalues, dx, dbias = backend_of(backend, values, x, dy).backward(t, values, x, dy, for_bias)
         else:
             if for_values:
                 dvalues = sddmm(t, x, dy, backend) if transpose else sddmm(t, dy, x, backend)
             if for_x:
                 dx = spmm(t, values, dy, None, not transpose, backend)
-        return None, dvalues, dx, library.sum_over_batch(dy) if for_bias else None, None, None
+            dbias = sum_over_batch(dy) if for_bias else None
+        return None, dvalues, dx, dbias if for_bias else None, None, None
 
     @staticmethod
     def jvp(

@@ -20,7 +20,9 @@ class Backend(Protocol):
 
     def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor: ...
 
-    def backward(self, t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]: ...
+    def backward(
+        self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
 
 
 BACKENDS: dict[str, Backend] = {"numba": numba_backend, "torch": torch_backend}

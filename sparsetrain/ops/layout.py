@@ -1,7 +1,10 @@
 """Memory layouts. A dense operand (features, batch) is *row-major* when the features of a sample are contiguous, as
 torch's batches are, and *feature-major* when the samples of a feature are."""
 
+import torch
 from torch import Tensor
+
+BLOCK = 1024  # samples of a partial sum of the bias gradient
 
 
 def is_feature_major(x: Tensor) -> bool:
@@ -42,3 +45,11 @@ def feature_major(x: Tensor) -> Tensor:
     if x.ndim == 0:
         raise ValueError("feature_major: expected a tensor (..., features), got one without dimensions.")
     return x.reshape(-1, x.shape[-1]).t().contiguous().t().reshape(x.shape) if x.numel() else x
+
+
+def sum_over_batch(dy: Tensor) -> Tensor:
+    """The bias gradient, shape (features,), bitwise the same at any number of threads: torch splits a sum to one number
+    by thread, so a single feature is summed in blocks first."""
+    if dy.shape[0] != 1:
+        return dy.sum(1)
+    return torch.nn.functional.pad(dy, (0, -dy.shape[1] % BLOCK)).reshape(-1, BLOCK).sum(1).sum(0, keepdim=True)

@@ -8,27 +8,18 @@ from torch import Tensor
 
 from ..topology import Topology
 from .backends import BACKENDS
-from .layout import empty_like_layout
+from .layout import empty_like_layout, sum_over_batch
 
 _library = torch.library.Library("sparsetrain", "DEF")
 for _schema in (
     "spmm(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor? bias, int columns, bool transpose, str backend)"
     " -> Tensor",
     "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor",
-    "backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, str backend) -> (Tensor, Tensor)",
+    "backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, bool bias, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
 ):
     _library.define(_schema)
 _ops = torch.ops.sparsetrain
-
-BLOCK = 1024  # samples of a partial sum of the bias gradient
-
-
-def sum_over_batch(dy: Tensor) -> Tensor:
-    """The bias gradient, shape (features,), bitwise the same at any number of threads: torch splits a sum to one number
-    by thread, so a single feature is summed in blocks first."""
-    if dy.shape[0] != 1:
-        return dy.sum(1)
-    return torch.nn.functional.pad(dy, (0, -dy.shape[1] % BLOCK)).reshape(-1, BLOCK).sum(1).sum(0, keepdim=True)
 
 
 class Operators:
@@ -43,8 +34,10 @@ class Operators:
     def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor:
         return _ops.sddmm(t.crow, t.col, a, b, self.backend)  # type: ignore[no-any-return]
 
-    def backward(self, t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        return _ops.backward(t.crow, t.col, values, x, dy, self.backend)  # type: ignore[no-any-return]
+    def backward(
+        self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        return _ops.backward(t.crow, t.col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
@@ -77,8 +70,11 @@ def _sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Ten
 
 
 @torch.library.impl(_library, "backward", "CompositeExplicitAutograd")
-def _backward(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return BACKENDS[backend].backward(_topology(crow, col, x.shape[0]), values, x, dy)
+def _backward(
+    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, dx, bias_grad = BACKENDS[backend].backward(_topology(crow, col, x.shape[0]), values, x, dy, bias)
+    return grad, dx, dy.new_empty(0) if bias_grad is None else bias_grad
 
 
 @torch.library.register_fake("sparsetrain::spmm", lib=_library)
@@ -102,9 +98,9 @@ def _fake_sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -
 
 @torch.library.register_fake("sparsetrain::backward", lib=_library)
 def _fake_backward(
-    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(col.shape[0]), empty_like_layout(x, x.shape[0])
+    crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(col.shape[0]), empty_like_layout(x, x.shape[0]), dy.new_empty(dy.shape[0] if bias else 0)
 
 
 def _keep_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -115,16 +111,17 @@ def _keep_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _spmm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     crow, col, values, x = ctx.saved_tensors
     _, _, for_values, for_x, for_bias, *_ = ctx.needs_input_grad
-    dvalues = dx = None
+    dvalues = dx = dbias = None
     if for_values and for_x and not ctx.transpose:
-        dvalues, dx = _ops.backward(crow, col, values, x, dy, ctx.backend)
+        dvalues, dx, dbias = _ops.backward(crow, col, values, x, dy, for_bias, ctx.backend)
     else:
         if for_values:
             a, b = (x, dy) if ctx.transpose else (dy, x)
             dvalues = _ops.sddmm(crow, col, a, b, ctx.backend)
         if for_x:
             dx = _ops.spmm(crow, col, values, dy, None, ctx.columns, not ctx.transpose, ctx.backend)
-    return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None, None, None
+        dbias = sum_over_batch(dy) if for_bias else None
+    return None, None, dvalues, dx, dbias if for_bias else None, None, None, None
 
 
 def _keep_sddmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -140,16 +137,16 @@ def _sddmm_gradients(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return None, None, da, db, None
 
 
-def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.backend = inputs
+def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.bias, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor) -> tuple[Tensor | None, ...]:
-    """Of <dgrad, sddmm(dy, x)> + <ddx, W' dy>."""
+def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor, dbias: Tensor) -> tuple[Tensor | None, ...]:
+    """Of <dgrad, sddmm(dy, x)> + <ddx, W' dy> + <dbias, dy 1>."""
     crow, col, values, x, dy = ctx.saved_tensors
     columns, backend = x.shape[0], ctx.backend
-    _, _, for_values, for_x, for_dy, _ = ctx.needs_input_grad
+    _, _, for_values, for_x, for_dy, *_ = ctx.needs_input_grad
     dvalues = _ops.sddmm(crow, col, dy, ddx, backend) if for_values else None
     dx = _ops.spmm(crow, col, dgrad, dy, None, columns, True, backend) if for_x else None
     ddy = None
@@ -157,7 +154,9 @@ def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor) -> tuple[Tensor | 
         ddy = _ops.spmm(crow, col, dgrad, x, None, columns, False, backend) + _ops.spmm(
             crow, col, values, ddx, None, columns, False, backend
         )
-    return None, None, dvalues, dx, ddy, None
+        if ctx.bias:
+            ddy = ddy + dbias[:, None]
+    return None, None, dvalues, dx, ddy, None, None
 
 
 for _name, _gradients, _keep in (

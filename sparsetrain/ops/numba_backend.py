@@ -27,13 +27,15 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     grad, dx = x.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
+    bias_grad = x.new_empty(t.shape[0]) if bias else None
     plan_t, perm = t.derived(_plan_t), t.transposed.perm.numpy()
     kernels.backward(
-        plan_t, perm, _flat(values), _array(x), _array(dy), _array(dx), _array(grad), torch.get_num_threads()
-    )
-    return grad, dx
+        plan_t, perm, _flat(values), _array(x), _array(dy), _array(dx), _array(grad),
+        None if bias_grad is None else _array(bias_grad), torch.get_num_threads(),
+    )  # fmt: skip
+    return grad, dx, bias_grad
 
 
 def used(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..topology import Topology
-from .layout import empty_like_layout, in_layout_of
+from .layout import empty_like_layout, in_layout_of, sum_over_batch
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
@@ -35,8 +35,8 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     return sampled.values()
 
 
-def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    return sddmm(t, dy, x), spmm(t, values, dy, None, transpose=True)
+def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    return sddmm(t, dy, x), spmm(t, values, dy, None, transpose=True), sum_over_batch(dy) if bias else None
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

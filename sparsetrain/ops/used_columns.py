@@ -9,9 +9,9 @@ from torch.autograd import Function
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
-from . import library, numba_backend
+from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
-from .layout import is_feature_major
+from .layout import is_feature_major, sum_over_batch
 from .row_gradient import sparse_rows
 
 
@@ -76,7 +76,7 @@ class UsedSpMM(Function):
         if for_x:
             check_edges(ctx.t, values)
             dx = spmm(ctx.t, values, dy, None, True, ctx.backend)
-        return None, None, dvalues, dx, library.sum_over_batch(dy) if for_bias else None, None
+        return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None
 
 
 def _rows(x: Tensor, columns: Tensor) -> Tensor:
