@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .vectors import I64, Emit
@@ -74,37 +75,37 @@ def dot_segment(
 
 @intrinsic
 def backward_segment(
-    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, grads: Any, at_grads: Any, start: Any, stop: Any,
+    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, at_weights: Any, grads: Any, at_grads: Any, start: Any, stop: Any,
     panel: Any, at_panel: Any, width: Any,
 ) -> Any:
     """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile],
-    dx[at_dx : +tile] += weights[k] * dy and grads[at_grads + k] += x[at_x : +tile] . dy for start <= k < stop"""
-    signature = types.void(dx, at_dx, x, at_x, row, weights, grads, at_grads, start, stop, panel, at_panel, width)
+    dx[at_dx : +tile] += weights[at_weights + k] * dy and grads[at_grads + k] += x[at_x : +tile] . dy for start <= k < stop"""
+    signature = types.void(dx, at_dx, x, at_x, row, weights, at_weights, grads, at_grads, start, stop, panel, at_panel, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, x.dtype)
         dx_data, x_data, row_data, weights_data, grads_data, panel_data = (
-            emit.data(signature, args, i) for i in (0, 2, 4, 5, 6, 10)
+            emit.data(signature, args, i) for i in (0, 2, 4, 5, 7, 11)
         )
-        here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[11])
+        here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[12])
         held = [emit.load(emit.at(x_data, args[3]), i) for i in range(width.count)]
         tile = ir.Constant(I64, width.count * emit.lanes)
 
         def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
             sums, dots = list(held_sums), []
             for k in edges:
-                weight = emit.splat(builder.load(emit.at(weights_data, k)))
+                weight = emit.splat(builder.load(emit.at(weights_data, builder.add(k, args[6]))))
                 dy, dot = emit.at(source, builder.mul(emit.index(row_data, k), tile)), emit.zero
                 for i in range(width.count):
                     vector = emit.load(dy, i)
                     sums[i] = emit.fma(weight, vector, sums[i])
                     dot = emit.fma(vector, held[i], dot)
                 dots.append(dot)
-            emit.add_to(emit.at(emit.at(grads_data, args[7]), edges[0]), emit.sums(dots))
+            emit.add_to(emit.at(grads_data, builder.add(edges[0], args[8])), emit.sums(dots))
             return sums
 
         sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.edges(args[8], args[9], sums, body)):
+        for i, s in enumerate(emit.edges(args[9], args[10], sums, body)):
             emit.store(s, here, i)
         return context.get_dummy_value()
 
@@ -192,6 +193,23 @@ def transpose_block(typing: Any, source: Any, at_source: Any, source_stride: Any
             rows, half = new, half // 2
         for j, row in enumerate(rows):
             emit.store(row, emit.at(there, builder.mul(args[5], ir.Constant(I64, j))))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def ask(typing: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of array[at], which is read a little later."""
+    signature = types.void(array, at)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i8, i32 = ir.IntType(8), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        line = builder.bitcast(builder.gep(data, [args[1]]), i8.as_pointer())
+        builder.call(prefetch, [line, *(ir.Constant(i32, n) for n in (0, 3, 1))])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -9,10 +9,12 @@ contiguous (torch's row-major batch), square blocks are transposed in registers,
 from functools import lru_cache
 
 import numpy as np
+from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from .jit import kernel
 from .lanes import copy_tile, fill_tile, transpose_block
+from .launch import launch
 from .vectors import VECTOR_BYTES, lanes
 
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
@@ -88,18 +90,7 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
 
 
 @kernel
-def packing_tasks(features, batch, x, width):
-    """Tasks of packing the whole of x beforehand, and the numbers that it takes. None where a worker packs a tile at a time
-    for itself: what another core has packed must be fetched from there, which takes longer than packing it again."""
-    tile = len(width) * (VECTOR_BYTES // x.itemsize)
-    tiles = (batch + tile - 1) // tile
-    if features * tile * x.itemsize <= OWN_BYTES:
-        return 0, 0
-    return tiles * (features // PART), tiles * features * tile
-
-
-@kernel
-def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, at, width):
+def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, width):
     """Tasks first..last of packing the whole of x: PART features of one tile each, and the rest with the last."""
     tile = len(width) * (VECTOR_BYTES // x.itemsize)
     count = features // PART
@@ -107,7 +98,34 @@ def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, pa
         t, part = task // count, task % count
         f = part * PART
         pack(x, feature_stride, batch_stride, f, features if part == count - 1 else f + PART, t * tile, batch,
-             panels, at + (t * features + f) * tile, width)
+             panels, (t * features + f) * tile, width)
+
+
+@kernel
+def pack_serial(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
+    pack_tasks(0, tasks, x, feature_stride, batch_stride, features, batch, panels, width)
+
+
+@kernel(parallel=True)
+def pack_parallel(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
+    for task in prange(tasks):
+        pack_tasks(task, task + 1, x, feature_stride, batch_stride, features, batch, panels, width)
+
+
+def packed_together(x, width, threads):
+    """All tiles of x, (features, batch), packed before a product; none where a worker packs a tile at a time for itself,
+    since fetching what another core has packed takes longer than packing it again."""
+    features, batch = x.shape
+    tile = len(width) * lanes(x.dtype)
+    if features * tile * x.itemsize <= OWN_BYTES:
+        return np.empty(0, x.dtype)
+    tiles = -(-batch // tile)
+    room = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
+    start = -room.ctypes.data % ALIGNMENT // x.itemsize
+    panels = room[start : start + tiles * features * tile]
+    launch(pack_serial, pack_parallel, (x.dtype.char, width), panels.size // 16, threads, tiles * (features // PART), *flat(x),
+           features, batch, panels, width)
+    return panels
 
 
 def flat(x):

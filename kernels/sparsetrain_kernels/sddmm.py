@@ -4,24 +4,24 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
-from .lanes import dot_segment
+from .lanes import ask, dot_segment
 from .launch import launch, workers
 from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial
-from .panels import buffer, flat, pack, pack_tasks, packing_tasks, sweeps, tile_width
-from .plan import GROUP, Array, Plan, edges_of, segments, share
+from .panels import buffer, flat, pack, packed_together, sweeps, tile_width
+from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
 
 
 @kernel
-def sddmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, bounds, height, col, a, af, ab,
-                 b, bf, bb, features, partial, parts, batch, width):
-    """A worker's share: chunks of rows over a segment of the samples, whose sums have a place of their own in partial."""
+def sddmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                 partial, parts, batch, width):
+    """A worker's share: chunks of rows over a segment of the samples, whose sums have a row of their own in partial."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // a.itemsize)
-    tiles, chunks, nnz = (batch + tile - 1) // tile, bounds.size - 1, col.size
+    tiles, chunks, nnz, packed = (batch + tile - 1) // tile, bounds.size - 1, col.size, panels.size > 0
     task, last = share(worker, workers, parts * chunks)
-    panel, at = (panels, base) if packed else buffer(features * tile, b)
+    panel, at = (panels, 0) if packed else buffer(features * tile, b)
     rows, start = buffer(height * tile, a)
     while task < last:
         part, first = task // chunks, task % chunks
@@ -30,7 +30,7 @@ def sddmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, 
         partial[part * nnz + k0 : part * nnz + k1] = 0
         for t in range(part * tiles // parts, (part + 1) * tiles // parts):
             if packed:
-                at = base + t * features * tile
+                at = t * features * tile
             else:
                 pack(b, bf, bb, 0, features, t * tile, batch, panel, at, width)
             for chunk in range(first, stop, GROUP):
@@ -38,6 +38,7 @@ def sddmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, 
                 pack(a, af, ab, r0, r1, t * tile, batch, rows, start, width)
                 for block in range(blocks):
                     for r in range(r0, r1):
+                        ask(col, np.int64(pointers[block * step + min(r + AHEAD, r1 - 1)]))
                         dot_segment(rows, np.int64(start + (r - r0) * tile), col, partial, np.int64(part * nnz),
                                     np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
                                     panel, np.int64(at), width)
@@ -46,38 +47,33 @@ def sddmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, 
 
 
 @kernel
-def add_parts(worker, workers, partial, parts, out):
-    """out[k] = sum over parts of partial[part, k], in order, for a worker's share of the edges."""
-    k0, k1 = share(worker, workers, out.size)
-    for k in range(np.uint64(k0), np.uint64(k1)):
-        total = partial[k]
-        for part in range(np.uint64(1), np.uint64(parts)):
-            total += partial[part * np.uint64(out.size) + k]
-        out[k] = total
+def add_parts(partial, parts, out):
+    """out[k] = sum over parts of partial[part, k], in order"""
+    size = out.size
+    for k in range(size):
+        out[k] = partial[k]
+    for part in range(1, parts):
+        for k in range(size):
+            out[k] += partial[part * size + k]
 
 
 @kernel
-def sddmm_serial(workers, parts, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features, out, batch, width):
-    partial = out if parts == 1 else np.empty(parts * col.size, out.dtype)
-    sddmm_worker(0, 1, False, b, 0, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                 partial, parts, batch, width)
+def sddmm_serial(workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                 out, partial, parts, batch, width):
+    sddmm_worker(0, 1, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                 out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
-        add_parts(0, 1, partial, parts, out)
+        add_parts(partial, parts, out)
 
 
 @kernel(parallel=True)
-def sddmm_parallel(workers, parts, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features, out, batch, width):
-    tasks, size = packing_tasks(features, batch, b, width)
-    panels, base = buffer(size, b)
-    partial = out if parts == 1 else np.empty(parts * col.size, out.dtype)
-    for task in prange(tasks):
-        pack_tasks(task, task + 1, b, bf, bb, features, batch, panels, base, width)
+def sddmm_parallel(workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                   out, partial, parts, batch, width):
     for worker in prange(workers):
-        sddmm_worker(worker, workers, tasks > 0, panels, base, pointers, step, blocks, bounds, height, col, a, af, ab,
-                     b, bf, bb, features, partial, parts, batch, width)
+        sddmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                     out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
-        for worker in prange(workers):
-            add_parts(worker, workers, partial, parts, out)
+        add_parts(partial, parts, out)
 
 
 def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
@@ -102,5 +98,7 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
     width = tile_width(batch, a.dtype)
     work = plan.col.size * sweeps(batch, a.dtype, len(width))
     parts = segments(plan, batch, len(width), a.dtype)
-    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, workers(threads), parts, plan.pointers, plan.step, plan.blocks,
-           plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns, out, batch, width)
+    partial = np.empty(out.size * parts if parts > 1 else 0, out.dtype)
+    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, workers(threads), packed_together(b, width, threads),
+           plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns,
+           out, partial, parts, batch, width)

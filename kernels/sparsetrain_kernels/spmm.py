@@ -4,31 +4,31 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
-from .lanes import axpy_segment, fill_tile
+from .lanes import ask, axpy_segment, fill_tile
 from .launch import launch, workers
 from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial
-from .panels import buffer, flat, pack, pack_tasks, packing_tasks, sweeps, tile_width, unpack
-from .plan import GROUP, Array, Plan, share
+from .panels import buffer, flat, pack, packed_together, sweeps, tile_width, unpack
+from .plan import AHEAD, GROUP, Array, Plan, share
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import VECTOR_BYTES
 
 
 @kernel
-def spmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, bounds, height, col, values, bias,
+def spmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, values, bias,
                 x, xf, xb, features, y, yf, yb, batch, width):
     """A worker's share of Y = W X + bias: chunks of rows over a tile of samples, summed where they stay in cache."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
-    chunks, present = bounds.size - 1, -1
+    chunks, packed, present = bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, (batch + tile - 1) // tile * chunks)
-    panel, at = (panels, base) if packed else buffer(features * tile, x)
+    panel, at = (panels, 0) if packed else buffer(features * tile, x)
     sums, start = buffer(height * tile, y)
     while task < last:
         t, chunk = task // chunks, task % chunks
         end = min(chunk + GROUP, chunks, chunk + last - task)
         r0, r1 = bounds[chunk], bounds[end]
         if packed:
-            at = base + t * features * tile
+            at = t * features * tile
         elif t != present:
             pack(x, xf, xb, 0, features, t * tile, batch, panel, at, width)
             present = t
@@ -37,6 +37,9 @@ def spmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, b
             fill_tile(sums, np.int64(start + (r - r0) * tile), initial, width)
         for block in range(blocks):
             for r in range(r0, r1):
+                k = np.int64(pointers[block * step + min(r + AHEAD, r1 - 1)])
+                ask(col, k)
+                ask(values, k)
                 axpy_segment(sums, np.int64(start + (r - r0) * tile), col, values,
                              np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
                              panel, np.int64(at), width)
@@ -46,20 +49,18 @@ def spmm_worker(worker, workers, packed, panels, base, pointers, step, blocks, b
 
 
 @kernel
-def spmm_serial(workers, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
-    spmm_worker(0, 1, False, x, 0, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+def spmm_serial(workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+                y, yf, yb, batch, width):
+    spmm_worker(0, 1, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                 y, yf, yb, batch, width)
 
 
 @kernel(parallel=True)
-def spmm_parallel(workers, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features, y, yf, yb, batch, width):
-    tasks, size = packing_tasks(features, batch, x, width)
-    panels, base = buffer(size, x)
-    for task in prange(tasks):
-        pack_tasks(task, task + 1, x, xf, xb, features, batch, panels, base, width)
+def spmm_parallel(workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+                  y, yf, yb, batch, width):
     for worker in prange(workers):
-        spmm_worker(worker, workers, tasks > 0, panels, base, pointers, step, blocks, bounds, height, col, values, bias,
-                    x, xf, xb, features, y, yf, yb, batch, width)
+        spmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+                    y, yf, yb, batch, width)
 
 
 def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
@@ -84,5 +85,6 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
         return
     width = tile_width(batch, x.dtype)
     work = plan.col.size * sweeps(batch, x.dtype, len(width))
-    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, workers(threads), plan.pointers, plan.step, plan.blocks,
-           plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, width)
+    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, workers(threads), packed_together(x, width, threads),
+           plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns,
+           *flat(y), batch, width)
