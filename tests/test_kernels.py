@@ -11,9 +11,11 @@ import pytest
 import sparsetrain_kernels as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sparsetrain_kernels import launch, reference
 from sparsetrain_kernels.narrow import NARROW
-from sparsetrain_kernels.panels import flat, pack, sweeps, tile_width, unpack
+from sparsetrain_kernels.panels import OWN_BYTES, flat, pack, sweeps, tile_width, unpack
+from sparsetrain_kernels.plan import GRADIENTS, segments
 from sparsetrain_kernels.vectors import VECTOR_BYTES, lanes
 from structures import LAYOUTS, Array, Structure, laid_out, structure_of, structures
 
@@ -107,7 +109,7 @@ def test_transpose(s: Structure) -> None:
 
 
 @some
-@given(st.integers(1, 40), st.integers(1, 150), dtypes, layouts, st.sampled_from([1, 2, 4, 8]), seeds)
+@given(st.integers(1, 40), st.integers(1, 150), dtypes, layouts, st.sampled_from([1, 2, 3, 8]), seeds)
 def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, vectors: int, seed: int) -> None:
     x, width = laid_out(numbers(seed, features, batch, dtype=dtype), layout), (0,) * vectors
     tile = vectors * lanes(dtype)
@@ -154,9 +156,9 @@ def test_int64_indices() -> None:
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-13)
 
 
-def wide(dtype: type = np.float32, batch: int = 200) -> tuple[Structure, Array, Array, Array]:
+def wide(dtype: type = np.float32, batch: int = 200, density: float = 0.15) -> tuple[Structure, Array, Array, Array]:
     """A structure with several chunks and column blocks, of enough work for two threads."""
-    s = structure_of(np.random.default_rng(0).random((300, 420)) < 0.15)
+    s = structure_of(np.random.default_rng(0).random((300, 420)) < density)
     return (
         s,
         numbers(1, s.col.size, dtype=dtype),
@@ -165,16 +167,23 @@ def wide(dtype: type = np.float32, batch: int = 200) -> tuple[Structure, Array, 
     )
 
 
-def all_products(threads: int, dtype: type = np.float32, batch: int = 200) -> list[Array]:
-    s, values, x, dy = wide(dtype, batch)
+def all_products(threads: int, dtype: type = np.float32, batch: int = 200, density: float = 0.15) -> list[Array]:
+    s, values, x, dy = wide(dtype, batch, density)
     plan = kernels.plan(s.crow, s.col, s.columns)
     crow_t, col_t, perm = kernels.transpose(s.crow, s.col, s.columns)
     y, out = blank(s.rows, batch, dtype, "row-major"), np.empty_like(values)
-    dx, grad = blank(s.columns, batch, dtype, "row-major"), np.empty_like(values)
+    dx, grad, bias_grad = blank(s.columns, batch, dtype, "row-major"), np.empty_like(values), np.empty(s.rows, dtype)
     kernels.spmm(plan, values, x, y, threads=threads)
     kernels.sddmm(plan, dy, x, out, threads=threads)
-    kernels.backward(kernels.plan(crow_t, col_t, s.rows), perm, values, x, dy, dx, grad, threads=threads)
-    return [y, out, dx, grad]
+    plan_t = kernels.plan(crow_t, col_t, s.rows, GRADIENTS)
+    kernels.backward(plan_t, perm, values, x, dy, dx, grad, bias_grad, threads=threads)
+    return [y, out, dx, grad, bias_grad]
+
+
+def assert_exact(s: Structure, values: Array, x: Array, dy: Array, products: list[Array]) -> None:
+    dense, sampled = s.dense(values), (dy @ x.T)[s.row, s.col]
+    for got, exact in zip(products, (dense @ x, sampled, dense.T @ dy, sampled, dy.sum(1)), strict=True):
+        np.testing.assert_allclose(got, exact, rtol=0, atol=1e-11)
 
 
 def test_blocks_are_used_and_exact() -> None:
@@ -183,19 +192,46 @@ def test_blocks_are_used_and_exact() -> None:
     assert plan.blocks > 1
     assert plan.bounds.size > 3
     assert plan.nbytes - plan.bounds.nbytes <= s.col.size / 4 * plan.pointers.itemsize
-    y, out, dx, grad = all_products(1, np.float64)
-    dense, sampled = s.dense(values), (dy @ x.T)[s.row, s.col]
-    for got, exact in ((y, dense @ x), (out, sampled), (dx, dense.T @ dy), (grad, sampled)):
-        np.testing.assert_allclose(got, exact, rtol=0, atol=1e-12)
+    assert_exact(s, values, x, dy, all_products(1, np.float64))
 
 
-@pytest.mark.parametrize("batch", [NARROW, 20, 200])
-def test_results_do_not_depend_on_threads(batch: int) -> None:
-    s, *_ = wide(batch=batch)
+def test_segments_of_the_samples_are_used_and_exact() -> None:
+    batch, density = 700, 0.02
+    s, values, x, dy = wide(np.float64, batch, density)
+    vectors = len(tile_width(batch, np.dtype(np.float64)))
+    assert segments(kernels.plan(s.crow, s.col, s.columns), batch, vectors, np.dtype(np.float64)) > 1
+    assert_exact(s, values, x, dy, all_products(1, np.float64, batch, density))
+
+
+def test_panels_too_large_for_each_worker_are_packed_together() -> None:
+    """Both operands have more features than a worker packs for itself."""
+    features, batch, generator = 12_000, 140, np.random.default_rng(0)
+    row, col = np.ascontiguousarray(np.unique(generator.integers(0, features, (20_000, 2)), axis=0).T)
+    crow = np.searchsorted(row, np.arange(features + 1))
+    values, x, dy = numbers(1, col.size), numbers(2, features, batch), numbers(3, features, batch)
+    width = tile_width(batch, x.dtype)
+    assert len(width) * VECTOR_BYTES * features > OWN_BYTES
+    plan, (crow_t, col_t, perm) = kernels.plan(crow, col, features), kernels.transpose(crow, col, features)
+    plan_t, matrix = kernels.plan(crow_t, col_t, features), csr_array((values, col, crow), (features, features))
+    sampled = (dy[row] * x[col]).sum(1)
+    for threads in (1, 2):
+        y, dx, out, grad = np.empty_like(x), np.empty_like(x), np.empty_like(values), np.empty_like(values)
+        kernels.spmm(plan, values, x, y, threads=threads)
+        kernels.sddmm(plan, dy, x, out, threads=threads)
+        kernels.backward(plan_t, perm, values, x, dy, dx, grad, threads=threads)
+        for got, exact in ((y, matrix @ x), (out, sampled), (dx, matrix.T @ dy), (grad, sampled)):
+            np.testing.assert_allclose(got, exact, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("batch", "density"), [(NARROW, 0.6), (20, 0.15), (200, 0.15), (700, 0.05)])
+def test_results_do_not_depend_on_threads(batch: int, density: float) -> None:
+    s, *_ = wide(batch=batch, density=density)
     vectors = len(tile_width(batch, np.dtype(np.float32)))
     work = s.col.size * (batch if batch <= NARROW else sweeps(batch, np.dtype(np.float32), vectors))
     assert work > launch.PARALLEL_WORK  # or two threads were never asked
-    for one, two in zip(all_products(1, batch=batch), all_products(2, batch=batch), strict=True):
+    for one, two in zip(
+        all_products(1, batch=batch, density=density), all_products(2, batch=batch, density=density), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
     forms = {form.__name__ for form, types in launch._process.ready if batch <= NARROW or types[-1] == (0,) * vectors}
     prefix = "narrow_" if batch <= NARROW else ""
@@ -261,7 +297,7 @@ def test_subnormals_are_flushed_and_the_mode_restored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "vectors"), [(1, 1), (16, 1), (17, 2), (64, 4), (100, 8), (128, 8), (130, 4), (896, 8)]
+    ("batch", "vectors"), [(1, 1), (16, 1), (17, 2), (64, 4), (96, 6), (100, 7), (128, 8), (130, 5), (896, 8)]
 )
 def test_tile_width_wastes_little(batch: int, vectors: int) -> None:
     if VECTOR_BYTES == 64:

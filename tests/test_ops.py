@@ -244,7 +244,8 @@ def test_operators_pass_opcheck(t: st.Topology, backend: str) -> None:
     torch.library.opcheck(operators.spmm.default, (t.crow, t.col, v, x, b, COLUMNS, False, backend))
     torch.library.opcheck(operators.spmm.default, (t.crow, t.col, v, a, None, COLUMNS, True, backend))
     torch.library.opcheck(operators.sddmm.default, (t.crow, t.col, a, x, backend))
-    torch.library.opcheck(operators.backward.default, (t.crow, t.col, v, x, a, backend))
+    for bias in (False, True):
+        torch.library.opcheck(operators.backward.default, (t.crow, t.col, v, x, a, bias, backend))
 
 
 def test_operators_are_closed_under_differentiation(t: st.Topology) -> None:
@@ -253,7 +254,8 @@ def test_operators_are_closed_under_differentiation(t: st.Topology) -> None:
     assert gradgradcheck(lambda v, x: operators.spmm(t.crow, t.col, v, x, None, COLUMNS, False, "numba"), (v, x))
     assert gradgradcheck(lambda v, a: operators.spmm(t.crow, t.col, v, a, None, COLUMNS, True, "numba"), (v, a))
     assert gradgradcheck(lambda a, x: operators.sddmm(t.crow, t.col, a, x, "numba"), (a, x))
-    assert gradcheck(lambda v, x, a: operators.backward(t.crow, t.col, v, x, a, "numba"), (v, x, a))
+    assert gradcheck(lambda v, x, a: operators.backward(t.crow, t.col, v, x, a, True, "numba"), (v, x, a))
+    assert gradcheck(lambda v, x, a: operators.backward(t.crow, t.col, v, x, a, False, "numba")[:2], (v, x, a))
 
 
 @backends

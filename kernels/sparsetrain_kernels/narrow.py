@@ -14,56 +14,72 @@ NARROW = 3  # samples up to which gathering is the faster way
 
 @kernel
 def samples_of(x, feature_stride, batch_stride, features, batch):
-    """x as rows of samples, (batch, features): a sample's features side by side."""
-    samples = np.empty((batch, features), x.dtype)
+    """x as flat rows of samples: number n*features + f is feature f of sample n."""
+    samples = np.empty(batch * features, x.dtype)
     for n in range(batch):
         for f in range(features):
-            samples[n, f] = x[n * batch_stride + f * feature_stride]
+            samples[n * features + f] = x[n * batch_stride + f * feature_stride]
     return samples
 
 
-@kernel(reorder=True)
-def gathered(values, col, sample, start, stop):
-    """sum of values[k] * sample[col[k]] over start <= k < stop"""
-    total = values.dtype.type(0)
-    for k in range(np.uint64(start), np.uint64(stop)):  # unsigned: a signed index may count from the end, and is checked
-        total += values[k] * sample[np.uint64(col[k])]
-    return total
+EIGHT = np.uint64(8)
+
+
+@kernel(contract=True, inline=True)
+def gathered(values, col, samples, at, start, stop):
+    """sum of values[k] * samples[at + col[k]] over start <= k < stop, in eight sums that do not wait for each other"""
+    k, last, place = np.uint64(start), np.uint64(stop), np.uint64(at)  # unsigned: a signed index may count from the end
+    a = b = c = d = e = f = g = h = values.dtype.type(0)
+    while k + EIGHT <= last:
+        a += values[k] * samples[place + np.uint64(col[k])]
+        b += values[k + np.uint64(1)] * samples[place + np.uint64(col[k + np.uint64(1)])]
+        c += values[k + np.uint64(2)] * samples[place + np.uint64(col[k + np.uint64(2)])]
+        d += values[k + np.uint64(3)] * samples[place + np.uint64(col[k + np.uint64(3)])]
+        e += values[k + np.uint64(4)] * samples[place + np.uint64(col[k + np.uint64(4)])]
+        f += values[k + np.uint64(5)] * samples[place + np.uint64(col[k + np.uint64(5)])]
+        g += values[k + np.uint64(6)] * samples[place + np.uint64(col[k + np.uint64(6)])]
+        h += values[k + np.uint64(7)] * samples[place + np.uint64(col[k + np.uint64(7)])]
+        k += EIGHT
+    while k < last:
+        a += values[k] * samples[place + np.uint64(col[k])]
+        k += np.uint64(1)
+    return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
 @kernel
-def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, y, feature_stride, batch_stride):
+def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch):
     """Chunks first..last of the rows of Y = W X + bias."""
     mode = flush_subnormals()
     for r in range(bounds[first], bounds[last]):
         initial = bias[r] if bias.size > 0 else y.dtype.type(0)
-        for n in range(samples.shape[0]):
-            y[r * feature_stride + n * batch_stride] = initial + gathered(values, col, samples[n], crow[r], crow[r + 1])
+        for n in range(batch):
+            y[r * yf + n * yb] = initial + gathered(values, col, samples, n * features, crow[r], crow[r + 1])
     restore_subnormals(mode)
 
 
 @kernel
 def narrow_spmm_serial(bounds, crow, col, values, bias, x, xf, xb, features, y, yf, yb, batch):
     samples = samples_of(x, xf, xb, features, batch)
-    narrow_spmm_tasks(0, bounds.size - 1, bounds, crow, col, values, bias, samples, y, yf, yb)
+    narrow_spmm_tasks(0, bounds.size - 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
 
 @kernel(parallel=True)
 def narrow_spmm_parallel(bounds, crow, col, values, bias, x, xf, xb, features, y, yf, yb, batch):
     samples = samples_of(x, xf, xb, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_spmm_tasks(chunk, chunk + 1, bounds, crow, col, values, bias, samples, y, yf, yb)
+        narrow_spmm_tasks(chunk, chunk + 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
 
 @kernel
-def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, out):
+def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, features, out, batch):
     """Chunks first..last of the rows of out[e] = a[row[e]] . b[col[e]]; a and b as rows of samples."""
     mode = flush_subnormals()
+    rows = crow.size - 1
     for r in range(bounds[first], bounds[last]):
-        for n in range(a.shape[0]):
-            left, sample = a[n, r], b[n]
+        for n in range(batch):
+            left, place = a[n * rows + r], np.uint64(n * features)
             for k in range(np.uint64(crow[r]), np.uint64(crow[r + 1])):
-                product = left * sample[np.uint64(col[k])]
+                product = left * b[place + np.uint64(col[k])]
                 out[k] = product if n == 0 else out[k] + product
     restore_subnormals(mode)
 
@@ -71,26 +87,27 @@ def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, out):
 @kernel
 def narrow_sddmm_serial(bounds, crow, col, a, af, ab, b, bf, bb, features, out, batch):
     left, right = samples_of(a, af, ab, crow.size - 1, batch), samples_of(b, bf, bb, features, batch)
-    narrow_sddmm_tasks(0, bounds.size - 1, bounds, crow, col, left, right, out)
+    narrow_sddmm_tasks(0, bounds.size - 1, bounds, crow, col, left, right, features, out, batch)
 
 
 @kernel(parallel=True)
 def narrow_sddmm_parallel(bounds, crow, col, a, af, ab, b, bf, bb, features, out, batch):
     left, right = samples_of(a, af, ab, crow.size - 1, batch), samples_of(b, bf, bb, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_sddmm_tasks(chunk, chunk + 1, bounds, crow, col, left, right, out)
+        narrow_sddmm_tasks(chunk, chunk + 1, bounds, crow, col, left, right, features, out, batch)
 
 
 @kernel
-def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, dx, dxf, dxb, grad):
+def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, features, dx, dxf, dxb, grad, batch):
     """Chunks first..last of the columns of both gradients, over a structure that is stored by column."""
     mode = flush_subnormals()
+    columns = crow.size - 1
     for c in range(bounds[first], bounds[last]):
         start, stop = np.uint64(crow[c]), np.uint64(crow[c + 1])
-        for n in range(x.shape[0]):
-            total, held, sample = x.dtype.type(0), x[n, c], dy[n]
+        for n in range(batch):
+            total, held, place = x.dtype.type(0), x[n * columns + c], np.uint64(n * features)
             for k in range(start, stop):
-                edge, other = np.uint64(perm[k]), sample[np.uint64(row[k])]
+                edge, other = np.uint64(perm[k]), dy[place + np.uint64(row[k])]
                 total += values[edge] * other
                 grad[edge] = held * other if n == 0 else grad[edge] + held * other
             dx[c * dxf + n * dxb] = total
@@ -100,11 +117,13 @@ def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, d
 @kernel
 def narrow_backward_serial(bounds, crow, row, perm, values, x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, batch):
     inputs, outputs = samples_of(x, xf, xb, crow.size - 1, batch), samples_of(dy, dyf, dyb, features, batch)
-    narrow_backward_tasks(0, bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, dx, dxf, dxb, grad)
+    narrow_backward_tasks(0, bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, features,
+                          dx, dxf, dxb, grad, batch)
 
 
 @kernel(parallel=True)
 def narrow_backward_parallel(bounds, crow, row, perm, values, x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, batch):
     inputs, outputs = samples_of(x, xf, xb, crow.size - 1, batch), samples_of(dy, dyf, dyb, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_backward_tasks(chunk, chunk + 1, bounds, crow, row, perm, values, inputs, outputs, dx, dxf, dxb, grad)
+        narrow_backward_tasks(chunk, chunk + 1, bounds, crow, row, perm, values, inputs, outputs, features,
+                              dx, dxf, dxb, grad, batch)

@@ -34,12 +34,11 @@ def backend_of(name: str, *tensors: Tensor | None) -> Backend:
     """The backend, or torch's operators over it: where torch.compile or a dispatch mode (make_fx, fake tensors,
     linearize) must see the call, and where autograd maps a backward pass over many gradients (is_grads_batched), which
     the operators' batching rule takes apart."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or any(tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
-    ):
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return library.Operators(name)
+    for tensor in tensors:
+        if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return library.Operators(name)
     return BACKENDS[name]
 
 

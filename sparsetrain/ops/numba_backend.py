@@ -44,7 +44,7 @@ def used(x: Tensor) -> Tensor:
 
 
 def _array(tensor: Tensor) -> npt.NDArray:  # type: ignore[type-arg]
-    return tensor.detach().resolve_neg().numpy()
+    return tensor.numpy(force=True)
 
 
 def _flat(vector: Tensor) -> npt.NDArray:  # type: ignore[type-arg]

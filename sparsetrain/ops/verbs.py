@@ -113,25 +113,42 @@ def checked_linear(
     """``linear`` in the name of a layer, which is where its messages say they come from. With ``sparse_grad`` only the
     edges of columns are read in which x is not zero throughout, and the gradient of the values names them alone."""
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
-    _check_dense(where, {"x": x})
+    ready = _ready(t, x, values, bias)  # as most calls are; the fixed cost is the enemy of small layers
+    if not ready:
+        _check_dense(where, {"x": x})
     _check_values(where, t, values)
     if x.ndim == 0 or x.shape[-1] != inputs:
         got = "none" if x.ndim == 0 else x.shape[-1]
         raise ValueError(f"{where}: expected {inputs} input features, got {got} (x has shape {tuple(x.shape)}).")
-    if bias is None:
-        x, values = _operands(where, t, {"x": x, "values": values})
-    else:
-        if bias.shape != (outputs,):
-            raise ValueError(f"{where}: expected bias of shape ({outputs},), got {tuple(bias.shape)}.")
-        x, values, bias = _operands(where, t, {"x": x, "values": values, "bias": bias})
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"{where}: expected bias of shape ({outputs},), got {tuple(bias.shape)}.")
+    if not ready:
+        named = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
+        x, values, *rest = _operands(where, t, named)
+        bias = rest[0] if rest else None
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
-    columns = x.reshape(math.prod(leading), inputs).t()
+    columns = x.t() if x.ndim == 2 else x.reshape(math.prod(leading), inputs).t()
     if sparse_grad and not (torch.compiler.is_compiling() or autograd.transforming()):
         y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
     else:
         y = _spmm(t, values, columns, bias, transpose)
-    return y.t().reshape(*leading, outputs)
+    return y.t() if x.ndim == 2 else y.t().reshape(*leading, outputs)
+
+
+def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+    """Whether ``_operands`` would find nothing to refuse or to convert."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout is not torch.strided:
+        return False
+    dtype, device = x.dtype, t.device
+    return (
+        x.device == device
+        and all(
+            tensor is None or (tensor.dtype is dtype and tensor.layout is torch.strided and tensor.device == device)
+            for tensor in (values, bias)
+        )
+        and not torch.is_autocast_enabled(device.type)
+    )
 
 
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
