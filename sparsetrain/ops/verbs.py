@@ -133,7 +133,7 @@ def checked_linear(
         y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
     else:
         y = _spmm(t, values, columns, bias, transpose)
-    return y.t() if x.ndim == 2 else y.t().reshape(*leading, outputs)
+    return y.t().reshape(*leading, outputs)
 
 
 def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
