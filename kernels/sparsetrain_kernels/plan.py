@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 TILE_BYTES = 512  # of a panel's column, at most: eight of the widest registers
 CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
-GROUP = 4  # chunks that are swept together at most
+GROUP = 8  # chunks that are swept together at most
 AHEAD = 3  # rows whose edges are asked for: in a block, those of the next row are somewhere else in memory
 SEGMENTS = 8  # of the samples, at most
 ROUND = 16  # rows that are transposed together
