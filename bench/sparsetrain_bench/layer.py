@@ -14,6 +14,7 @@ from .step import Clock, edge_values, optimizer_for, seeded
 
 Layout = Literal["row-major", "feature-major"]
 FEW = 16  # samples up to which an engine without gradients is worth a look
+SMALL = 64 * 64  # weights up to which the fixed cost of a call is what is measured, in a table of its own
 
 
 class LayerProblem(NamedTuple):
@@ -40,7 +41,8 @@ class LayerCase(Case):
 
     @property
     def family(self) -> str:
-        return f"One layer, {self.layout}" + ("" if self.training else ", inference")
+        size = "One small layer" if self.inputs * self.outputs <= SMALL else "One layer"
+        return f"{size}, {self.layout}" + ("" if self.training else ", inference")
 
     @property
     def panel(self) -> str:

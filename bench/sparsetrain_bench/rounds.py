@@ -34,8 +34,8 @@ def quartiles(numbers: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratios(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """How many times as long theirs took, round by round."""
-    return [a / b for a, b in zip(theirs, ours, strict=True)]
+    """How many times as long theirs took, round by round, over the rounds that both ran: the slowest stop early."""
+    return [a / b for a, b in zip(theirs, ours, strict=False)]
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import groupby
+from typing import NamedTuple
 
 from sparsetrain.cli.report import size
 from sparsetrain.cli.setting import count
@@ -16,6 +17,13 @@ from .table import Table, milliseconds, spread, times
 Cases = dict[Point, Case]
 
 
+class Measured(NamedTuple):
+    """What of a step is compared."""
+
+    what: str
+    seconds: Seconds
+
+
 def all_tables(records: list[Record]) -> list[Table]:
     """Everything, in the order in which one reads it."""
     cases = by_case(records)
@@ -23,9 +31,11 @@ def all_tables(records: list[Record]) -> list[Table]:
     for (family, threads), group in _groups(cases):
         name = f"{family}, {count(threads, 'thread')}"
         tables += times_of(f"{name}: milliseconds of a step", group, _step)
+        measured = Measured("a step", _step)
         if all(set(PASS) <= record.phases.keys() for case in group.values() for record in _timed(case)):
-            tables += times_of(f"{name}: milliseconds of forward and backward", group, _pass)
-        tables += means(name, group) + crossovers(name, group)
+            measured = Measured("forward and backward", _pass)
+            tables += times_of(f"{name}: milliseconds of {measured.what}", group, measured.seconds)
+        tables += means(name, group, measured) + crossovers(name, group, measured)
     return tables + threads_over_one(cases) + memory(cases) + [measurements(records)]
 
 
@@ -40,34 +50,35 @@ def times_of(title: str, cases: Cases, seconds: Seconds) -> list[Table]:
     return [_wide(title, remark, cases, cell)]
 
 
-def means(name: str, cases: Cases) -> list[Table]:
+def means(name: str, cases: Cases, measured: Measured) -> list[Table]:
     """For each density, rivals over ours as geometric means over the problems, and where they came closest."""
     rows = []
     for density, group in _by_density(cases):
         row = [f"{density:g}"]
         for names in RIVALS.values():
-            found = mean_and_worst(group.values(), names, _step)
+            found = mean_and_worst(group.values(), names, measured.seconds)
             if found is None:
                 row.append("")
                 continue
             mean, (ratio, rival), case = found
             row.append(f"{times(mean)} (least {times(ratio)}: {rival}, {case[OURS].panel})")
         rows.append(row)
-    title = f"{name}: rivals over ours, over all problems"
-    remark = "Geometric means of the ratios of a whole step; in brackets the problem in which a rival came closest."
+    title = f"{name}: rivals over ours in {measured.what}, over all problems"
+    remark = "Geometric means of the ratios; in brackets the problem in which a rival came closest."
     return [Table(title, remark, ["density", *RIVALS], rows)] if any(any(row[1:]) for row in rows) else []
 
 
-def crossovers(name: str, cases: Cases) -> list[Table]:
+def crossovers(name: str, cases: Cases, measured: Measured) -> list[Table]:
     """Below which density ours is faster than dense."""
     points: dict[str, list[tuple[float, float]]] = {}
     for (_, _, panel, density), case in cases.items():
-        ratio = over_ours(case, "dense", _step)
+        ratio = over_ours(case, "dense", measured.seconds)
         if density is not None and ratio is not None:
             points.setdefault(panel, []).append((density, ratio))
     rows = [[panel, crossover(found)] for panel, found in points.items()]
     remark = "Interpolated between measured densities, both axes logarithmic; faster than dense below it."
-    return [Table(f"{name}: crossover density", remark, ["problem", "density"], rows)] if rows else []
+    title = f"{name}: crossover density of {measured.what}"
+    return [Table(title, remark, ["problem", "density"], rows)] if rows else []
 
 
 def threads_over_one(cases: Cases) -> list[Table]:
