@@ -22,12 +22,7 @@ _SOURCES = _digest()
 
 
 def kernel(
-    function: Callable[..., Any] | None = None,
-    *,
-    parallel: bool = False,
-    contract: bool = False,
-    reorder: bool = False,
-    inline: bool = False,
+    function: Callable[..., Any] | None = None, *, parallel: bool = False, reorder: bool = False, inline: bool = False
 ) -> Any:
     """Compile ``function`` at its first call and keep the machine code on disk.
 
@@ -37,12 +32,11 @@ def kernel(
     With ``inline`` it becomes part of its callers: an array is seven arguments of a call, which for a function of a few
     dozen numbers take as long as its work.
 
-    No fast-math flags but two: contraction to FMA, with ``contract`` or ``reorder``, and with ``reorder`` the order of a
-    sum. NaN and infinity propagate.
+    No fast-math flags but two, with ``reorder``: contraction to FMA, and the order of a sum. NaN and infinity propagate.
     """
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, contract=contract, reorder=reorder, inline=inline)
-    liberties = {"reassoc", "contract"} if reorder else {"contract"} if contract else False
+        return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
+    liberties = {"reassoc", "contract"} if reorder else False
     dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
     dispatcher._cache._cache_file._source_stamp = _SOURCES
     return dispatcher

@@ -16,7 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vectors import I64, Emit
+from .vectors import I32, I64, Emit
+
+GATHERED = 8  # edges of a step where samples are gathered
 
 
 @intrinsic
@@ -135,6 +137,35 @@ def add_sums(typing: Any, panel: Any, at_panel: Any, features: Any, out: Any, at
 
         emit.edges(ir.Constant(I64, 0), args[2], [], body)
         return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def gather_dot(typing: Any, values: Any, col: Any, samples: Any, at: Any, start: Any, stop: Any) -> Any:
+    """sum of values[k] * samples[at + col[k]] over start <= k < stop. Loads are what it waits for: eight values come with
+    one, and two columns of 32 bits."""
+    signature = values.dtype(values, col, samples, at, start, stop)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit = Emit(context, builder, values.dtype, GATHERED)
+        values_data, col_data, samples_data = (emit.data(signature, args, i) for i in range(3))
+        sample = emit.at(samples_data, args[3])
+        whole = builder.add(args[4], builder.and_(builder.sub(args[5], args[4]), ir.Constant(I64, -GATHERED)))
+
+        def eight(k: Any, sums: list[Any]) -> list[Any]:
+            x = ir.Constant(emit.vector, ir.Undefined)
+            for i, place in enumerate(emit.indices(col_data, k)):
+                x = builder.insert_element(x, builder.load(emit.at(sample, place)), ir.Constant(I32, i))
+            return [emit.fma(emit.load(emit.at(values_data, k)), x, sums[0])]
+
+        def one(k: Any, sums: list[Any]) -> list[Any]:
+            x = builder.load(emit.at(sample, emit.index(col_data, k)))
+            product = builder.fmul(builder.load(emit.at(values_data, k)), x, flags=("contract",))
+            return [builder.fadd(sums[0], product, flags=("contract",))]
+
+        total = emit.sum(emit.loop(args[4], whole, [emit.zero], eight, GATHERED)[0])
+        return emit.loop(whole, args[5], [total], one)[0]
 
     return signature, codegen
 

@@ -7,6 +7,7 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
+from .lanes import gather_dot
 from .subnormals import flush_subnormals, restore_subnormals
 
 NARROW = 3  # samples up to which gathering is the faster way
@@ -22,30 +23,6 @@ def samples_of(x, feature_stride, batch_stride, features, batch):
     return samples
 
 
-EIGHT = np.uint64(8)
-
-
-@kernel(contract=True, inline=True)
-def gathered(values, col, samples, at, start, stop):
-    """sum of values[k] * samples[at + col[k]] over start <= k < stop, in eight sums that do not wait for each other"""
-    k, last, place = np.uint64(start), np.uint64(stop), np.uint64(at)  # unsigned: a signed index may count from the end
-    a = b = c = d = e = f = g = h = values.dtype.type(0)
-    while k + EIGHT <= last:
-        a += values[k] * samples[place + np.uint64(col[k])]
-        b += values[k + np.uint64(1)] * samples[place + np.uint64(col[k + np.uint64(1)])]
-        c += values[k + np.uint64(2)] * samples[place + np.uint64(col[k + np.uint64(2)])]
-        d += values[k + np.uint64(3)] * samples[place + np.uint64(col[k + np.uint64(3)])]
-        e += values[k + np.uint64(4)] * samples[place + np.uint64(col[k + np.uint64(4)])]
-        f += values[k + np.uint64(5)] * samples[place + np.uint64(col[k + np.uint64(5)])]
-        g += values[k + np.uint64(6)] * samples[place + np.uint64(col[k + np.uint64(6)])]
-        h += values[k + np.uint64(7)] * samples[place + np.uint64(col[k + np.uint64(7)])]
-        k += EIGHT
-    while k < last:
-        a += values[k] * samples[place + np.uint64(col[k])]
-        k += np.uint64(1)
-    return ((a + b) + (c + d)) + ((e + f) + (g + h))
-
-
 @kernel
 def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch):
     """Chunks first..last of the rows of Y = W X + bias."""
@@ -53,7 +30,9 @@ def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, fea
     for r in range(bounds[first], bounds[last]):
         initial = bias[r] if bias.size > 0 else y.dtype.type(0)
         for n in range(batch):
-            y[r * yf + n * yb] = initial + gathered(values, col, samples, n * features, crow[r], crow[r + 1])
+            y[r * yf + n * yb] = initial + gather_dot(
+                values, col, samples, np.int64(n * features), np.int64(crow[r]), np.int64(crow[r + 1])
+            )
     restore_subnormals(mode)
 
 

@@ -24,14 +24,15 @@ def lanes(dtype: Any) -> int:
 
 
 class Emit:
-    """Emits LLVM instructions on vectors of one element type at the builder's position."""
+    """Emits LLVM instructions on vectors of one element type at the builder's position, as wide as the CPU's registers or of
+    so many lanes."""
 
-    def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
+    def __init__(self, context: Any, builder: Any, dtype: Any, lanes: int = 0) -> None:
         self.context, self.builder = context, builder
         self.scalar = context.get_value_type(dtype)
         self.suffix = "f32" if dtype is types.float32 else "f64"
         self.size = 4 if dtype is types.float32 else 8
-        self.lanes = VECTOR_BYTES // self.size
+        self.lanes = lanes or VECTOR_BYTES // self.size
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
 
@@ -63,6 +64,22 @@ class Emit:
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         name = f"llvm.fma.v{self.lanes}{self.suffix}"
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
+
+    def sum(self, vector: Any) -> Any:
+        return self.builder.extract_element(self.sums([vector]), ir.Constant(I32, 0))
+
+    def indices(self, base: Any, k: Any) -> list[Any]:
+        """As many consecutive indices as there are lanes; those of 32 bits come in pairs, the first in the low half."""
+        b = self.builder
+        if base.type.pointee == I64:
+            return [b.load(self.at(base, b.add(k, ir.Constant(I64, i)))) for i in range(self.lanes)]
+        found = []
+        for i in range(0, self.lanes, 2):
+            place = b.bitcast(self.at(base, b.add(k, ir.Constant(I64, i))), I64.as_pointer())
+            pair = b.load(place, align=4)
+            first, second = b.and_(pair, ir.Constant(I64, 0xFFFFFFFF)), b.lshr(pair, ir.Constant(I64, 32))
+            found += [first, second]
+        return found
 
     def index(self, base: Any, k: Any) -> Any:
         value = self.builder.load(self.builder.gep(base, [k]))
