@@ -24,7 +24,7 @@ UNIT = {np.dtype(np.float32): 1.2e-7, np.dtype(np.float64): 2.3e-16}
 
 some = settings(max_examples=40, deadline=None)
 dtypes = st.sampled_from([np.float32, np.float64])
-batches = st.sampled_from([1, 3, 16, 17, 40, 130])
+batches = st.sampled_from([1, 3, 4, 7, 15, 16, 17, 40, 130])
 layouts = st.sampled_from(LAYOUTS)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -216,14 +216,22 @@ def test_panels_too_large_for_each_worker_are_packed_together() -> None:
     sampled = (dy[row] * x[col]).sum(1)
     for threads in (1, 2):
         y, dx, out, grad = np.empty_like(x), np.empty_like(x), np.empty_like(values), np.empty_like(values)
+        bias_grad = np.empty(features)
         kernels.spmm(plan, values, x, y, threads=threads)
         kernels.sddmm(plan, dy, x, out, threads=threads)
-        kernels.backward(plan_t, perm, values, x, dy, dx, grad, threads=threads)
-        for got, exact in ((y, matrix @ x), (out, sampled), (dx, matrix.T @ dy), (grad, sampled)):
+        kernels.backward(plan_t, perm, values, x, dy, dx, grad, bias_grad, threads=threads)
+        exact_bias = dy.sum(1)
+        for got, exact in (
+            (y, matrix @ x),
+            (out, sampled),
+            (dx, matrix.T @ dy),
+            (grad, sampled),
+            (bias_grad, exact_bias),
+        ):
             np.testing.assert_allclose(got, exact, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("batch", "density"), [(NARROW, 0.6), (20, 0.15), (200, 0.15), (700, 0.05)])
+@pytest.mark.parametrize(("batch", "density"), [(NARROW, 0.6), (20, 0.15), (200, 0.15), (300, 0.05), (700, 0.05)])
 def test_results_do_not_depend_on_threads(batch: int, density: float) -> None:
     s, *_ = wide(batch=batch, density=density)
     vectors = len(tile_width(batch, np.dtype(np.float32)))
@@ -236,6 +244,13 @@ def test_results_do_not_depend_on_threads(batch: int, density: float) -> None:
     forms = {form.__name__ for form, types in launch._process.ready if batch <= NARROW or types[-1] == (0,) * vectors}
     prefix = "narrow_" if batch <= NARROW else ""
     assert {f"{prefix}{verb}_parallel" for verb in ("spmm", "sddmm", "backward")} <= forms
+
+
+def test_a_worker_may_begin_within_a_segment() -> None:
+    s, *_ = wide(batch=300, density=0.05)
+    if VECTOR_BYTES == 64:
+        vectors = len(tile_width(300, np.dtype(np.float32)))
+        assert segments(kernels.plan(s.crow, s.col, s.columns), 300, vectors, np.dtype(np.float32)) % 2 == 1
 
 
 def test_concurrent_calls() -> None:

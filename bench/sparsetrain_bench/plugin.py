@@ -99,4 +99,5 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    machine_info.pop("node", None)  # a name that says nothing about speed
+    for name in ("node", "release"):  # names that say nothing about speed
+        machine_info.pop(name, None)

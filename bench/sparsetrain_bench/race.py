@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +23,7 @@ from .settings import Settings
 from .worker import Opening, Worker
 
 WARM_UP = 2
-SLOW = 0.5  # seconds of a step beyond which a contestant runs the first timed round alone, and says so
+SLOW = 0.5  # seconds of a step beyond which a contestant runs the first timed round alone; tables say so
 REST = 0.003  # seconds between turns, in which the last one's threads stop spinning
 AT_ONCE = 2  # trials of memory, which do not disturb each other
 
@@ -107,7 +107,8 @@ class Race:
                         outcomes[name].phases.setdefault(phase, []).append(seconds)
         for name, outcome in outcomes.items():
             if not outcome.state:
-                self.workers[name].call("end")
+                with suppress(ProcessError):  # it has given its times
+                    self.workers[name].call("end")
                 step = sum(map(statistics.median, outcome.phases.values()))
                 self.say(f"  {name}: {1e3 * step:.3f} ms")
             else:
@@ -125,7 +126,7 @@ class Race:
         """A process that died is replaced in the next case."""
         text = str(error).removeprefix(f"{name}: ").rsplit(" (", 1)[0]  # without the file where it happened
         outcome.state, outcome.phases = f"failed: {text}", {}
-        del self.workers[name]
+        self.workers.pop(name, None)
 
     def _dismiss_all(self) -> None:
         self.stack.close()

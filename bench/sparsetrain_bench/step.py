@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sparsetrain import Topology
 
 SEED = 7
-LR, MOMENTUM = 1e-6, 0.9  # so small that the numbers stay what the oracle saw
+LR, MOMENTUM = 1e-12, 0.9  # so small that the numbers stay what the oracle saw
 
 
 def seeded(offset: int = 0) -> torch.Generator:

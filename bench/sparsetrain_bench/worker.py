@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import statistics
 import warnings
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from .case import Case, Contestant, check
 
 TURN = 0.010  # seconds that a turn times at least
 MOST_STEPS = 50
+PATHS = re.compile(r"(?:/[^\s/:]+)+/")  # of this machine's folders, which say nothing to a reader
 BRIEF = 1.0  # seconds: a step that takes longer is not repeated only to leave out what it did for the first time
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How a contestant began: seconds of the first step and of a later one, its largest error, what it keeps; or why it
-    failed."""
+    """How a contestant began: seconds of the first pass and of a later step, its largest error, what it keeps; or why
+    it failed."""
 
     first_s: float = 0.0
     step_s: float = 0.0
@@ -54,17 +56,16 @@ class Worker:
         except Exception as error:  # a peer may fail in any way, and the others go on
             self.end()
             kind = "" if type(error).__module__.startswith("sparsetrain_bench") else f"{type(error).__name__}: "
-            return Opening(failure=f"{kind}{error}")
+            return Opening(failure=kind + PATHS.sub("", str(error)))
 
     def _begin(self, case: Case, expected: Path) -> Opening:
         contestant = case.contestant(self.name, case.problem())
         start = perf_counter()
         contestant.first_pass()
-        first = perf_counter() - start
+        first = perf_counter() - start  # with machine code that is on the disk
         error = check(contestant.results(), torch.load(expected, mmap=True))
         gc.collect()
         self.seconds = sum(contestant.step().values())
-        first += self.seconds
         if self.seconds < BRIEF:
             self.seconds = sum(contestant.step().values())
         self.contestant = contestant
@@ -74,7 +75,7 @@ class Worker:
         """Median seconds of each phase, over as many steps as fill a turn."""
         if self.contestant is None:
             raise RuntimeError("Worker.turn: expected begin() before, got none.")
-        if self.seconds < TURN:
+        if self.seconds < BRIEF:
             self.contestant.step()  # brings back what the others drove out of the caches
         steps: list[dict[str, float]] = []
         timed = 0.0

@@ -87,7 +87,7 @@ def backward_worker(worker, workers, panels, pointers, step, blocks, bounds, hei
     single = parts == 1
     room = room_of(pointers, step, blocks, bounds, task, last, tiles) if single else 0
     weights, grads = np.empty(room if single else perm.size, x.dtype), np.empty(room, x.dtype) if single else partial
-    if not single:
+    if not single and task < last:
         gather_values(0, perm.size, values, perm, weights)
     while task < last:
         part, first, stop = run_of(task, last, chunks, parts, tiles)

@@ -61,18 +61,20 @@ def launch(serial, parallel, types, work, threads, *args):
         word = threading.Timer(PATIENCE, _process.say_what_it_waits_for)
         word.daemon = True
         word.start()
+        if together and _process.serial:  # as another thread found out while this one waited
+            together, form = False, serial
         try:
             if together and not _process.started:
                 prefer_openmp()
             result = _run(form, threads if together else 0, args)
         finally:
             word.cancel()
-        _process.ready.add(key)
         if together and not _process.started:
             _process.started = True
             _process.serial = numba.threading_layer() == "workqueue"
             if _process.serial:
                 log.warning("sparsetrain: numba found neither OpenMP (libgomp1) nor TBB; kernels run on one thread.")
+        _process.ready.add((form, types))
         return result
 
 

@@ -1,8 +1,8 @@
 """A plan: what a kernel needs to know of a CSR structure beside its edges, made once and used at every step.
 
 The columns are cut into blocks, so that the part of the panel that a block reads stays in cache while many rows sweep
-it, and the rows are cut into chunks of about equal work. Both follow from the structure alone, never from the number
-of threads, which is why results do not depend on it.
+it, and the rows are cut into chunks of about equal work. Both follow from the structure and this CPU's caches, never from
+the number of threads, which is why results do not depend on it.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
 
 
 def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUCT) -> Plan:
-    """The plan of a canonical CSR structure; at most nnz/4 block pointers.
+    """The plan of a canonical CSR structure; about nnz/4 block pointers at most.
 
     ``widths`` are those of column blocks, the narrowest first; of the transposed structure, for ``backward``, they are
     GRADIENTS.
@@ -114,7 +114,7 @@ def edges_of(pointers, step, blocks, bounds, first, last):
 
 def segments(plan, batch, vectors, dtype):
     """Segments of the samples whose edge gradients are summed apart, so that workers need not share a tile: more where
-    there are few edges for the numbers that are packed. They follow from shapes alone, and so does the result."""
+    there are few edges for the numbers that are packed. They follow from shapes and edges alone, and so does the result."""
     tiles = -(-batch // (vectors * lanes(dtype)))
     return max(1, min(tiles, SEGMENTS, plan.columns * batch // (2 * plan.col.size + 1)))
 

@@ -53,18 +53,27 @@ def read(files: Iterable[Path]) -> list[Record]:
     """All records of some files, in their order.
 
     Raises:
-        RecordsError: a file was not written by ``sparsetrain bench``.
+        RecordsError: a file was not written by ``sparsetrain bench``, or two hold the same measurement.
     """
-    records = []
+    records: list[Record] = []
+    seen: dict[tuple[Point, str], Path] = {}
     for file in files:
         try:
             content = json.loads(file.read_text())
             facts = [entry["extra_info"] for entry in content["benchmarks"]] + content["not_timed"]
-            records += [Record(**fact) for fact in facts]
+            found = [Record(**fact) for fact in facts]
         except (ValueError, KeyError, TypeError) as error:
             raise RecordsError(
                 f"{file}: expected records of `sparsetrain bench --json`, got something else ({error}). Measure again."
             ) from None
+        for record in found:
+            other = seen.setdefault((record.point, record.contestant), file)
+            if other != file:
+                raise RecordsError(
+                    f"{file}: {record.contestant} in {record.family}, {record.panel} is in {other} as well, and ratios "
+                    "hold within one run. Leave one of the files out."
+                )
+        records += found
     return records
 
 

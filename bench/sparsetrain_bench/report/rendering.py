@@ -64,7 +64,7 @@ def markdown(report: Report) -> str:
     """For docs/bench.md, without the details."""
     lines = [f"# {TITLE}", "", *(f"- {sentence}" for sentence in report.circumstances), ""]
     for table in report.tables:
-        if not table.detail:
+        if not table.detail and table.rows:
             rows = [table.header, ["---"] * len(table.header), *table.rows]
             lines += [f"## {table.title}", "", table.remark, ""]
             lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]

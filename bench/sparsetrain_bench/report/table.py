@@ -19,8 +19,8 @@ class Table:
 
 
 def milliseconds(seconds: list[float]) -> str:
-    """The median."""
-    return _three_digits(1e3 * quartiles(seconds)[1])
+    """The median, with a mark where there was but one round."""
+    return _three_digits(1e3 * quartiles(seconds)[1]) + ("*" if len(seconds) == 1 else "")
 
 
 def spread(numbers: list[float]) -> str:

@@ -8,7 +8,7 @@ from sparsetrain.cli.report import size
 from sparsetrain.cli.setting import count
 
 from ..case import OURS
-from ..engines import ENGINES
+from ..engines import ENGINES, PEERS
 from ..rounds import geometric_mean, ratios
 from .comparisons import RIVALS, Case, Seconds, by_case, crossover, mean_and_worst, over_ours, speedup
 from .record import PASS, Point, Record
@@ -41,7 +41,10 @@ def all_tables(records: list[Record]) -> list[Table]:
 
 def times_of(title: str, cases: Cases, seconds: Seconds) -> list[Table]:
     """Medians, and ratios to ours."""
-    remark = "Medians over rounds; in brackets how many times ours, the median over rounds of the ratio in each."
+    remark = (
+        "Medians over rounds; in brackets how many times ours, the median over rounds of the ratio in each. "
+        "*: so slow that it ran one round."
+    )
 
     def cell(case: Case, record: Record) -> str:
         ratio = None if record.contestant == OURS else over_ours(case, record.contestant, seconds)
@@ -64,7 +67,17 @@ def means(name: str, cases: Cases, measured: Measured) -> list[Table]:
             row.append(f"{times(mean)} (least {times(ratio)}: {rival}, {case[OURS].panel})")
         rows.append(row)
     title = f"{name}: rivals over ours in {measured.what}, over all problems"
-    remark = "Geometric means of the ratios; in brackets the problem in which a rival came closest."
+    ran = {name for case in cases.values() for name, record in case.items() if not record.state}
+    peers = ", ".join(name for name in PEERS if name in ran) or "none ran"
+    remark = (
+        "Geometric means of the ratios; in brackets the problem in which a rival came closest. Sparse peers here: "
+        f"{peers}."
+        + (
+            " The mask after the step is applied in the optimizer's phase, which is not in these."
+            if measured.seconds is _pass
+            else ""
+        )
+    )
     return [Table(title, remark, ["density", *RIVALS], rows)] if any(any(row[1:]) for row in rows) else []
 
 
