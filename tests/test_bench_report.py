@@ -135,7 +135,7 @@ def test_every_measurement_has_its_quartiles(report: Report) -> None:
     assert row["contestant"] == "dense"
     assert row["ms, quartiles"] == "8.00 / 12.0 / 16.0"
     assert row["over ours, quartiles"] == "4.00 / 4.00 / 4.00"
-    assert (row["first step, ms"], row["import, s"], row["error"]) == ("500", "0.25", "1e-07")
+    assert (row["first pass, ms"], row["import, s"], row["error"]) == ("500", "0.25", "1e-07")
 
 
 def test_all_formats_show_what_is_missing_and_who_wins(report: Report) -> None:
@@ -163,3 +163,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     file.write_text('{"benchmarks": [{"extra_info": {}}]}')
     with pytest.raises(RecordsError, match=r"other.json: expected records of `sparsetrain bench --json`"):
         read([file])
+
+
+def test_a_contestant_of_one_round_is_marked_and_paired_with_that_round(tmp_path: Path) -> None:
+    slow = facts("dense", 4.0)
+    slow["phases"] = {phase: seconds[:1] for phase, seconds in slow["phases"].items()}
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps({"benchmarks": [{"extra_info": f} for f in (TIMED[0], slow)], "not_timed": []}))
+    assert "4.00* (4.00x)" in plain(build(read([file])))
+
+
+def test_two_files_may_not_hold_the_same_measurement(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.json", "two.json")]
+    for file in files:
+        file.write_text(json.dumps({"benchmarks": [{"extra_info": TIMED[0]}], "not_timed": []}))
+    with pytest.raises(RecordsError, match="two.json: sparsetrain in One layer.*one.json as well"):
+        read(files)

@@ -138,7 +138,7 @@ def measurements(records: Iterable[Record]) -> Table:
             once = [f"{1e3 * record.first_s:.0f}", f"{record.import_s:.2f}", f"{record.error:.0e}"]
             rows.append([*where, spread([1e3 * seconds for seconds in record.step]), over, phases, *once])
     header = ["table", "problem", "density", "threads", "contestant", "ms, quartiles", "over ours, quartiles", "phases"]
-    header += ["first step, ms", "import, s", "error"]
+    header += ["first pass, ms", "import, s", "error"]
     return Table("Every measurement", "Median between the quartiles.", header, rows, detail=True)
 
 
