@@ -177,5 +177,5 @@ def test_two_files_may_not_hold_the_same_measurement(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("one.json", "two.json")]
     for file in files:
         file.write_text(json.dumps({"benchmarks": [{"extra_info": TIMED[0]}], "not_timed": []}))
-    with pytest.raises(RecordsError, match="two.json: sparsetrain in One layer.*one.json as well"):
+    with pytest.raises(RecordsError, match=r"two.json: sparsetrain in One layer.*one.json as well"):
         read(files)
