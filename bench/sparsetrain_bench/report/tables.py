@@ -15,6 +15,7 @@ from .record import PASS, Point, Record
 from .table import Table, milliseconds, spread, times
 
 Cases = dict[Point, Case]
+LAYER = "layer"  # in the names of families that are compared without the optimizer, as networks are not
 
 
 class Measured(NamedTuple):
@@ -32,7 +33,8 @@ def all_tables(records: list[Record]) -> list[Table]:
         name = f"{family}, {count(threads, 'thread')}"
         tables += times_of(f"{name}: milliseconds of a step", group, _step)
         measured = Measured("a step", _step)
-        if all(set(PASS) <= record.phases.keys() for case in group.values() for record in _timed(case)):
+        phased = all(set(PASS) <= record.phases.keys() for case in group.values() for record in _timed(case))
+        if phased and LAYER in family:
             measured = Measured("forward and backward", _pass)
             tables += times_of(f"{name}: milliseconds of {measured.what}", group, measured.seconds)
         tables += means(name, group, measured) + crossovers(name, group, measured)
