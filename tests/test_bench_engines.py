@@ -135,7 +135,8 @@ class Stub:
 @pytest.mark.parametrize(
     ("seconds", "last", "steps", "median"),
     [
-        ([0.02], 0.02, 1, 0.02),  # long: no step goes untimed
+        ([2.0], 2.0, 1, 2.0),  # long: no step goes untimed
+        ([0.9, 0.02], 0.02, 2, 0.02),  # the first untimed
         ([0.9, 0.003, 0.001, 0.006], 0.001, 4, 0.003),  # the first untimed, then until ten milliseconds are full
         ([1e-6], 1e-6, MOST_STEPS + 1, 1e-6),
     ],
