@@ -40,7 +40,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--density", nargs="*", type=float, default=[0.5, 0.2, 0.1, 0.05, 0.01])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=21)
-    return parser.parse_args()
+    options = parser.parse_args()
+    most = 8 * lanes(np.float32)  # a single tile, as packing is timed for one
+    if not 1 <= options.batch <= most:
+        parser.error(f"--batch: expected from 1 to {most}, got {options.batch}.")
+    return options
 
 
 @kernel
