@@ -116,6 +116,8 @@ def test_results_that_are_not_numbers_or_not_in_shape_are_refused() -> None:
         check({"output": torch.full((2, 3), torch.nan)}, expected)
     with pytest.raises(WrongResultError, match=r"has shape \(3, 2\), expected \(2, 3\)"):
         check({"output": torch.ones(3, 2)}, expected)
+    with pytest.raises(WrongResultError, match="it gave no results, expected output"):
+        check({}, expected)
 
 
 # ---- turns, rounds and memory ---------------------------------------------------------------------------------------

@@ -101,8 +101,10 @@ def check(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> floa
     """The largest error of any result, in units of its largest expected magnitude.
 
     Raises:
-        WrongResultError: a result has another shape, or is off by more than TOLERANCE.
+        WrongResultError: there is none, or one has another shape, or is off by more than TOLERANCE.
     """
+    if not results:
+        raise WrongResultError(f"it gave no results, expected {', '.join(expected)}")
     worst = 0.0
     for what, got in results.items():
         oracle = expected[what]
