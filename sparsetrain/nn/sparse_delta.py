@@ -82,16 +82,6 @@ class SparseDeltaLinear(EdgeModule):
     def out_features(self) -> int:
         return self.linear.out_features
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, without the edges' values: for code that asks a linear layer for its dtype or device."""
-        return self.linear.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the frozen layer."""
-        return self.linear.bias
-
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
         delta = checked_linear("SparseDeltaLinear", wide, self.topology, self.values, None, transpose=False)
