@@ -11,7 +11,8 @@ from .csr import find
 from .topology import Topology
 
 Edges = Tensor | Sequence[int] | Sequence[bool] | Topology | None
-Structure = Topology | tuple[int, int] | int  # stored edges; every position of a matrix; as many values, of nobody knows
+# stored edges, or every position of a matrix (out, in), or so many values of which nothing else is known
+Structure = Topology | tuple[int, int] | int
 
 
 def positions(where: str, edges: Any, structure: Structure, device: torch.device | str = "cpu") -> Tensor | None:

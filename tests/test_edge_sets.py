@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as hypo
 from structures import Structure, structures
 
@@ -16,6 +16,7 @@ from sparsetrain.edge_sets import part, positions
 T = st.Topology.from_mask([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
 
 
+@settings(deadline=None)
 @given(structures(most=12), hypo.integers(0, 2**32 - 1))
 def test_every_form_says_the_same(structure: Structure, seed: int) -> None:
     t = st.Topology(structure.crow, structure.col, (structure.rows, structure.columns))
