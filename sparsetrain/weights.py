@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .edge_sets import Edges, Structure, positions
@@ -49,3 +50,15 @@ def places_of(where: str, layer: Any, weights: Weights, edges: Edges) -> Tensor 
         return live
     place = positions(where, edges, structure_of(layer), weights.tensor.device)
     return place if live is None or place is None else live[place]
+
+
+def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:
+    """The same Parameter object, so that optimizers keep it, with other numbers, as many as there are, and no gradient.
+
+    A graph recorded before can't be used afterwards, and need not be gone: while it lives, autograd keeps the node that
+    receives the gradient, and the size that it had. Data of another type in between is what makes it take a new one.
+    """
+    p.data = numbers.new_empty(0, dtype=torch.float16 if numbers.dtype is torch.float32 else torch.float32)
+    p.data = numbers
+    p.grad = None
+    torch.autograd.graph.increment_version(p)

@@ -2,3 +2,4 @@
 
 from .models import densify as densify
 from .models import sparsify as sparsify
+from .zeros import drop_zeros as drop_zeros
