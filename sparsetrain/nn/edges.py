@@ -73,8 +73,13 @@ class EdgeModule(nn.Module):
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
-        A graph recorded before can't be used afterwards.
+        A graph recorded before can't be used afterwards. TypeError: the values are computed by a parametrization.
         """
+        if not isinstance(self.values, nn.Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.replace_edges: expected values that are a Parameter, got values computed from "
+                'others. Call torch.nn.utils.parametrize.remove_parametrizations(layer, "values") before.'
+            )
         self.bring_up_to_date()
         replace_numbers(self.values, values.to(self.values))
         self.topology = topology.to(self.values.device)

@@ -175,6 +175,7 @@ class TransposedSparseLinear(EdgeModule):
         super().__init__()
         self.in_features, self.out_features = layer.out_features, layer.in_features
         self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
+        self._listed: tuple[nn.Parameter | None] = (None,)  # what _follow has listed last
         self.topology, self.sparse_grad = layer.topology, False
         self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
@@ -189,7 +190,8 @@ class TransposedSparseLinear(EdgeModule):
         if name != "values" or self._apart:
             return super().__getattr__(name)
         self._follow()
-        return self.origin.values
+        values = self._parameters.get("values")
+        return self.origin.values if values is None else values
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "values" and not self._apart:
@@ -206,9 +208,11 @@ class TransposedSparseLinear(EdgeModule):
         self._apart = self._apart and name != "values"
 
     def _follow(self) -> None:
-        """List the value array among the parameters here too, for as long as it is one."""
-        shared = self.origin._parameters.get("values")
-        if self._parameters.get("values") is not shared and not self._apart:
+        """List the value array among the parameters here too, for as long as it is one; and leave alone what
+        torch.func.functional_call has put in its place."""
+        shared, ours = self.origin._parameters.get("values"), self._parameters.get("values")
+        if ours is not shared and ours is self._listed[0] and not self._apart:
+            self._listed = (shared,)
             rest = {name: p for name, p in self._parameters.items() if name != "values"}
             self._parameters.clear()
             self._parameters.update(({} if shared is None else {"values": shared}) | rest)
