@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
+from ..weights import replace_numbers
 
 NAMES = ("inputs", "outputs")
 
@@ -23,6 +24,7 @@ class EdgeModule(nn.Module):
 
     topology: Topology
     values: nn.Parameter
+    reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
@@ -71,12 +73,15 @@ class EdgeModule(nn.Module):
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
-        A graph recorded before can't be used afterwards.
+        A graph recorded before can't be used afterwards. TypeError: the values are computed by a parametrization.
         """
+        if not isinstance(self.values, nn.Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.replace_edges: expected values that are a Parameter, got values computed from "
+                'others. Call torch.nn.utils.parametrize.remove_parametrizations(layer, "values") before.'
+            )
         self.bring_up_to_date()
-        self.values.data = values.to(self.values)
-        self.values.grad = None
-        torch.autograd.graph.increment_version(self.values)
+        replace_numbers(self.values, values.to(self.values))
         self.topology = topology.to(self.values.device)
 
 
