@@ -13,7 +13,7 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS = (
     {"sparsetrain_kernels"},
-    {"checks", "names", "csr", "topology", "patterns", "rows"},
+    {"checks", "names", "edge_list", "extras", "csr", "topology", "patterns", "rows"},
     {"ops"},
     {"init"},
     {"nn", "optim"},

@@ -9,9 +9,10 @@ from .. import init, patterns
 from ..ops.verbs import checked_linear
 from ..topology import Topology
 from .edges import EdgeModule
+from .from_data import FromData
 
 
-class SparseLinear(EdgeModule):
+class SparseLinear(FromData):
     r"""A linear layer whose weight exists at the edges of a topology alone, :math:`y = x W' + b`.
 
     :math:`W_{ij}` is ``values[e]`` at edge e = (i, j) and nothing elsewhere: no dense weight, gradient or optimizer
@@ -162,6 +163,8 @@ class TransposedSparseLinear(EdgeModule):
     ``values`` and ``topology`` are those of the layer it came from: shape ``(in_features, out_features)``. Made by
     ``SparseLinear.transposed``.
     """
+
+    backwards = True
 
     def __init__(self, layer: SparseLinear, bias: bool = True) -> None:
         super().__init__()

@@ -1,0 +1,32 @@
+"""The column ``constraint`` of a frame of edges: what may become of each edge's value."""
+
+from ..edge_list import EdgeList, weights_of
+from ..names import is_missing
+
+WORDS = ("positive", "negative", "fixed")
+
+
+def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:
+    """The word of each edge, in the order of the list: None for a free one; None alone where there is no such column.
+
+    Raises:
+        ValueError: a word is unknown, or the sign of an edge's weight is against its word; the message names the edge.
+    """
+    if edges.constraints is None:
+        return None
+    words = [None if is_missing(word) or word == "" else word for word in edges.constraints]
+    weights = weights_of(where, edges)
+    for k, word in enumerate(words):
+        if word is None:
+            continue
+        if word not in WORDS:
+            raise ValueError(
+                f"{where}: expected the constraint of every edge to be one of {list(WORDS)} or missing, got {word!r} "
+                f"for edge {edges.name(k)}."
+            )
+        if weights is not None and weights[k] * {"positive": 1, "negative": -1, "fixed": 0}[word] < 0:
+            raise ValueError(
+                f"{where}: expected a {word} weight for edge {edges.name(k)}, which has the constraint {word!r}, got "
+                f"{weights[k]:g}. Change one of the two."
+            )
+    return words
