@@ -22,7 +22,7 @@ FLOORS = (
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = 1  # the rooms of this floor are one family: files of structure that use each other
-DOOR = {("cli", "data")}  # the command line reads the data sets
+DOOR = {("cli", "data"), ("data", "io")}  # the command line reads the data sets, and they read files
 
 
 def imported(path: Path) -> set[str]:
