@@ -1,4 +1,5 @@
 """Whole models in and out."""
 
+from .hierarchy import from_hierarchy as from_hierarchy
 from .models import densify as densify
 from .models import sparsify as sparsify

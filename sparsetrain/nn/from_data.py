@@ -58,7 +58,7 @@ class FromData(EdgeModule):
         weights = weights_of(where, given)
         constraint_words(where, given)
         t, order = Topology.linked(where, given, inputs, outputs)
-        report_unconnected(where, t, unconnected)
+        report_unconnected(where, t.unconnected._asdict(), {"inputs": t.shape[1], "outputs": t.shape[0]}, unconnected)
         layer = cls(
             t.shape[1], t.shape[0], bias, topology=t, sparse_grad=sparse_grad, generator=generator, device=device,
             dtype=dtype,
