@@ -50,7 +50,7 @@ def edge_list(where: str, edges: Any) -> EdgeList:
     return EdgeList(sources, targets)
 
 
-def weights_of(where: str, edges: EdgeList) -> npt.NDArray[np.float64] | None:
+def edge_weights(where: str, edges: EdgeList) -> npt.NDArray[np.float64] | None:
     """The finite weight of each edge, or None where the edges have no weights."""
     if edges.weights is None:
         return None

@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 from structures import Structure, structures
 
 from sparsetrain import Topology
+from sparsetrain.convert import from_hierarchy
 from sparsetrain.edge_list import edge_list
 from sparsetrain.nn import SparseLinear
 from sparsetrain.nn.constraint_words import constraint_words
@@ -113,6 +114,44 @@ def test_constraints_that_are_unknown_or_contradict() -> None:
         ValueError, match=r"negative weight for edge \('a', 'x'\), which has the constraint 'negative', got 2\."
     ):
         SparseLinear.from_edges(frame_of(("a", "x", 2, "negative"), columns=columns))
+
+
+def test_constraints_hold_in_training() -> None:
+    columns = "source target weight constraint"
+    frame = frame_of(("b", "y", -0.1, "negative"), ("a", "y", 0.5, None), ("a", "x", 0.1, "positive"), ("b", "x", 0.3, "fixed"), columns=columns)  # fmt: skip
+    layer = SparseLinear.from_edges(frame, inputs=["a", "b"], outputs=["x", "y"], dtype=torch.float64)
+    assert layer.values.tolist() == pytest.approx([0.1, 0.3, 0.5, -0.1])
+    assert sorted(layer.edges().weight) == pytest.approx(sorted(frame.weight))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.1)
+    x = torch.randn(16, 2, dtype=torch.float64)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (layer(x) + 3 * x).square().mean().backward()  # pulls all of them to -3
+        optimizer.step()
+    positive, fixed, free, negative = layer.values.tolist()
+    assert positive >= 0
+    assert fixed == pytest.approx(0.3, abs=1e-15)
+    assert free < 0.4
+    assert negative < -0.2
+
+
+def test_drawn_values_take_the_signs_of_their_constraints() -> None:
+    words = ["positive", "negative", None, "fixed"] * 10
+    frame = pd.DataFrame({"source": range(40), "target": "x", "constraint": words})
+    layer = SparseLinear.from_edges(frame, generator=torch.Generator().manual_seed(1))
+    usual = SparseLinear.from_edges(frame[["source", "target"]], generator=torch.Generator().manual_seed(1)).values
+    assert torch.equal(layer.values.abs(), usual.abs())
+    assert (layer.values[0::4] >= 0).all()
+    assert (layer.values[1::4] <= 0).all()
+    assert torch.equal(layer.values[2::4], usual[2::4])
+    assert torch.equal(layer.values[3::4], usual[3::4])
+    free = SparseLinear.from_edges(frame.assign(constraint=None))
+    assert type(free) is SparseLinear
+    with pytest.raises(ValueError, match="sparse_grad"):
+        SparseLinear.from_edges(frame, sparse_grad=True)
+    model = from_hierarchy(frame)
+    assert (model.levels[0].values[0::4] >= 0).all()
+    assert model(torch.ones(3, 40)).shape == (3, 1)
 
 
 # ---- nodes without edges ---------------------------------------------------------------------------------------------

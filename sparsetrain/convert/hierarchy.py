@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..edge_list import EdgeList, edge_list, weights_of
+from ..edge_list import EdgeList, edge_list, edge_weights
 from ..names import checked, numbered
 from ..nn import Hierarchy, SparseLinear
 from ..nn.constraint_words import constraint_words
@@ -64,7 +64,7 @@ def from_hierarchy(
         (torch.Size([3, 1]), torch.Size([3, 2]))
     """
     graph, nodes = _named(edge_list(WHERE, edges))
-    weights_of(WHERE, graph)
+    edge_weights(WHERE, graph)
     constraint_words(WHERE, graph)
     level_of = _levels(graph)
     sources, targets = set(graph.sources), set(graph.targets)

@@ -1,9 +1,13 @@
 """The column ``constraint`` of a frame of edges: what may become of each edge's value."""
 
-from ..edge_list import EdgeList, weights_of
-from ..names import is_missing
+from collections.abc import Sequence
 
-WORDS = ("positive", "negative", "fixed")
+import torch
+from torch import Tensor
+
+from ..constrain.words import WORDS
+from ..edge_list import EdgeList, edge_weights
+from ..names import is_missing
 
 
 def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:
@@ -15,7 +19,7 @@ def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:
     if edges.constraints is None:
         return None
     words = [None if is_missing(word) or word == "" else word for word in edges.constraints]
-    weights = weights_of(where, edges)
+    weights = edge_weights(where, edges)
     for k, word in enumerate(words):
         if word is None:
             continue
@@ -24,9 +28,17 @@ def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:
                 f"{where}: expected the constraint of every edge to be one of {list(WORDS)} or missing, got {word!r} "
                 f"for edge {edges.name(k)}."
             )
-        if weights is not None and weights[k] * {"positive": 1, "negative": -1, "fixed": 0}[word] < 0:
+        low, high = WORDS[word]
+        if weights is not None and not low <= weights[k] <= high:
             raise ValueError(
                 f"{where}: expected a {word} weight for edge {edges.name(k)}, which has the constraint {word!r}, got "
                 f"{weights[k]:g}. Change one of the two."
             )
     return words
+
+
+def with_signs(values: Tensor, words: Sequence[str | None]) -> Tensor:
+    """Values that were drawn without regard to the words of their edges, with the signs that these ask for."""
+    signs = {"positive": 1, "negative": -1}
+    wanted = torch.tensor([signs.get(word or "", 0) for word in words], device=values.device)
+    return torch.where(wanted == 0, values, values.abs() * wanted)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
+from ..weights import replace_numbers
 from .frames import aligned, edge_frame
 
 NAMES = ("inputs", "outputs")
@@ -24,7 +25,7 @@ class EdgeModule(nn.Module):
 
     topology: Topology
     values: nn.Parameter
-    backwards = False  # whether edges lead from the topology's outputs to its inputs
+    reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
@@ -86,7 +87,7 @@ class EdgeModule(nn.Module):
             [['TP53', 'apoptosis'], ['MYC', 'cycle']]
         """
         self.bring_up_to_date()
-        return edge_frame(f"{type(self).__name__}.edges", self.topology, self.values, self.backwards)
+        return edge_frame(f"{type(self).__name__}.edges", self.topology, self.values, self.reads_transposed)
 
     def align(self, frame: Any) -> Any:
         """The columns of a data frame in the order of the layer's inputs, under their names; others are dropped.
@@ -109,7 +110,7 @@ class EdgeModule(nn.Module):
             >>> x.tolist()
             [[0.30000001192092896, 0.20000000298023224]]
         """
-        names = self.topology.outputs if self.backwards else self.topology.inputs
+        names = self.topology.outputs if self.reads_transposed else self.topology.inputs
         return aligned(f"{type(self).__name__}.align", frame, names)
 
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
@@ -118,9 +119,7 @@ class EdgeModule(nn.Module):
         A graph recorded before can't be used afterwards.
         """
         self.bring_up_to_date()
-        self.values.data = values.to(self.values)
-        self.values.grad = None
-        torch.autograd.graph.increment_version(self.values)
+        replace_numbers(self.values, values.to(self.values))
         self.topology = topology.to(self.values.device)
 
 

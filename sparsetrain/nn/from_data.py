@@ -5,11 +5,12 @@ from typing import Any, Self
 
 import torch
 
+from ..constrain.words import by_word
 from ..csr import compressed
-from ..edge_list import check_finite, edge_list, weights_of
+from ..edge_list import check_finite, edge_list, edge_weights
 from ..ops.verbs import FLOATS
 from ..topology import Topology
-from .constraint_words import constraint_words
+from .constraint_words import constraint_words, with_signs
 from .edges import EdgeModule
 from .unconnected import Unused, report_unconnected
 from .weight_matrix import entries
@@ -37,7 +38,8 @@ class FromData(EdgeModule):
         Args:
             edges: pairs, or a data frame with columns ``source`` and ``target``. A column ``weight`` gives the values;
                 without it they are drawn as usual. A column ``constraint`` says of an edge that its value stays
-                ``"positive"``, ``"negative"`` or ``"fixed"``; where it is missing the edge is free.
+                ``"positive"``, ``"negative"`` or ``"fixed"``, see constrain.by_word; where it is missing the edge is
+                free. Values that are drawn take the sign that is asked for.
             inputs, outputs: names of all inputs and outputs, in order, see Topology.from_edges.
             unconnected: what happens where a name has no edge: a UserWarning (``"warn"``), a ValueError (``"error"``)
                 or nothing (``"allow"``).
@@ -45,7 +47,8 @@ class FromData(EdgeModule):
 
         Raises:
             ValueError: a name is unknown or missing, two names read alike, an edge is given twice, a weight is missing
-                or infinite, a constraint is unknown or contradicts the weight. TypeError: edges can't be iterated over.
+                or infinite, a constraint is unknown or contradicts the weight, or comes with sparse_grad.
+            TypeError: edges can't be iterated over.
 
         Example:
             >>> from sparsetrain.nn import SparseLinear
@@ -55,8 +58,7 @@ class FromData(EdgeModule):
         """
         where = "SparseLinear.from_edges"
         given = edge_list(where, edges)
-        weights = weights_of(where, given)
-        constraint_words(where, given)
+        weights, words = edge_weights(where, given), constraint_words(where, given)
         t, order = Topology.linked(where, given, inputs, outputs)
         report_unconnected(where, t.unconnected._asdict(), {"inputs": t.shape[1], "outputs": t.shape[0]}, unconnected)
         layer = cls(
@@ -67,7 +69,12 @@ class FromData(EdgeModule):
             numbers = torch.from_numpy(weights).to(layer.values.dtype)
             check_finite(where, numbers.double().numpy(), given)  # of the narrower type as well
             layer.values.data.copy_(numbers[order])
-        return layer
+        if words is None:
+            return layer
+        in_order = [words[k] for k in order.tolist()]
+        if weights is None:
+            layer.values.data.copy_(with_signs(layer.values.data, in_order))
+        return by_word(layer, in_order)
 
     @classmethod
     def from_matrix(
