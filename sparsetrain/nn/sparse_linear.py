@@ -9,9 +9,10 @@ from .. import init, patterns
 from ..ops.verbs import checked_linear
 from ..topology import Topology
 from .edges import EdgeModule
+from .from_data import FromData
 
 
-class SparseLinear(EdgeModule):
+class SparseLinear(FromData):
     r"""A linear layer whose weight exists at the edges of a topology alone, :math:`y = x W' + b`.
 
     :math:`W_{ij}` is ``values[e]`` at edge e = (i, j) and nothing elsewhere: no dense weight, gradient or optimizer
