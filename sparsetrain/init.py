@@ -52,7 +52,7 @@ def xavier_uniform_(layer: Layer, gain: float = 1.0, generator: Generator | None
 def xavier_normal_(layer: Layer, gain: float = 1.0, generator: Generator | None = None) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} \sqrt{2 / (\text{fan}_{in} + \text{fan}_{out})}`.
 
-    Args, errors and source: as xavier_uniform_.
+    Args, errors and source: as ``xavier_uniform_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -101,7 +101,7 @@ def kaiming_normal_(
 ) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} / \sqrt{\text{fan}}`.
 
-    Args, errors and source: as kaiming_uniform_.
+    Args, errors and source: as ``kaiming_uniform_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

@@ -87,6 +87,7 @@ class MaskedLinear(nn.Module):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
         return linear(x, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
 
     @torch.no_grad()
@@ -128,6 +129,7 @@ class MaskedLinear(nn.Module):
         return Topology.from_mask(self.mask)
 
     def extra_repr(self) -> str:
+        """What printing the layer shows."""
         nnz = 0 if self.mask.is_meta else int(self.mask.count_nonzero())
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={nnz}, "

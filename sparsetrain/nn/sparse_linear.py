@@ -90,6 +90,7 @@ class SparseLinear(EdgeModule):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values)' + bias``: x (..., in) gives (..., out)."""
         return checked_linear(
             "SparseLinear", x, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
         )
@@ -149,6 +150,7 @@ class SparseLinear(EdgeModule):
         return TransposedSparseLinear(self, bias)
 
     def extra_repr(self) -> str:
+        """What printing the layer shows."""
         t = self.topology
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}, "
@@ -175,6 +177,7 @@ class TransposedSparseLinear(EdgeModule):
         init.reset_bias_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
         self.bring_up_to_date()
         return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
 
