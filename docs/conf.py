@@ -6,6 +6,7 @@ public name has a docstring whose first line is a sentence. Formulas become Math
 """
 
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import sys
@@ -34,8 +35,8 @@ rooms = [f"sparsetrain.{room.name}" for room in pkgutil.iter_modules(sparsetrain
 
 project = "sparsetrain"
 author = "the sparsetrain developers"
-copyright = "the sparsetrain developers, BSD-3-Clause"
-version = release = "0.1.0"
+project_copyright = "the sparsetrain developers"
+version = release = importlib.metadata.version(project)
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -48,10 +49,10 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["programs"]  # the gallery is made of them
-nitpicky = False  # types of torch and numpy in signatures lead to other sites
 
 autosummary_context = {"public": {room: public_names(room) for room in ("sparsetrain", *rooms)}}  # for module.rst
 autodoc_typehints = "signature"
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_custom_sections = ["Shape", "State"]
@@ -62,7 +63,6 @@ numpydoc_validation_checks = {"GL08", "SS01", "SS02", "SS03"}  # a docstring, wh
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings: list[str] = []
 
 sphinx_gallery_conf = {
     "examples_dirs": "programs",
@@ -83,7 +83,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sparsetrain"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {"index": []}
+html_sidebars = {page: [] for page in ("index", "quick-start", "bench", "design")}  # no others in their section
 html_show_sourcelink = False
 html_theme_options = {
     "navigation_with_keys": False,

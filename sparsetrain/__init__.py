@@ -1,6 +1,7 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
 from . import convert as convert
+from . import data as data
 from . import init as init
 from . import io as io
 from . import nn as nn

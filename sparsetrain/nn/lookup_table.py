@@ -192,7 +192,6 @@ class LookupTable(nn.Module):
         return super().__getstate__()  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
-        """What printing the table shows."""
         options = {
             "columns": self.columns,
             "padding_idx": self.padding_idx,

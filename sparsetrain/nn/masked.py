@@ -129,7 +129,6 @@ class MaskedLinear(nn.Module):
         return Topology.from_mask(self.mask)
 
     def extra_repr(self) -> str:
-        """What printing the layer shows."""
         nnz = 0 if self.mask.is_meta else int(self.mask.count_nonzero())
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={nnz}, "

@@ -150,7 +150,6 @@ class SparseLinear(EdgeModule):
         return TransposedSparseLinear(self, bias)
 
     def extra_repr(self) -> str:
-        """What printing the layer shows."""
         t = self.topology
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}, "
