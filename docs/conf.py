@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import sparsetrain
 
@@ -49,12 +50,14 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["programs"]  # the gallery is made of them
+highlight_language = "none"  # of blocks that do not say theirs
 
 autosummary_context = {"public": {room: public_names(room) for room in ("sparsetrain", *rooms)}}  # for module.rst
 autodoc_typehints = "signature"
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_param = False  # one entry for arguments that are described together
 napoleon_custom_sections = ["Shape", "State"]
 numpydoc_show_inherited_class_members = False
 numpydoc_class_members_toctree = False
@@ -93,3 +96,13 @@ html_theme_options = {
     "footer_end": [],
     "show_toc_level": 2,
 }
+
+
+def without_last_line(app: Any, page: str, source: list[str]) -> None:
+    """doctest wants an empty line before the end of a block of code, which readers do not."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls this."""
+    app.connect("source-read", without_last_line)
