@@ -77,7 +77,9 @@ sphinx_gallery_conf = {
     "backreferences_dir": "gallery/uses",
     "download_all_examples": False,
     "remove_config_comments": True,
+    "default_thumb_file": str(Path(__file__).parent / "_static" / "edges.png"),  # of a program without a plot
     "show_memory": False,
+    "show_signature": False,
     "write_computation_times": False,
     "abort_on_example_error": False,  # the others still run; the build fails in the end
 }

@@ -1,10 +1,9 @@
-"""Formulas as MathML, by docutils' converter: browsers draw it by themselves, and no page needs a script."""
+"""Formulas as MathML: browsers draw it by themselves, and no page needs a script."""
 
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
@@ -13,26 +12,27 @@ log = logging.getLogger(__name__)
 
 def visit_inline(translator: Any, node: nodes.math) -> None:
     """A formula within a line."""
-    translator.body.append(converted(node, as_block=False))
+    translator.body.append(converted(node, "inline"))
     raise nodes.SkipNode
 
 
 def visit_block(translator: Any, node: nodes.math_block) -> None:
     """A formula of its own line, with its number if it has one."""
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    translator.body.append(converted(node, "block"))
     if node["number"]:
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})</span>')
-    translator.body.append(converted(node, as_block=True) + "</div>\n")
+    translator.body.append("</div>\n")
     raise nodes.SkipNode
 
 
-def converted(node: nodes.Element, as_block: bool) -> str:
-    """MathML of a formula; what the converter does not know is said with its place, and fails the build."""
-    try:
-        return tex2mathml(node.astext(), as_block=as_block)
-    except MathError as error:
-        log.warning("%s In: %s", error, node.astext(), location=node)
-        return ""
+def converted(node: nodes.Element, display: str) -> str:
+    """MathML of a formula; what the converter does not know it leaves as it is, and the build fails with its place."""
+    # a prime is raised and small by itself, and as a superscript would be so twice
+    mathml: str = convert(node.astext().replace("'", "\N{PRIME}").replace(r"\_", "_"), display=display)
+    if "\\" in mathml or "&amp;" in mathml:
+        log.warning("expected a formula that latex2mathml knows all of, got: %s", node.astext(), location=node)
+    return mathml
 
 
 def setup(app: Any) -> dict[str, bool]:
