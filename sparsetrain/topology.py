@@ -287,7 +287,7 @@ class Topology:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of shape and edges in hexadecimal: equal exactly when these are, on any device and index type."""
+        """SHA-256 of shape and edges in hexadecimal, equal exactly when these are, on any device and index type."""
         return self.derived(_digest)
 
     def position(self, row: Any, col: Any) -> Tensor:

@@ -84,6 +84,7 @@ class SparseDeltaLinear(EdgeModule):
         return self.linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
         wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
         delta = checked_linear("SparseDeltaLinear", wide, self.topology, self.values, None, transpose=False)
         y: Tensor = self.linear(x)

@@ -91,6 +91,7 @@ class SparseLinear(FromData):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values)' + bias``: x (..., in) gives (..., out)."""
         if self.sparse_grad and "values" not in self._parameters:
             raise ValueError(
                 "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
@@ -231,6 +232,7 @@ class TransposedSparseLinear(EdgeModule):
         init.reset_bias_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
         self.bring_up_to_date()
         return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
 
