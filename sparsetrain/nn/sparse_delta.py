@@ -118,16 +118,21 @@ class SparseDeltaLinear(EdgeModule):
             >>> torch.allclose(layer.merge()(torch.ones(3)), before), layer.values.tolist()
             (True, [0.0])
         """
-        weight, row, col = self.linear.weight, self.topology.row.long(), self.topology.col.long()
+        values, weight, t = self.values.detach().clone(), self.linear.weight, self.topology
+        self.reset()  # before the rest, as constraints may forbid it
+        row, col = t.row.long(), t.col.long()
         # added in the wider type and rounded once
-        weight[row, col] = (weight[row, col].to(self.values.dtype) + self.values.to(weight.device)).to(weight.dtype)
-        self.reset()
+        weight[row, col] = (weight[row, col].to(values.dtype) + values.to(weight.device)).to(weight.dtype)
         return self.linear
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Set all values to zero: the layer computes what the frozen one does."""
-        self.values.zero_()
+        """Set all values to zero: the layer computes what the frozen one does. Constraints of the values may forbid it,
+        with a ValueError."""
+        if isinstance(self.values, nn.Parameter):
+            self.values.zero_()
+        else:
+            self.values = torch.zeros_like(self.values)
 
     reset_parameters = reset
 
