@@ -48,6 +48,7 @@ $(VENV)/bench-installed: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
 	touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
+from . import constrain as constrain
 from . import convert as convert
 from . import data as data
 from . import init as init
@@ -8,5 +9,6 @@ from . import nn as nn
 from . import ops as ops
 from . import optim as optim
 from . import patterns as patterns
+from . import penalty as penalty
 from . import subtensor as subtensor
 from .topology import Topology as Topology
