@@ -157,6 +157,22 @@ def test_copies_and_checkpoints(model: Hierarchy, tmp_path: Path) -> None:
         renamed(x)
 
 
+def test_dense_twins_and_smaller_ones(model: Hierarchy) -> None:
+    x = torch.randn(4, 3)
+    expected = model(x)
+    with torch.no_grad():
+        model.layer("cell").values[0] = 0.0
+    smaller = model(x)
+    assert not torch.equal(smaller, expected)
+    st.convert.drop_zeros(model)
+    assert model.layer("cell").topology.nnz == 2
+    torch.testing.assert_close(model(x), smaller)
+    dense = st.convert.densify(copy.deepcopy(model))
+    assert isinstance(dense.levels[0], nn.Linear)
+    torch.testing.assert_close(dense(x), smaller)
+    assert "edges=0" in repr(dense)
+
+
 def test_activations_of_levels() -> None:
     model = from_hierarchy(EDGES, activation=lambda: nn.PReLU(init=0.1))
     slopes = [p for name, p in model.named_parameters() if name.startswith("activation")]

@@ -87,6 +87,8 @@ def test_a_column_that_was_asked_for(written: Any) -> None:
     path = written("source,target\na,b\n")
     with pytest.raises(ValueError, match=r"expected columns 'source', 'target', 'size'"):
         io.read_csv(path, weight="size")
+    with pytest.raises(ValueError, match=r"expected columns 'source', 'source' in"):
+        io.read_csv(path, target="source")
     with pytest.raises(FileNotFoundError, match=r"^io.read_csv: .*there is no file '.*nowhere.csv'"):
         io.read_csv(path.parent / "nowhere.csv")
 

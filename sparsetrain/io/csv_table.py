@@ -45,14 +45,15 @@ def read_csv(
     """
     pandas = needed(WHERE, "pandas", "edges")
     table = _text(pandas, path)
-    columns = {source: "source", target: "target"}
-    columns |= {
-        name: kind for name, kind in ((weight, WEIGHT), (constraint, CONSTRAINT)) if name in table or name != kind
-    }
-    missing = [name for name in columns if name not in table]
-    if missing or len(set(columns)) < len(columns):
+    wanted = [(source, "source"), (target, "target")]
+    wanted += [
+        (name, kind) for name, kind in ((weight, WEIGHT), (constraint, CONSTRAINT)) if name in table or name != kind
+    ]
+    columns = dict(wanted)
+    if len(columns) < len(wanted) or not all(name in table for name in columns):
+        names = ", ".join(repr(name) for name, _ in wanted)
         raise ValueError(
-            f"{WHERE}: expected columns {', '.join(map(repr, columns))} in {str(path)!r}, got {list(table.columns)}. "
+            f"{WHERE}: expected columns {names} in {str(path)!r}, got {list(table.columns)}. "
             "Name them with source=, target=, weight= and constraint=."
         )
     frame = table[list(columns)].rename(columns=columns).dropna(how="all")

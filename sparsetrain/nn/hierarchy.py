@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..extras import needed
 from ..names import checked
 from .columns import Columns
+from .edges import EdgeModule
 from .frames import aligned
 from .sparse_linear import SparseLinear
 
@@ -118,7 +119,11 @@ class Hierarchy(nn.Module):
         Raises:
             ValueError: there is no such node.
 
-        Example: see convert.from_hierarchy.
+        Example:
+            >>> import torch
+            >>> model = Hierarchy([SparseLinear.from_edges([("a", "b")])], inputs=["a"], outputs=["b"])
+            >>> model.activations(torch.ones(3, 1), ["a"]).tolist()
+            [[1.0], [1.0], [1.0]]
         """
         columns = self._columns("Hierarchy.activations", checked("Hierarchy.activations", "nodes", nodes))
         return cast(Tensor, columns.to(x.device)(self._tensors(x)))
@@ -131,8 +136,7 @@ class Hierarchy(nn.Module):
             )
         tensors = [x]
         for layer, read, activation, names in zip(self.levels, self.reads, self.activation, self._wiring, strict=True):
-            t = cast(SparseLinear, layer).topology
-            if (t.inputs, t.outputs) != names:
+            if isinstance(layer, EdgeModule) and (layer.topology.inputs, layer.topology.outputs) != names:
                 raise ValueError(
                     "Hierarchy: expected layers with the names that they were wired by, got others, as from "
                     'io.load(..., topology="adopt"). Make a new Hierarchy of these layers.'
@@ -173,5 +177,5 @@ class Hierarchy(nn.Module):
         return frame
 
     def extra_repr(self) -> str:
-        edges = sum(cast(SparseLinear, level).topology.nnz for level in self.levels)
+        edges = sum(level.topology.nnz for level in self.levels if isinstance(level, EdgeModule))
         return f"inputs={len(self.inputs)}, outputs={len(self.outputs)}, nodes={len(self._places)}, edges={edges}"
