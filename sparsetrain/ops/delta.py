@@ -1,0 +1,95 @@
+"""A dense product and a sparse one into the same output: a frozen weight of which some entries move.
+
+    y = x (W + S)' + b    dx = dy (W + S)    dv = sddmm(dy', x')    db = 1' dy
+
+The sparse products are made for a part of the samples at a time and added where they belong: beside the dense ones they are
+so cheap that a second output or gradient of x of full size, fresh from the system, would cost as much again.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import linear
+
+from ..topology import Topology
+from .autograd import check_edges, differentiating, sddmm, spmm, transforming
+from .backends import BACKENDS, backend_for
+from .layout import sum_over_batch
+from .verbs import HALVES, checked_linear
+
+PART = (
+    2**24
+)  # bytes of a sparse product at a time: beyond twice this malloc asks the system for memory anew at each call
+TILE = 128  # samples that the kernels work on together
+
+
+def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: Topology, values: Tensor) -> Tensor:
+    """``x (weight + S(values))' + bias`` in the name of a layer; no gradient for the weight."""
+    whole = torch.compiler.is_compiling() or transforming() or torch._C._len_torch_dispatch_stack() > 0
+    if whole or not isinstance(x, Tensor) or x.dtype is not weight.dtype or torch.is_autocast_enabled(t.device.type):
+        delta = checked_linear(where, _wide(x), t, values, None, transpose=False)
+        y = linear(x, weight, bias)
+        return (y + delta).to(y.dtype)
+    if x.ndim == 0 or x.shape[-1] != t.shape[1] or values.shape != (t.nnz,) or x.device != t.device:
+        checked_linear(where, _wide(x), t, values, None, transpose=False)  # which says what is wrong
+    samples = x.reshape(x.shape[:-1].numel(), t.shape[1])
+    y = DeltaLinear.apply(samples, weight, bias, t, values, backend_for(x.device, values.dtype))  # type: ignore[no-untyped-call]
+    return y.reshape(*x.shape[:-1], t.shape[0])
+
+
+class DeltaLinear(Function):
+    """y = x (W + S)' + b for samples x (batch, in); where no transform is at work."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, t: Topology, values: Tensor, backend: str
+    ) -> Tensor:
+        ctx.t, ctx.backend = t, backend
+        ctx.save_for_backward(x, weight, values)
+        y = linear(x, weight, bias)
+        for part, of_x in zip(_parts(y, t), _parts(x, t), strict=True):
+            part.add_(BACKENDS[backend].spmm(t, values, _columns(of_x, values), None, False).t())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, values = ctx.saved_tensors
+        for_x, _, for_bias, _, for_values, _ = ctx.needs_input_grad
+        t, backend = ctx.t, ctx.backend
+        check_edges(t, values)
+        dvalues = dx = None
+        if differentiating(x, values, dy):
+            if for_values:
+                dvalues = sddmm(t, _columns(dy, values), _columns(x, values), backend)
+            if for_x:
+                dx = dy @ weight + spmm(t, values, _columns(dy, values), None, True, backend).t().to(dy.dtype)
+        elif for_x:
+            dx = dy @ weight
+            dvalues = values.new_zeros(t.nnz)
+            for part, of_x, of_dy in zip(_parts(dx, t), _parts(x, t), _parts(dy, t), strict=True):
+                operands = _columns(of_x, values), _columns(of_dy, values)
+                of_values, sparse, _ = BACKENDS[backend].backward(t, values, *operands, False)
+                part.add_(sparse.t())
+                dvalues += of_values
+        elif for_values:
+            dvalues = values.new_zeros(t.nnz)
+            for of_x, of_dy in zip(_parts(x, t), _parts(dy, t), strict=True):
+                dvalues += BACKENDS[backend].sddmm(t, _columns(of_dy, values), _columns(of_x, values))
+        return dx, None, sum_over_batch(dy.t()) if for_bias else None, None, dvalues if for_values else None, None
+
+
+def _parts(samples: Tensor, t: Topology) -> tuple[Tensor, ...]:
+    """Samples (batch, features), so many at a time that a product of them is PART bytes."""
+    size = PART // (4 * max(*t.shape, 1)) // TILE * TILE
+    return torch.split(samples, max(size, TILE))
+
+
+def _columns(samples: Tensor, values: Tensor) -> Tensor:
+    """Samples as the kernels take them: columns, in the dtype of the values."""
+    return samples.t().to(values.dtype)
+
+
+def _wide(x: Any) -> Any:
+    return x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
