@@ -1,4 +1,6 @@
 """Whole models in and out."""
 
+from .fine_tuning import merge_edges as merge_edges
+from .fine_tuning import train_edges as train_edges
 from .models import densify as densify
 from .models import sparsify as sparsify

@@ -7,12 +7,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..nn import MaskedLinear, SparseLinear
+from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
 
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias"},
     SparseLinear: {"values", "bias", "topology", "sparse_grad"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
+    SparseDeltaLinear: {"linear", "values", "topology"},
 }
 
 
@@ -22,16 +23,22 @@ def kind_of(module: nn.Module) -> type:
 
 
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
-    """The modules with these names, and everything in them."""
+    """The modules with these names, and everything in them; and what layers keep frozen inside of them."""
     modules = dict(model.named_modules(remove_duplicate=False))
     names = [skip] if isinstance(skip, str) else list(skip)
     for name in names:
         if name not in modules:
             raise ValueError(f"{where}: expected names of modules in skip, got {name!r}. There are {some(modules)}.")
-    return {inner for name in names for inner in modules[name].modules()}
+    frozen = {module.linear for module in modules.values() if isinstance(module, SparseDeltaLinear)}
+    return frozen | {inner for name in names for inner in modules[name].modules()}
 
 
-def check_untied(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+def check_untied(
+    where: str,
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    otherwise: str = "which they would no longer be. Leave the layer as it is with skip=[{!r}], or untie them before.",
+) -> None:
     """No parameter of these layers is in another place of the model too; except biases, which stay what they are."""
     owners = defaultdict(list)
     for prefix, module in model.named_modules():
@@ -42,10 +49,7 @@ def check_untied(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) 
         for name, parameter in layer._parameters.items():
             tied = [] if parameter is None or name == "bias" else owners[_identity(parameter)]
             if len(tied) > 1:
-                raise ValueError(
-                    f"{where}: {' and '.join(tied)} are one tensor, which they would no longer be. Leave the layer as "
-                    f"it is with skip=[{prefix!r}], or untie them before."
-                )
+                raise ValueError(f"{where}: {' and '.join(tied)} are one tensor, {otherwise.format(prefix)}")
 
 
 def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.Module]) -> None:
@@ -74,6 +78,8 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
         for name, value in vars(old).items():
             if "hook" in name or not (name in vars(layer) or name in OWN[type(old)]):
                 vars(layer)[name] = value
+        if old in layer.children():  # which would call its hooks a second time
+            vars(old).update({name: type(value)() for name, value in vars(old).items() if name.endswith("_hooks")})
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in new:

@@ -89,6 +89,8 @@ def load(
     if topology not in ("strict", "adopt"):
         raise ValueError(f"{where}: expected topology to be 'strict' or 'adopt', got {topology!r}.")
     content = archive.read(where, path)
+    if "model" not in content:
+        raise ValueError(f"{where}: expected a checkpoint, {os.fspath(path)!r} has edges alone. Use io.load_edges.")
     for part, target in (("optimizer", optimizer), ("evolver", evolver)):
         if target is not None:
             matching.check_kind(where, part, _kind(target), content)

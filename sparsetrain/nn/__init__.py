@@ -3,5 +3,6 @@
 from .edges import EdgeModule as EdgeModule
 from .lookup_table import LookupTable as LookupTable
 from .masked import MaskedLinear as MaskedLinear
+from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear

@@ -1,0 +1,129 @@
+"""A few weights of a trained model made to train, and folded back into it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks, patterns
+from ..nn import SparseDeltaLinear
+from ..nn.sparse_delta import check_linear
+from ..topology import Topology
+from .choice import by_density, by_mask, is_linear, named
+from .gradients import by_gradient
+from .swap import check_names_free, check_untied, exchange, skipped
+
+
+def train_edges(
+    model: nn.Module,
+    density: float | None = None,
+    method: Literal["uniform", "er", "erk"] = "uniform",
+    *,
+    masks: Mapping[str, Any] | None = None,
+    select: Literal["random", "magnitude", "gradient"] = "random",
+    closure: Callable[[], Tensor] | None = None,
+    skip: str | Iterable[str] = (),
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    r"""Replace the nn.Linear layers of a model, in place, by SparseDeltaLinear layers: a few of their weights train.
+
+    Everything else is frozen, but for the modules in ``skip``, which stay as they are: a new head, for instance. The
+    model computes what it did until it is trained. Subclasses of nn.Linear and what sparsify lets stay are not
+    replaced, but frozen; code that reads ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made
+    afterwards, over ``[p for p in model.parameters() if p.requires_grad]``.
+
+    Args:
+        model: any module.
+        density: fraction of the weights of all the layers together that train, from 0 to 1. Of a layer with n weights
+            and density d, exactly round(d * n).
+        method: how layers share it, see patterns.allocate.
+        masks: in place of density: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology. Layers
+            that are not named have no edges that train.
+        select: which weights: ``"random"`` ones, those of the largest ``"magnitude"``, or those of the largest
+            ``"gradient"`` of a loss in absolute value.
+        closure: for ``"gradient"``: takes no arguments, runs the model and returns the loss. The gradient is searched
+            in blocks of rows; none of the weights' full shape is made, nor any left behind in ``grad``.
+        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        generator: of random edges.
+
+    Returns:
+        The model; for a model that is itself an nn.Linear, the new layer.
+
+    Raises:
+        ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a mask or the
+            density does not fit, a layer has no weights yet or is parametrized, or closure is missing or returns no
+            loss. TypeError: weights that are not floats. Nothing is changed then.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+        >>> x, y = torch.randn(8, 20), torch.randn(8, 10)
+        >>> loss = lambda: (model(x) - y).square().mean()
+        >>> model = train_edges(model, density=0.05, select="gradient", closure=loss)
+        >>> [tuple(p.shape) for p in model.parameters() if p.requires_grad]
+        [(30,), (15,)]
+    """
+    where = "convert.train_edges"
+    if (density is None) == (masks is None):
+        raise ValueError(
+            f"{where}: expected exactly one of density and masks, got {'neither' if masks is None else 'both'}."
+        )
+    if (select == "gradient") != (closure is not None):
+        raise ValueError(f'{where}: expected a closure with select="gradient", and only with it.')
+    names = {module: name for name, module in model.named_modules()}
+    left = skipped(where, model, skip)
+    wanted = named(where, model, masks, left) if masks is not None else _linears(model, left)
+    if not wanted:
+        raise ValueError(f"{where}: expected a model with nn.Linear layers, found none in {type(model).__name__}.")
+    for linear in wanted:
+        check_linear(f"{where}: {names[linear] or 'the model itself'}", linear)
+    check_names_free(where, {names[linear]: linear for linear in wanted}, SparseDeltaLinear)
+    edges: dict[nn.Module, Topology]
+    if density is None:
+        edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+    elif closure is not None:
+        edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))
+    else:
+        edges = by_density(where, list(wanted), density, method, select, generator)
+    kept = {parameter for module in left for parameter in module.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter in kept and parameter.requires_grad)
+    new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    return exchange(model, new)
+
+
+def merge_edges(model: nn.Module) -> nn.Module:
+    """Replace the SparseDeltaLinear layers of a model, in place, by their nn.Linear layers with the values added.
+
+    The weights stay frozen; ``model.requires_grad_()`` changes that.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The model; for a model that is itself such a layer, its nn.Linear.
+
+    Raises:
+        ValueError: a weight is shared with another layer, such as an embedding, which would change as well. Nothing is
+            changed then.
+
+    Example:
+        >>> merge_edges(train_edges(nn.Sequential(nn.Linear(20, 30)), density=0.1))
+        Sequential(
+          (0): Linear(in_features=20, out_features=30, bias=True)
+        )
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseDeltaLinear)}
+    linears = {name: layer.linear for name, layer in layers.items()}
+    check_untied("convert.merge_edges", model, linears, "which would change in both places. Untie them before.")
+    return exchange(model, {layer: layer.merge() for layer in layers.values()})
+
+
+def _linears(model: nn.Module, left: set[nn.Module]) -> dict[nn.Module, Any]:
+    return {module: None for module in model.modules() if is_linear(module) and module not in left}
+
+
+def _counts(where: str, linears: list[Any], density: float, method: Any) -> dict[nn.Module, int]:
+    shapes = [(linear.out_features, linear.in_features) for linear in linears]
+    densities = patterns.allocate(shapes, checks.density(where, density), method)
+    return {linear: round(d * linear.weight.numel()) for linear, d in zip(linears, densities, strict=True)}

@@ -1,0 +1,116 @@
+"""What fine-tuning changed, in a file of its own: the edges of SparseDeltaLinear layers, without the model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..convert.swap import exchange
+from ..csr import from_positions
+from ..nn import SparseDeltaLinear
+from ..nn.sparse_delta import check_linear
+from ..topology import Topology
+from . import archive
+from .checkpoint import Path
+
+
+def save_edges(path: Path, model: nn.Module) -> None:
+    """Write the edges of a model's SparseDeltaLinear layers, values and positions, and nothing of what is frozen.
+
+    An edge takes 8 bytes: its value in float32 and its position ``row * in_features + column`` in 32 bits; 12 with
+    float64 values, and 4 more in a layer of more than 2**31 positions. Written as io.save writes.
+
+    Args:
+        path: of the file; its folder exists.
+        model: a model with SparseDeltaLinear layers, for instance made by convert.train_edges.
+
+    Raises:
+        ValueError: the model has no such layer. FileNotFoundError: no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> from sparsetrain.convert import train_edges
+        >>> pretrained = nn.Sequential(nn.Linear(20, 10))
+        >>> state = pretrained.state_dict()
+        >>> tuned = train_edges(pretrained, density=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_edges(f"{folder}/edges.safetensors", tuned)
+        ...     fresh = nn.Sequential(nn.Linear(20, 10))
+        ...     _ = fresh.load_state_dict(state)
+        ...     fresh = load_edges(f"{folder}/edges.safetensors", fresh)
+        >>> x = torch.ones(1, 20)
+        >>> torch.equal(fresh(x), tuned(x))
+        True
+    """
+    where = "io.save_edges"
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseDeltaLinear)}
+    if not layers:
+        raise ValueError(
+            f"{where}: expected a model with SparseDeltaLinear layers, found none in {type(model).__name__}. "
+            "convert.train_edges makes them; io.save keeps whole models."
+        )
+    archive.write(where, path, {"edges": {name: _stored(layer) for name, layer in layers.items()}})
+
+
+def load_edges(path: Path, model: nn.Module) -> nn.Module:
+    """Read edges that save_edges wrote into the model that they were trained on, all checked before anything changes.
+
+    An nn.Linear becomes a SparseDeltaLinear, and is frozen; a SparseDeltaLinear goes on with the stored edges, in the
+    same Parameter. Whether the frozen weights are those that the edges were trained with is not known to the file.
+
+    Args:
+        path: of a file written by save_edges.
+        model: with a layer of the same shape under each stored name.
+
+    Returns:
+        The model; for a model that is itself an nn.Linear, the new layer.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is damaged or another file, a layer is missing, or is of another
+            shape, or the model has SparseDeltaLinear layers of which the file says nothing. TypeError: a layer is no
+            nn.Linear. Whatever is raised, nothing has changed.
+
+    Example: see save_edges.
+    """
+    where = "io.load_edges"
+    content = archive.read(where, path)
+    if "edges" not in content:
+        raise ValueError(f"{where}: expected a file written by save_edges, {str(path)!r} is a checkpoint. Use io.load.")
+    stored: dict[str, dict[str, Any]] = content["edges"]
+    modules = dict(model.named_modules())
+    lacking = [name for name, m in modules.items() if isinstance(m, SparseDeltaLinear) and name not in stored]
+    if lacking:
+        raise ValueError(f"{where}: expected edges for {', '.join(map(repr, lacking))}, the file has none.")
+    edges = {name: _checked(where, name, modules.get(name), entry) for name, entry in stored.items()}
+    new: dict[nn.Module, nn.Module] = {}
+    for name, (topology, values) in edges.items():
+        module = modules[name]
+        layer = module if isinstance(module, SparseDeltaLinear) else SparseDeltaLinear(module, topology)
+        layer.replace_edges(topology, values)
+        if layer is not module:
+            new[module] = layer
+    return exchange(model, new)
+
+
+def _stored(layer: SparseDeltaLinear) -> dict[str, Any]:
+    t = layer.topology
+    position = t.row.long() * t.shape[1] + t.col.long()
+    narrow = torch.int32 if t.numel <= 2**31 else torch.int64
+    return {"shape": list(t.shape), "position": position.to(narrow), "values": layer.values.detach()}
+
+
+def _checked(where: str, name: str, module: nn.Module | None, entry: dict[str, Any]) -> tuple[Topology, Tensor]:
+    if module is None:
+        raise ValueError(f"{where}: expected a model with a layer {name!r}, there is none. Load into the same model.")
+    if not isinstance(module, SparseDeltaLinear):
+        check_linear(f"{where}: {name!r}", module)
+    elif not isinstance(module.values, nn.Parameter):
+        raise TypeError(f"{where}: expected values that are a Parameter, those of {name!r} are computed from others.")
+    size: Any = (module.out_features, module.in_features)
+    position, values, shape = entry["position"].long(), entry["values"], tuple(entry["shape"])
+    if shape != size:
+        raise ValueError(f"{where}: expected edges of shape {size} for {name!r}, the file has {shape}.")
+    rising = bool((position.diff() > 0).all()) and not bool(((position < 0) | (position >= size[0] * size[1])).any())
+    if not rising or position.shape != values.shape:
+        raise ValueError(f"{where}: the edges of {name!r} in the file are damaged.")
+    return Topology(*from_positions(position, size), size), values

@@ -1,0 +1,148 @@
+"""A frozen dense layer of which a few weights move."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..ops.verbs import HALVES, checked_linear
+from ..topology import Topology
+from .edges import EdgeModule
+
+SUPPORTED = (torch.float32, torch.float64, *HALVES)
+
+
+class SparseDeltaLinear(EdgeModule):
+    r"""A frozen nn.Linear plus trainable edges, :math:`y = x (W + S)' + b`, with :math:`S_{ij}` = ``values[e]`` at edge
+    e = (i, j) and nothing elsewhere.
+
+    One dense product and one sparse one; the gradient of the values is an SDDMM over the edges. No dense gradient, no
+    copy of the weight and no optimizer state beyond the edges is ever made.
+
+    Args:
+        linear: the layer to start from, which this one keeps as it is and freezes: its weight and its bias don't ask
+            for gradients any more. A bias that shall train is asked for with ``layer.linear.bias.requires_grad_()``.
+        topology: the edges that train, shape ``(out_features, in_features)``.
+
+    Shape:
+        ``(..., in_features)`` to ``(..., out_features)``.
+
+    Attributes:
+        linear: the nn.Linear, weight in float32, float64, float16 or bfloat16.
+        values: shape ``(nnz,)``, zeros at first; float64 beside a float64 weight, else float32, also after
+            ``.to(torch.bfloat16)``: in halves most updates are too small to change a number.
+        topology: which edges train.
+
+    Raises:
+        TypeError: the layer is no nn.Linear, or its weight is of another dtype. ValueError: the topology has another
+            shape, or the layer has no weights yet or is parametrized.
+
+    Source: for large models known as sparse fine-tuning; Bhardwaj et al. (2024), Sparse high rank adapters.
+
+    Example:
+        >>> layer = SparseDeltaLinear(nn.Linear(784, 1000), Topology.from_coo([3, 5], [70, 8], shape=(1000, 784)))
+        >>> layer
+        SparseDeltaLinear(
+          in_features=784, out_features=1000, nnz=2, density=2.551e-06
+          (linear): Linear(in_features=784, out_features=1000, bias=True)
+        )
+        >>> layer(torch.ones(32, 784)).sum().backward()
+        >>> layer.values.grad.tolist(), layer.linear.weight.grad is None
+        ([32.0, 32.0], True)
+    """
+
+    def __init__(self, linear: nn.Linear, topology: Topology) -> None:
+        super().__init__()
+        check_linear("SparseDeltaLinear", linear)
+        if not isinstance(topology, Topology):
+            raise TypeError(
+                f"SparseDeltaLinear: expected a Topology, got {type(topology).__name__}. Make one with "
+                "Topology.from_mask, from_coo or patterns.uniform."
+            )
+        weight = linear.weight
+        if topology.shape != tuple(weight.shape):
+            raise ValueError(
+                f"SparseDeltaLinear: expected a topology of shape (out, in) = {tuple(weight.shape)}, got "
+                f"{topology.shape}."
+            )
+        self.linear = linear.requires_grad_(False)
+        dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
+        self.values = nn.Parameter(torch.zeros(topology.nnz, device=weight.device, dtype=dtype))
+        self.topology = topology if weight.is_meta else topology.to(weight.device)
+        self.train(linear.training)
+
+    @property
+    def in_features(self) -> int:
+        return self.linear.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
+        delta = checked_linear("SparseDeltaLinear", wide, self.topology, self.values, None, transpose=False)
+        y: Tensor = self.linear(x)
+        return y + delta.to(y.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def wide(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            return tensor.to(new.device, torch.float32) if new.dtype in HALVES else new
+
+        if recurse:
+            for module in self.children():
+                module._apply(fn if module is self.linear else wide)  # type: ignore[no-untyped-call]
+        return super()._apply(wide, recurse=False)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Linear:
+        """Add the values to the frozen weight, in place, set them to zero, and return that nn.Linear.
+
+        The layer computes the same before and after, but for the rounding of a half. To exchange the layers of a whole
+        model for what is returned, see convert.merge_edges.
+
+        Example:
+            >>> layer = SparseDeltaLinear(nn.Linear(3, 2), Topology.from_coo([1], [2], shape=(2, 3)))
+            >>> nn.init.constant_(layer.values, 0.5)
+            Parameter containing:
+            tensor([0.5000], requires_grad=True)
+            >>> before = layer(torch.ones(3))
+            >>> torch.allclose(layer.merge()(torch.ones(3)), before), layer.values.tolist()
+            (True, [0.0])
+        """
+        weight, row, col = self.linear.weight, self.topology.row.long(), self.topology.col.long()
+        # added in the wider type and rounded once
+        weight[row, col] = (weight[row, col].to(self.values.dtype) + self.values.to(weight.device)).to(weight.dtype)
+        self.reset()
+        return self.linear
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Set all values to zero: the layer computes what the frozen one does."""
+        self.values.zero_()
+
+    reset_parameters = reset
+
+    def extra_repr(self) -> str:
+        t = self.topology
+        return f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}"
+
+
+def check_linear(where: str, linear: Any) -> None:
+    """An nn.Linear with weights to add to."""
+    supported = "Supported are nn.Linear layers and subclasses, in float32, float64, float16 and bfloat16."
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"{where}: expected an nn.Linear, got {type(linear).__name__}. {supported}")
+    if is_parametrized(linear):
+        raise ValueError(
+            f"{where}: expected weights that are Parameters, got a layer of which {', '.join(linear.parametrizations)} "  # type: ignore[arg-type]
+            "is computed. Call torch.nn.utils.parametrize.remove_parametrizations first."
+        )
+    if is_lazy(linear.weight):
+        raise ValueError(f"{where}: expected weights, the {type(linear).__name__} has none yet. Run it once before.")
+    if linear.weight.dtype not in SUPPORTED:
+        raise TypeError(f"{where}: expected a floating-point weight, got {linear.weight.dtype}. {supported}")

@@ -1,0 +1,325 @@
+"""Whole models of which a few weights train: which weights, what stays, and what is saved."""
+
+import copy
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as hyp
+from torch import Tensor, nn
+
+import sparsetrain as st
+from sparsetrain.convert import merge_edges, train_edges
+from sparsetrain.nn import SparseDeltaLinear
+from sparsetrain.ops import largest_products as streamed
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def mlp(dtype: torch.dtype | None = None) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(20, 30, dtype=dtype), nn.ReLU(inplace=True), nn.Linear(30, 10, dtype=dtype))
+
+
+def fitted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    loss: Tensor = (model(x) - y).square().mean()
+    return loss
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """A few steps, so that values are no zeros."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        fitted(model, torch.randn(8, 20), torch.randn(8, 10)).backward()
+        optimizer.step()
+    return model
+
+
+# ---- which edges -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_changes_until_it_is_trained() -> None:
+    dense = mlp()
+    x = torch.randn(4, 20)
+    expected = dense(x)
+    model = train_edges(copy.deepcopy(dense), density=0.1)
+    assert torch.equal(model(x), expected)
+    assert [type(layer) for layer in model] == [SparseDeltaLinear, nn.ReLU, SparseDeltaLinear]
+    assert [model[0].topology.nnz, model[2].topology.nnz] == [60, 30]
+
+
+def test_largest_magnitudes() -> None:
+    model = mlp()
+    largest = model[0].weight.abs() >= model[0].weight.abs().flatten().sort(descending=True).values[59]
+    model = train_edges(model, density=0.1, select="magnitude")
+    assert torch.equal(model[0].topology.to_mask(), largest)
+
+
+@pytest.mark.parametrize("block", [1, 45, 2**22])
+def test_largest_gradients_are_those_of_the_dense_gradient(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "BLOCK", block)
+    dense = mlp(torch.float64)
+    x, y = torch.randn(8, 20, dtype=torch.float64), torch.randn(8, 10, dtype=torch.float64)
+    model = copy.deepcopy(dense)
+    tuned = train_edges(model, 0.1, "erk", select="gradient", closure=lambda: fitted(model, x, y))
+    fitted(dense, x, y).backward()
+    for layer in (0, 2):
+        gradient = dense[layer].weight.grad.abs()
+        count = tuned[layer].topology.nnz
+        assert torch.equal(tuned[layer].topology.to_mask(), gradient >= gradient.flatten().topk(count).values[-1])
+    assert all(parameter.grad is None for parameter in tuned.parameters())
+
+
+def test_the_gradient_sums_over_all_calls_of_a_layer() -> None:
+    dense = nn.Linear(6, 6, dtype=torch.float64)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    model = copy.deepcopy(dense)
+    tuned = train_edges(model, 0.2, select="gradient", closure=lambda: model(model(x).tanh()).square().sum())
+    dense(dense(x).tanh()).square().sum().backward()
+    assert dense.weight.grad is not None
+    gradient = dense.weight.grad.abs()
+    assert torch.equal(tuned.topology.to_mask(), gradient >= gradient.flatten().topk(7).values[-1])
+
+
+def test_gradients_of_halves_and_behind_an_embedding() -> None:
+    model = nn.Sequential(nn.Embedding(9, 16), nn.Linear(16, 12), nn.GELU(), nn.Linear(12, 4)).bfloat16()
+    ids = torch.randint(9, (5, 3))
+    tuned = train_edges(model, 0.25, select="gradient", closure=lambda: model(ids).float().square().mean())
+    assert [tuned[1].topology.nnz, tuned[3].topology.nnz] == [48, 12]
+    assert [p.dtype for p in tuned.parameters() if p.requires_grad] == [torch.float32] * 2
+
+
+def test_a_layer_that_the_loss_does_not_use_still_gets_its_edges() -> None:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    tuned: Any = train_edges(model, 0.5, select="gradient", closure=lambda: model[0](torch.ones(2, 4)).sum())
+    assert [layer.topology.nnz for layer in tuned] == [8, 8]
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=hyp.integers(0, 9), columns=hyp.integers(0, 9), batch=hyp.integers(0, 5), block=hyp.integers(1, 30))
+def test_streamed_products_are_the_largest_of_the_whole(rows: int, columns: int, batch: int, block: int) -> None:
+    a, b = torch.randn(rows, batch, dtype=torch.float64), torch.randn(columns, batch, dtype=torch.float64)
+    whole = (a @ b.t()).abs().flatten()
+    before, streamed.BLOCK = streamed.BLOCK, block
+    try:
+        for count in {0, 1, whole.numel() // 2, whole.numel()} - {whole.numel() + 1}:
+            positions = streamed.largest_products(a, b, min(count, whole.numel()))
+            torch.testing.assert_close(
+                whole[positions].sort().values, whole.sort(descending=True).values[: positions.numel()].sort().values,
+                rtol=1e-13, atol=1e-13,
+            )  # fmt: skip
+            assert positions.tolist() == sorted(set(positions.tolist()))
+            assert positions.numel() == min(count, whole.numel())
+    finally:
+        streamed.BLOCK = before
+
+
+def test_masks_by_name() -> None:
+    mask = torch.zeros(10, 30)
+    mask[3, 7] = 1
+    model = train_edges(mlp(), masks={"2": mask})
+    assert type(model[0]) is nn.Linear
+    assert model[2].topology.nnz == 1
+    assert [p is model[2].values for p in model.parameters() if p.requires_grad] == [True]
+
+
+# ---- what stays --------------------------------------------------------------------------------------------------------
+
+
+def test_all_but_the_edges_and_what_is_skipped_is_frozen() -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 2))
+    train_edges(model, 0.25, skip="3")
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["2.values", "3.weight", "3.bias"]
+
+
+def test_a_shared_layer_stays_one() -> None:
+    linear = nn.Linear(4, 4)
+    model = train_edges(nn.Sequential(linear, linear), 0.5)
+    assert model[0] is model[1]
+
+
+def test_hooks_are_called_once_and_can_be_removed() -> None:
+    model = mlp()
+    calls: list[str] = []
+    handle = model[0].register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    train_edges(model, 0.1)
+    model(torch.ones(1, 20))
+    assert calls == ["SparseDeltaLinear"]
+    merge_edges(model)
+    model(torch.ones(1, 20))
+    assert calls == ["SparseDeltaLinear", "Linear"]
+    handle.remove()
+    model(torch.ones(1, 20))
+    assert len(calls) == 2
+
+
+def test_merged_models_compute_the_same_with_plain_layers() -> None:
+    model = trained(train_edges(mlp(torch.float64).float().double(), 0.1, select="magnitude").float())
+    x = torch.randn(4, 20)
+    expected = model(x)
+    merged = merge_edges(model)
+    assert merged is model
+    assert [type(layer) for layer in merged] == [nn.Linear, nn.ReLU, nn.Linear]
+    torch.testing.assert_close(merged(x), expected)
+
+
+def test_a_model_that_is_one_layer() -> None:
+    linear = nn.Linear(4, 3)
+    tuned = train_edges(linear, 0.5)
+    assert isinstance(tuned, SparseDeltaLinear)
+    assert merge_edges(tuned) is linear
+
+
+def test_attention_in_a_transformer_keeps_working() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    x = torch.randn(3, 5, 8)
+    expected = model(x)
+    train_edges(model, 0.1)
+    with torch.no_grad():  # where torch would take its fused path
+        torch.testing.assert_close(model(x), expected)
+        for layer in model.layers:
+            nn.init.ones_(layer.linear1.values)
+        assert not torch.allclose(model(x), expected)
+
+
+def test_sparsify_and_densify_leave_frozen_layers_alone() -> None:
+    model = nn.Sequential(train_edges(nn.Linear(8, 8), 0.25), nn.Linear(8, 2))
+    st.convert.densify(st.convert.sparsify(model, 0.5))
+    assert isinstance(model[0], SparseDeltaLinear)
+    assert type(model[0].linear) is nn.Linear
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_edges_alone_take_eight_bytes_each(tmp_path: Path, dtype: torch.dtype) -> None:
+    pretrained = nn.Sequential(nn.Linear(300, 400), nn.Linear(400, 200)).to(dtype)
+    model = train_edges(copy.deepcopy(pretrained), 0.1)
+    for layer in model:
+        nn.init.normal_(layer.values)  # type: ignore[arg-type]
+    st.io.save_edges(tmp_path / "edges", model)
+    edges = sum(layer.topology.nnz for layer in model)  # type: ignore[union-attr,misc]
+    assert edges == 20_000
+    assert os.path.getsize(tmp_path / "edges") <= 8 * edges + 1024
+    x = torch.randn(4, 300).to(dtype)
+    fresh = st.io.load_edges(tmp_path / "edges", pretrained)
+    assert torch.equal(fresh(x), model(x))
+    assert [name for name, p in fresh.named_parameters() if p.requires_grad] == ["0.values", "1.values"]
+
+
+def test_edges_load_into_layers_that_have_others(tmp_path: Path) -> None:
+    dense = mlp()
+    model = trained(train_edges(copy.deepcopy(dense), 0.1))
+    st.io.save_edges(tmp_path / "edges", model)
+    other = train_edges(dense, 0.2)
+    values = other[0].values
+    st.io.load_edges(tmp_path / "edges", other)
+    assert other[0].values is values
+    x = torch.randn(4, 20)
+    assert torch.equal(other(x), model(x))
+
+
+def test_files_of_the_wrong_kind(tmp_path: Path) -> None:
+    model = train_edges(mlp(), 0.1)
+    st.io.save(tmp_path / "checkpoint", model)
+    st.io.save_edges(tmp_path / "edges", model)
+    with pytest.raises(ValueError, match=r"io.load_edges: .* is a checkpoint. Use io.load"):
+        st.io.load_edges(tmp_path / "checkpoint", model)
+    with pytest.raises(ValueError, match=r"io.load: .* has edges alone. Use io.load_edges"):
+        st.io.load(tmp_path / "edges", model)
+    with pytest.raises(FileNotFoundError, match=r"io.load_edges"):
+        st.io.load_edges(tmp_path / "nothing", model)
+
+
+def test_edges_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
+    st.io.save_edges(tmp_path / "edges", train_edges(mlp(), 0.1))
+    narrower = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 9))
+    with pytest.raises(ValueError, match=r"expected edges of shape \(9, 30\) for '2', the file has \(10, 30\)"):
+        st.io.load_edges(tmp_path / "edges", narrower)
+    assert type(narrower[0]) is nn.Linear
+    with pytest.raises(ValueError, match="expected a model with a layer '2', there is none"):
+        st.io.load_edges(tmp_path / "edges", nn.Sequential(nn.Linear(20, 30)))
+    with pytest.raises(TypeError, match=r"'2': expected an nn.Linear, got ReLU"):
+        st.io.load_edges(tmp_path / "edges", nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.ReLU()))
+    more = nn.Sequential(*train_edges(mlp(), 0.1), train_edges(nn.Linear(10, 4), 0.5))
+    with pytest.raises(ValueError, match="expected edges for '3', the file has none"):
+        st.io.load_edges(tmp_path / "edges", more)
+    with pytest.raises(ValueError, match=r"io.save_edges: expected a model with SparseDeltaLinear layers"):
+        st.io.save_edges(tmp_path / "other", mlp())
+
+
+@pytest.mark.parametrize("position", [[3, 2], [2, 2], [-1, 2], [2, 600]])
+def test_damaged_edges_are_refused(tmp_path: Path, position: list[int]) -> None:
+    entry = {"shape": [30, 20], "position": torch.tensor(position), "values": torch.ones(2)}
+    st.io.archive.write("test", tmp_path / "edges", {"edges": {"": entry}})
+    with pytest.raises(ValueError, match="the edges of '' in the file are damaged"):
+        st.io.load_edges(tmp_path / "edges", nn.Linear(20, 30))
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------------
+
+
+def refused(message: str, model: nn.Module, **options: Any) -> None:
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises((TypeError, ValueError), match=message):
+        train_edges(model, **options)
+    assert [type(module) for module in model.modules()] == kinds
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    x = torch.ones(1, 20)
+    refused("exactly one of density and masks, got neither", mlp())
+    refused("exactly one of density and masks, got both", mlp(), density=0.1, masks={})
+    refused(r"expected a closure with select=", mlp(), density=0.1, select="gradient")
+    refused(r"expected a closure with select=", mlp(), density=0.1, closure=lambda: x)
+    refused(r"expected a model with nn.Linear layers, found none in ReLU", nn.ReLU(), density=0.1)
+    refused("expected density from 0 to 1, got 2", mlp(), density=2)
+    refused("expected select to be 'magnitude' or 'random', got 'best'", mlp(), density=0.1, select="best")
+    refused("expected names of nn.Linear layers in masks, got '1', a ReLU", mlp(), masks={"1": torch.ones(2, 2)})
+    refused(r"expected the mask of '2' in shape", mlp(), masks={"2": torch.ones(2, 2)})
+    refused("expected names of modules in skip, got 'head'", mlp(), density=0.1, skip="head")
+    refused("the LazyLinear has none yet", nn.Sequential(nn.LazyLinear(4)), density=0.1)
+    model = mlp()
+    refused("return a loss, one number .* got 3.0", model, density=0.1, select="gradient", closure=lambda: 3.0)
+    refused(r"got \(1, 10\)", model, density=0.1, select="gradient", closure=lambda: model(x))
+    assert not model[0]._forward_hooks
+
+
+def test_an_input_changed_in_place_is_noticed() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x * 2
+            h += self.linear(h)
+            return h
+
+    model = Residual()
+    with pytest.raises(RuntimeError, match="was changed in place after the layer read it"):
+        train_edges(model, 0.1, select="gradient", closure=lambda: model(torch.ones(2, 4)).sum())
+    assert type(model.linear) is nn.Linear
+    assert model.linear.weight.requires_grad
+
+
+def test_a_tied_weight_is_not_merged() -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
+    model[1].weight = model[0].weight
+    train_edges(model, 0.1)
+    before = model[0].weight.clone()
+    nn.init.ones_(model[1].values)
+    with pytest.raises(ValueError, match="are one tensor, which would change in both places"):
+        merge_edges(model)
+    assert torch.equal(model[0].weight, before)
+    assert math.isclose(float(model[1].values.detach().sum()), 7.0)
