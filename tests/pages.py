@@ -28,12 +28,21 @@ def run(page: str, **sizes: object) -> Ran:
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     left = dict(sizes)
     for line in tree.body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and line.targets[0].id in left:
-            new = ast.parse(repr(left.pop(line.targets[0].id)), mode="eval").body
-            line.value = ast.copy_location(new, line.value)
+        if isinstance(line, ast.Assign):
+            line.value = _replaced(line.targets[0], line.value, left)
     if left:
         raise ValueError(f"run: expected constants of {path.name}, got {sorted(left)}.")
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
     return Ran(names, printed.getvalue())
+
+
+def _replaced(target: ast.expr, value: ast.expr, left: dict[str, object]) -> ast.expr:
+    """The right side of an assignment, with the numbers that are left to set; those are taken out."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=True)
+        return ast.Tuple([_replaced(name, number, left) for name, number in pairs], ast.Load())
+    if isinstance(target, ast.Name) and target.id in left:
+        return ast.parse(repr(left.pop(target.id)), mode="eval").body
+    return value

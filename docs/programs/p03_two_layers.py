@@ -100,21 +100,26 @@ def first_weight(net):
     return (layer.merge() if layer is frozen[0] else layer.to_dense()).weight.detach()
 
 
-starts = {"frozen": W1, "absent": W1 * mask}
-print("           W1[0, 0]  W1[0, 1]  W1[1, 0]  W1[1, 1]  W2[0, 0]  W2[0, 1]  loss before")
+def show(name, net):
+    loss = nn.functional.binary_cross_entropy(net(x), target).item()
+    numbers = *first_weight(net).flatten(), *net[2].weight.flatten(), loss
+    print(f"{name:13}", *(f"{number:8.5f} " for number in numbers))
+
+
+print("               W1[0, 0]  W1[0, 1]  W1[1, 0]  W1[1, 1]  W2[0, 0]  W2[0, 1]  loss")
 for name, net in (("frozen", frozen), ("absent", absent)):
-    (loss,) = train(net, 1)
-    for when, first, second in (("before", starts[name], W2), ("after", first_weight(net), net[2].weight)):
-        print(f"{name} {when:6}", *(f"{number:8.5f} " for number in (*first.flatten(), *second.flatten(), loss)))
+    show(name + " before", net)
+    train(net, 1)
+    show(name + " after", net)
 
 # %%
 # And on
 # ------
 # The loss can't fall below the entropy of the target, 0.6109, where p is 0.7.
 
-for name, net in (("frozen", frozen), ("absent", absent)):
+for name, net, start in (("frozen", frozen, W1), ("absent", absent, W1 * mask)):
     losses = train(net, STEPS - 1)
-    of_twin = train_twin(starts[name], W2, STEPS)
+    of_twin = train_twin(start, W2, STEPS)
     apart = max(
         (first_weight(net) - of_twin[0]).abs().max().item(),
         (net[2].weight - of_twin[1]).abs().max().item(),

@@ -62,7 +62,7 @@ def run(layer, step):
                 losses.append([half_squares(layer(inputs), targets).item() for inputs, targets in parts])
         for batch in order[epoch] if epoch < EPOCHS else ():
             step(x[batch], y[batch])
-    return torch.tensor(losses)
+    return torch.tensor(losses, dtype=torch.float64)
 
 
 # %%

@@ -1,0 +1,306 @@
+"""The programs of docs/programs, in short, against float64 dense twins that are computed here."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from pages import FOLDER, run
+from torch import Tensor, nn
+
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a page sees in a process of its own, without a screen; and one thread, as everything is small."""
+    plots = pytest.importorskip("matplotlib.pyplot")
+    plots.switch_backend("agg")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    plots.close("all")
+
+
+def f64(numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=F64)
+
+
+def close(actual: Any, expected: Any, atol: float = 1e-13) -> None:
+    actual, expected = (v.detach() if isinstance(v, Tensor) else f64(v) for v in (actual, expected))
+    torch.testing.assert_close(actual.to(F64), expected.to(F64), rtol=0, atol=atol)
+
+
+def test_every_program_is_here() -> None:
+    assert [int(path.name[1:3]) for path in sorted(FOLDER.glob("p[0-9]*.py"))] == list(range(1, 14))
+
+
+def test_1_update_by_mask() -> None:
+    page = run("p01_update_by_mask")
+    # y = (0.5 - 2, 1.5 + 4); every gradient of row i is x = (1, 2)
+    assert page.y.tolist() == [-1.5, 5.5]
+    assert page.loss.item() == 4.0
+    close(page.merged, [[0.4, -1.0], [1.4, 1.8]], atol=1e-15)
+    assert page.merged[0, 1].item() == -1.0
+    close(page.twin, page.merged, atol=0)
+    close(page.decayed[0, 1], -0.95, atol=1e-15)  # 1 - 0.1 * 0.5
+    close(page.layer(page.x), [-1.6, 5.0], atol=1e-15)
+    assert "trains: ['values']" in page.printed
+    assert "largest difference from the dense twin: 0e+00" in page.printed
+
+
+def test_2_stored_edges() -> None:
+    page = run("p02_coo_edges", NODES=3000)
+    assert page.loss.item() == 6.0  # 0.5 + (1.5 + 4)
+    assert page.layer.values.grad.tolist() == [1, 1, 2]
+    close(page.layer.values, [0.4, 1.4, 1.8], atol=1e-15)
+    close(page.W, [[0.4, 0.0], [1.4, 1.8]], atol=1e-15)
+    assert {name: tensor.numel() for name, tensor in page.held.items()} == {
+        "values": 9000, "gradient": 9000, "step": 1, "exp_avg": 9000, "exp_avg_sq": 9000,
+    }  # fmt: skip
+    assert "largest difference from the dense twin: 0.0e+00" in page.printed
+
+
+@pytest.mark.parametrize("reading", ["frozen", "absent"])
+def test_3_two_layers(reading: str) -> None:
+    page = run("p03_two_layers", STEPS=20)
+    mask = f64([[1, 0], [1, 1]])
+    W1 = f64([[0.1, 0.4], [-0.3, 0.2]]) * (1 if reading == "frozen" else mask)
+    W1, W2, fixed = W1.requires_grad_(), f64([[0.5, -0.6]]).requires_grad_(), W1.detach()[0, 1].item()
+    after = []
+    for _ in range(20):
+        p = torch.sigmoid(torch.sigmoid(f64([[0.5, 0.2]]) @ W1.t()) @ W2.t())
+        loss = nn.functional.binary_cross_entropy(p, f64([[0.7]]))
+        g1, g2 = torch.autograd.grad(loss, [W1, W2])
+        W1, W2 = (W1 - 0.1 * g1 * mask).detach().requires_grad_(), (W2 - 0.1 * g2).detach().requires_grad_()
+        after.append((loss.item(), W1, W2))
+    net = page.names[reading]
+    close(page.first_weight(net), after[-1][1], atol=1e-15)
+    close(net[2].weight, after[-1][2], atol=1e-15)
+    assert page.first_weight(net)[0, 1].item() == fixed
+    # the first step, by a pocket calculator: h = sigmoid(0.13), sigmoid(-0.11) or sigmoid(0.05), sigmoid(-0.11)
+    loss, first, _ = after[0]
+    close(loss, {"frozen": 0.696642, "absent": 0.698694}[reading], atol=5e-7)
+    close(
+        first,
+        {"frozen": [[0.10127, 0.4], [-0.30153, 0.19939]], "absent": [[0.10129, 0], [-0.30155, 0.19938]]}[reading],
+        atol=5e-6,
+    )
+    (line,) = [line for line in page.printed.splitlines() if line.startswith(f"{reading} after")]
+    close([float(number) for number in line.split()[2:6]], first.flatten(), atol=5e-6)
+
+
+@pytest.mark.parametrize("lam", [0, 3])
+def test_6_weight_decay(lam: int) -> None:
+    page = run("p06_weight_decay", EPOCHS=10)
+    X, y = page.x[:20], page.y[:20]
+    start = page.new_layer().values.detach()
+    readings = {  # each with what decays w, what decays b, and the factor of the data's gradient
+        "this page": (lam, 0, 1), "lambda / |B|": (lam / 5, 0, 1), "squared error without 1/2": (lam, 0, 2),
+        "penalty without 1/2": (2 * lam, 0, 1), "the bias decays too": (lam, lam, 1),
+    }  # fmt: skip
+    for name, (decay, bias_decay, factor) in readings.items():
+        w, b = start.clone(), f64(0.0)
+        for epoch in page.order:
+            for batch in epoch:
+                error = factor * (X[batch] @ w + b - y[batch])
+                w, b = (
+                    (1 - 0.003 * decay) * w - 0.003 / 5 * (X[batch].t() @ error),
+                    (1 - 0.003 * bias_decay) * b - 0.003 / 5 * error.sum(),
+                )
+        test = 0.5 * (page.x_test @ w + b - page.y_test).square().mean()
+        if lam == 3:
+            close(page.results[name], (w.norm(), b, test), atol=1e-12)
+        if name == "this page":
+            close(page.norms[lam], w.norm(), atol=1e-12)
+            close(page.curves[lam][-1], [0.5 * (X @ w + b - y).square().mean(), test], atol=1e-11)
+            for way in (page.by_hand, page.in_the_loss, page.by_the_optimizer):
+                layer = page.new_layer()
+                page.run(layer, way(layer, lam))
+                close(layer.values, w)
+                close(layer.bias, b[None])
+    assert page.curves[lam].shape == (3, 2)  # before, after 5 epochs, after 10
+
+
+def test_6_weight_decay_in_full() -> None:
+    page = run("p06_weight_decay")
+    close(page.y_test.mean() - page.x_test.mean(0).sum() * 0.01, 0.05, atol=0.005)
+    (train, test), (_, test_decayed) = page.curves[0][-1], page.curves[3][-1]
+    assert train < 1e-4
+    assert test > 1e5 * train
+    assert test_decayed < test / 1000
+    assert page.norms[3] < 0.5 < 10 < page.norms[0]
+
+
+def test_7_dropout_by_hand() -> None:
+    page = run("p07_dropout", EPOCHS=1, IMAGES=512, PROVED_STEPS=2)
+    x = torch.rand(1000)
+    assert torch.equal(page.dropout_layer(x, 0), x)
+    assert torch.equal(page.dropout_layer(x, 1), torch.zeros(1000))
+    with pytest.raises(ValueError, match=r"expected p from 0 to 1, got 1\.5"):
+        page.dropout_layer(x, 1.5)
+    for p in (0.2, 0.5):
+        y = page.dropout_layer(x, p)
+        assert torch.equal(y[y != 0], (x / (1 - p))[y != 0])
+        assert abs((y == 0).float().mean() - p) < 0.06
+    assert [float(n) for n in page.printed.splitlines()[4].split()] == pytest.approx([0.2, 0.8, 1, 1], abs=0.01)
+    assert page.apart < 1e-6
+    assert "agree in eval: True" in page.printed
+    assert page.histories["sparse"].shape == (1, 2)
+
+
+def test_7_a_step_of_the_sparse_network() -> None:
+    """Dropout of torch in the network, of the same units in a float64 twin: outputs and gradients."""
+    page = run("p07_dropout", EPOCHS=1, IMAGES=512, PROVED_STEPS=1)
+    torch.manual_seed(3)
+    network = page.mlp(page.sparse_layer)
+    x, labels = page.images[:64], page.labels[:64]
+    kept: list[Tensor] = []
+    for k in (2, 5):
+        network[k].register_forward_hook(lambda module, args, y: kept.append((y != 0) | (args[0] == 0)))
+    loss = nn.functional.cross_entropy(network(x), labels)
+    loss.backward()
+
+    layers = network[0::3]
+    W = [layer.to_dense().weight.detach().double().requires_grad_() for layer in layers]
+    h = x.double()
+    for k in range(3):
+        h = h @ W[k].t() + layers[k].bias.detach().double()
+        if k < 2:
+            h = h.relu() * kept[k] / (1 - (0.2, 0.5)[k])
+    expected = nn.functional.cross_entropy(h, labels)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for layer, weight in zip(layers, W, strict=True):
+        assert weight.grad is not None
+        close(layer.values.grad, weight.grad[layer.topology.row.long(), layer.topology.col.long()], atol=1e-7)
+
+
+def test_9_lookup_table() -> None:
+    page = run("p09_lookup_table", IDLE_STEPS=60)
+    # rows 1 and 3, (2, 3) and (6, 7), shrink by a tenth; the cost is (4 + 9 + 36 + 49) / 2
+    expected = f64([[0.0, 1.0], [1.8, 2.7], [4.0, 5.0], [5.4, 6.3]])
+    assert page.cost.item() == 49
+    for result in (page.by_inc, page.by_set.get_value(), page.columns.get_value().t(), page.layer.matrix, page.twin):
+        close(result, expected, atol=1e-15)
+        assert torch.equal(result[[0, 2]], page.matrix[[0, 2]])
+    assert "rows in the gradient: [1, 3]" in page.printed
+
+
+def test_9_the_next_step_of_an_unused_row() -> None:
+    page = run("p09_lookup_table", IDLE_STEPS=60)
+    for k, step in zip(page.idle, page.steps["frozen"], strict=True):
+        assert step == pytest.approx(0.001 / (0.99 * 0.01 + 0.01 * 1e-6) ** 0.5, rel=1e-6)
+        decayed = 0.99 ** (k + 1) * 0.01
+        assert page.steps["dense"][k // 10] == pytest.approx(0.001 / (decayed + 0.01 * 1e-6) ** 0.5, rel=1e-6)
+        assert page.of_twin[k // 10] == pytest.approx(page.steps["dense"][k // 10], rel=1e-9)
+    assert page.second_step("dense", 2400) == pytest.approx(10, abs=0.01)
+
+
+def test_9_curvature() -> None:
+    page = run("p09_lookup_table", IDLE_STEPS=60)
+    (whole, _), (part, g) = page.spaces["all rows"], page.spaces["used rows"]
+    J = torch.kron(
+        torch.eye(2, dtype=F64), page.features.t().contiguous()
+    )  # outputs of a row are features' times the row
+    close(part, J.t() @ J)
+    places = [2, 3, 8, 9]  # of rows 1 and 4 of a table of two columns
+    embedded = torch.zeros(12, 12, dtype=F64)
+    embedded[torch.tensor(places)[:, None], torch.tensor(places)] = part
+    close(whole, embedded, atol=1e-14)
+    assert (torch.linalg.matrix_rank(whole), torch.linalg.matrix_rank(part)) == (4, 4)
+    close(part @ page.d, -g)
+    best = torch.linalg.lstsq(page.features.t(), page.target.t()).solution.t()
+    close(page.table.get_value()[[1, 4]], best)
+    assert "singular" in page.printed.split("all rows")[1].splitlines()[0]
+    assert "other rows untouched: True" in page.printed
+
+
+def test_10_looking_at_parameters() -> None:
+    page = run("p10_looking_at_parameters")
+    assert [name for name, _ in page.net.named_parameters()] == ["0.values", "0.bias", "2.values", "2.bias"]
+    for line in ("grad is None before backward: True", "the same names: True", "the same bias: True"):
+        assert line in page.printed
+    assert page.nested.state_dict()["0.block 1.0.bias"].tolist() == page.nested[0][1][0].bias.tolist()
+    h = page.x.double()
+    for name in [f"0.block {k}.{layer}" for k in range(4) for layer in (0, 2)] + ["1"]:
+        state = {
+            key.removeprefix(f"{name}."): value
+            for key, value in page.nested.state_dict().items()
+            if key.startswith(f"{name}.")
+        }
+        W = torch.zeros(state["shape"].tolist(), dtype=F64)
+        W[torch.arange(len(W)).repeat_interleave(state["crow"].diff()), state["col"].long()] = state["values"]
+        h = h @ W.t() + state["bias"]
+        h = h if name == "1" else h.relu()
+    close(page.y, h, atol=1e-15)
+
+
+def test_12_tying_parameters() -> None:
+    page = run("p12_tying_parameters", STEPS=30)
+    x, (W0, W, W2) = page.x, [page.net[k].to_dense().weight.detach().requires_grad_() for k in (0, 2, 6)]
+    b0, b, b2 = (page.net[k].bias.detach() for k in (0, 2, 6))
+    h = torch.tanh(x @ W0.t() + b0)
+    h = torch.tanh(torch.tanh(h @ W.t() + b) @ W.t() + b)
+    (h @ W2.t() + b2).square().sum().backward()  # type: ignore[no-untyped-call]
+    at = page.shared.topology.row.long(), page.shared.topology.col.long()
+    close(page.shared.values.grad, W.grad[at])
+    close(page.by_use[0] + page.by_use[1], W.grad[at])
+    assert page.net[2] is page.net[4]
+
+    assert page.decoder.values is page.encoder.values
+    t = page.encoder.topology
+    W, b, c = torch.zeros(t.shape, dtype=F64), page.encoder.bias.detach(), page.decoder.bias.detach()
+    W[t.row.long(), t.col.long()] = page.encoder.values.detach()
+    W.requires_grad_()
+    y = torch.tanh(page.data @ W.t() + b) @ W + c
+    close(page.of_the_pair(page.data), y)
+    page.encoder.values.grad = None
+    (page.of_the_pair(page.data) - page.data).square().mean().backward()
+    (y - page.data).square().mean().backward()  # type: ignore[no-untyped-call]
+    close(page.encoder.values.grad, W.grad[t.row.long(), t.col.long()])
+    assert page.apart < 1e-13
+    assert page.losses["tied"][-1] < 0.9 * page.losses["tied"][0]
+
+
+def test_13_forward_backward() -> None:
+    page = run("p13_forward_backward_graph", INPUTS=30, HIDDEN=20, OUTPUTS=5, DEPTH=3, BATCH=16)
+    W1, W2 = (torch.zeros(t.shape, dtype=F64) for t in (page.t1, page.t2))
+    at1, at2 = ((t.row.long(), t.col.long()) for t in (page.t1, page.t2))
+    W1[at1], W2[at2] = page.w1.detach(), page.w2.detach()
+    x, y = page.x.detach(), page.y.detach()
+    h = torch.tanh(W1 @ x)
+    of_o = W2 @ h - y
+    of_z = (W2.t() @ of_o) * (1 - h**2)
+    close(page.grad_h, W2.t() @ of_o)
+    close(page.grad_z, of_z)
+    for actual, dense, at in ((page.w1, of_z @ x.t() + 0.01 * W1, at1), (page.w2, of_o @ h.t() + 0.01 * W2, at2)):
+        close(actual.grad, dense[at])
+    close(page.grad_w1, page.w1.grad)
+    close(page.grad_w2, page.w2.grad)
+    close(page.J, 0.5 * of_o.square().sum() + 0.005 * (W1.square().sum() + W2.square().sum()))
+
+
+def test_13_the_graph() -> None:
+    page = run("p13_forward_backward_graph", INPUTS=30, HIDDEN=20, OUTPUTS=5, DEPTH=3, BATCH=16)
+    nodes = page.graph.nodes(data=True)
+    boxes = {node for node, data in nodes if data["kind"] == "variable"}
+    assert boxes == {"x", "y", "z", "h", "o", "L", "s", "J", "W1", "W2"}
+    around = {node: (nodes[before]["label"], nodes[after]["label"]) for node in boxes
+              for before in [*page.graph.predecessors(node), node][:1] for after in [*page.graph.successors(node), node][:1]}  # fmt: skip
+    assert (around["z"], around["h"], around["J"]) == (("W·", "φ"), ("φ", "W·"), ("+", "J"))
+    assert {nodes[n]["label"] for n in page.graph.successors("W1")} == {"W·", "( )²"}
+    assert all(page.graph.has_edge(*edge) or page.graph.degree(edge[0]) for edge in page.graph.edges)
+
+
+def test_13_what_waits() -> None:
+    page = run("p13_forward_backward_graph", INPUTS=30, HIDDEN=20, OUTPUTS=5, DEPTH=3, BATCH=16)
+    for name, history in page.histories.items():
+        # x, then h of each hidden layer, in float32; and back
+        up = [0, *(4 * 16 * (30 + 20 * k) for k in range(4))]
+        assert history == up + up[-2::-1], name
+    sizes = 30 * 20 + 2 * 20 * 20 + 20 * 5
+    assert page.peaks["dense"]["gradients"] == 4 * (sizes + 3 * 20 + 5)
+    assert page.peaks["sparse"]["gradients"] == 4 * (sizes // 10 + 3 * 20 + 5)
+    assert page.peaks["sparse"]["indices of edges"] < 40 * sizes // 10 + 4000
