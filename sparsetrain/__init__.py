@@ -7,5 +7,6 @@ from . import nn as nn
 from . import ops as ops
 from . import optim as optim
 from . import patterns as patterns
+from . import penalty as penalty
 from . import subtensor as subtensor
 from .topology import Topology as Topology

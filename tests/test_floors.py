@@ -13,9 +13,9 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS = (
     {"sparsetrain_kernels"},
-    {"checks", "names", "csr", "topology", "patterns", "rows"},
+    {"checks", "names", "csr", "topology", "patterns", "rows", "edge_sets", "weights"},
     {"ops"},
-    {"init"},
+    {"init", "penalty", "constrain"},
     {"nn", "optim"},
     {"convert", "subtensor"},
     {"io", "data", "cli"},

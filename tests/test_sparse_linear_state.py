@@ -171,6 +171,16 @@ def test_replace_edges_keeps_the_parameter(layer: SparseLinear) -> None:
     assert layer(torch.ones(3)).tolist() == [15.0, 27.0]
 
 
+def test_training_goes_on_while_an_old_loss_is_kept(layer: SparseLinear) -> None:
+    """As in most loops: the name of the last loss, and with it its graph, outlives the change of edges."""
+    loss = layer(torch.ones(3)).sum()
+    loss.backward()
+    layer.replace_edges(st.Topology.from_mask([[1, 0, 0], [0, 0, 1]]), torch.tensor([5.0, 7.0]))
+    layer(torch.ones(3)).sum().backward()
+    assert layer.values.grad.tolist() == [1.0, 1.0]
+    assert loss.item() == 36.0
+
+
 class Softplus(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         return nn.functional.softplus(raw)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
+from ..weights import replace_numbers
 
 NAMES = ("inputs", "outputs")
 
@@ -74,9 +75,7 @@ class EdgeModule(nn.Module):
         A graph recorded before can't be used afterwards.
         """
         self.bring_up_to_date()
-        self.values.data = values.to(self.values)
-        self.values.grad = None
-        torch.autograd.graph.increment_version(self.values)
+        replace_numbers(self.values, values.to(self.values))
         self.topology = topology.to(self.values.device)
 
 

@@ -22,7 +22,7 @@ def group(optimizer: Optimizer, options: dict[str, Any]) -> None:
             f"{where}: expected lr > 0, got {float(options['lr'])}. A scheduler may lower it to 0; to go uphill pass "
             "maximize=True."
         )
-    if not bool(torch.as_tensor(options["l1"] >= 0).all()):
+    if isinstance(options["l1"], Tensor) and not bool((options["l1"] >= 0).all()):  # at each step it would cost a pass
         raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
     modes(optimizer, options)
 
@@ -32,6 +32,8 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
     where = type(optimizer).__name__
     if options["unused"] not in ("frozen", "dense"):
         raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
+    if not isinstance(options["l1"], Tensor) and not options["l1"] >= 0:  # true of NaN
+        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
     for flag in ("differentiable", "capturable"):
         if options.get(flag):
             raise ValueError(

@@ -107,6 +107,13 @@ class RowOptimizer(Optimizer):
             if isinstance(debtor, Arrears) and debtor.owner() is self:
                 debtor.bring_up_to_date(p)
 
+    def resized(self, p: Tensor) -> None:
+        """A parameter has other rows from now on: after ``flush()``, and with its state cut to them."""
+        table_rows.owe(p, None)
+        for group in self.param_groups:
+            if any(p is each for each in group["params"]):
+                self._claim({**group, "params": [p]})
+
     def state_dict(self) -> dict[str, Any]:
         """The state, as torch's; of tables after ``flush()``."""
         self.flush()

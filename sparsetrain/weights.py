@@ -1,0 +1,64 @@
+"""Where a layer keeps the weights that exist, whatever kind of layer it is: layers stand on higher floors."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .edge_sets import Edges, Structure, positions
+from .topology import Topology
+
+
+class Weights(NamedTuple):
+    """The tensor that holds a layer's weights."""
+
+    name: str  # of the attribute
+    tensor: Tensor
+    mask: Tensor | None  # which of them exist, where not all do
+
+    @property
+    def live(self) -> Tensor | None:
+        """Places of those that exist in the flattened tensor, row by row as edges are numbered; None for all."""
+        return None if self.mask is None or self.mask.is_meta else (self.mask != 0).flatten().nonzero().flatten()
+
+
+def weights_of(where: str, layer: Any) -> Weights:
+    """The values of a layer over edges, the weight of a masked one or of nn.Linear."""
+    mask = getattr(layer, "mask", None)
+    name = "weight" if isinstance(layer, nn.Linear) or mask is not None else "values"
+    weight = getattr(layer, name, None)
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"{where}: expected a layer over edges such as SparseLinear, a MaskedLinear or an nn.Linear, got "
+            f"{type(layer).__name__}."
+        )
+    return Weights(name, weight, mask)
+
+
+def structure_of(layer: Any) -> Structure:
+    """Which edges the weights of a layer are of, in the order in which ``live`` has them."""
+    topology = getattr(layer, "topology", None)
+    if isinstance(topology, Topology):
+        return topology
+    return layer.out_features, layer.in_features
+
+
+def places_of(where: str, layer: Any, weights: Weights, edges: Edges) -> Tensor | None:
+    """Places of an edge set in the flattened tensor of weights; None where that is all of it."""
+    live = weights.live
+    if edges is None:
+        return live
+    place = positions(where, edges, structure_of(layer), weights.tensor.device)
+    return place if live is None or place is None else live[place]
+
+
+def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:
+    """The same Parameter object, so that optimizers keep it, with other numbers, as many as there are, and no gradient.
+
+    A graph recorded before can't be used afterwards, and need not be gone: while it lives, autograd keeps the node that
+    receives the gradient, and the size that it had. Data of another type in between is what makes it take a new one.
+    """
+    p.data = numbers.new_empty(0, dtype=torch.float16 if numbers.dtype is torch.float32 else torch.float32)
+    p.data = numbers
+    p.grad = None
+    torch.autograd.graph.increment_version(p)
