@@ -1,5 +1,6 @@
 """Sparse-tensor training for PyTorch: only the edges that exist are stored, computed and trained."""
 
+from . import constrain as constrain
 from . import convert as convert
 from . import init as init
 from . import io as io

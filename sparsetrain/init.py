@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from .weights import weights_of
+
 Layer = TypeVar("Layer", bound=nn.Module)
 Draw = Callable[[Tensor], object]  # fills a tensor in place
 
@@ -217,14 +219,7 @@ def _fill(where: str, layer: Layer, draw: Draw) -> Layer:
 
 def _weight(where: str, layer: nn.Module) -> tuple[nn.Parameter, Tensor | None]:
     """The tensor that holds a layer's weights, and the mask that says which of them exist, where there is one."""
-    mask = getattr(layer, "mask", None)
-    name = "weight" if isinstance(layer, nn.Linear) or mask is not None else "values"
-    weight = getattr(layer, name, None)
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"{where}: expected a layer over edges such as SparseLinear, a MaskedLinear or an nn.Linear, got "
-            f"{type(layer).__name__}."
-        )
+    name, weight, mask = weights_of(where, layer)
     if not isinstance(weight, nn.Parameter):
         raise TypeError(
             f"{where}: expected {name} of {type(layer).__name__} to be a Parameter, got a tensor that is computed from "
@@ -234,7 +229,7 @@ def _weight(where: str, layer: nn.Module) -> tuple[nn.Parameter, Tensor | None]:
 
 
 def _fans(where: str, layer: Any) -> Fans:
-    weight, mask = _weight(where, layer)
+    _, weight, mask = weights_of(where, layer)
     edges = weight.numel() if mask is None or mask.is_meta else int(mask.count_nonzero())
     return Fans(*(edges / size if size else 0.0 for size in (layer.out_features, layer.in_features)))
 

@@ -22,7 +22,7 @@ def checked(where: str, side: str, names: Iterable[Hashable], size: int | None =
     seen: dict[str, Hashable] = {}
     for k, name in enumerate(given):
         text = str(name)
-        if _missing(name):
+        if is_missing(name):
             raise ValueError(f"{where}: expected a name in {side}, got {name!r} at position {k}. Give it a name.")
         if text in seen:
             raise ValueError(
@@ -74,7 +74,7 @@ def edge_columns(where: str, pairs: Any) -> tuple[list[Any], list[Any]]:
 
 def numbered(where: str, side: str, labels: list[Any], names: Sequence[Hashable] | None) -> tuple[Ids, tuple[str, ...]]:
     """The position of each label among ``names``, and the names; without names, the labels in order of appearance."""
-    missing = next((k for k, label in enumerate(labels) if _missing(label)), None)
+    missing = next((k for k, label in enumerate(labels) if is_missing(label)), None)
     if missing is not None:
         raise ValueError(
             f"{where}: expected a name in {side}, got {labels[missing]!r} at edge {missing}. Drop that edge."
@@ -92,7 +92,7 @@ def numbered(where: str, side: str, labels: list[Any], names: Sequence[Hashable]
     return np.asarray(ids, dtype=np.int64), known
 
 
-def _missing(name: Any) -> bool:
+def is_missing(name: Any) -> bool:
     """None, and what data frames hold where there is no name: NaN, NaT (neither equals itself) and NA."""
     if name is None:
         return True

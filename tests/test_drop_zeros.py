@@ -166,6 +166,10 @@ def tied_elsewhere() -> nn.Module:
     return model
 
 
+def transposed_alone() -> nn.Module:
+    return nn.Sequential(SparseLinear(5, 5, density=0.6).transposed())
+
+
 def parametrized() -> nn.Module:
     model = nn.Sequential(SparseLinear(5, 5, density=0.6))
     parametrize.register_parametrization(model[0], "values", nn.ReLU())
@@ -192,6 +196,7 @@ def plain() -> nn.Module:
     [
         (parametrized, None, TypeError, "expected values that are a Parameter, those of '0' are computed from others"),
         (tied_elsewhere, None, ValueError, "1.copy is the value array of '0' too, and is no layer over edges"),
+        (transposed_alone, None, ValueError, "the values of '0' belong to a layer outside of the model"),
         (plain, lambda m: torch.optim.LBFGS(m.parameters()), ValueError, "the state of LBFGS is of all parameters"),
         (plain, with_two_parameters_of_one_l1, ValueError, "an l1 for each value is shared by 2 parameters of a group"),
         (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from ..edge_sets import part
-from ..nn import EdgeModule
+from ..nn import EdgeModule, TransposedSparseLinear
 from ..optim.row_optimizer import RowOptimizer
 
 Layers = dict[str, EdgeModule]
@@ -78,8 +78,14 @@ def _check_layers(where: str, layers: Layers) -> None:
 
 
 def _check_owners(where: str, model: nn.Module, layers: Layers, kept: Kept) -> None:
-    """Nothing but layers over edges holds a parameter that is to shrink."""
+    """Nothing but layers over edges, all of them in the model, holds a parameter that is to shrink."""
     ours = set(layers.values())
+    for name, layer in layers.items():
+        if isinstance(layer, TransposedSparseLinear) and layer.values in kept and layer.origin not in ours:
+            raise ValueError(
+                f"{where}: the values of {name!r} belong to a layer outside of the model, of which it is the "
+                "transpose. Pass a module that holds both."
+            )
     for prefix, module in model.named_modules():
         for name, p in module._parameters.items():
             if p is not None and p in kept and not (module in ours and name == "values"):

@@ -24,6 +24,7 @@ class EdgeModule(nn.Module):
 
     topology: Topology
     values: nn.Parameter
+    reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)

@@ -90,6 +90,11 @@ class SparseLinear(EdgeModule):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.sparse_grad and "values" not in self._parameters:
+            raise ValueError(
+                "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
+                "others, which torch has no sparse gradients for. Set layer.sparse_grad = False."
+            )
         return checked_linear(
             "SparseLinear", x, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
         )
@@ -159,16 +164,62 @@ class SparseLinear(EdgeModule):
 class TransposedSparseLinear(EdgeModule):
     r"""The transpose of a sparse layer over the same values, :math:`y = x W + b`, with a bias of its own.
 
-    ``values`` and ``topology`` are those of the layer it came from: shape ``(in_features, out_features)``. Made by
-    ``SparseLinear.transposed``.
+    ``values`` and ``topology`` are those of the layer it came from: shape ``(in_features, out_features)``. Constraints
+    on that layer's values hold here too, whenever they are made. Made by ``SparseLinear.transposed``.
     """
+
+    reads_transposed = True
+    _apart = False  # whether the values are no longer those of the layer it came from
 
     def __init__(self, layer: SparseLinear, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.out_features, layer.in_features
-        self.values, self.topology, self.sparse_grad = layer.values, layer.topology, False
+        self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
+        self.topology, self.sparse_grad = layer.topology, False
+        self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
         self.reset_parameters()
+
+    @property
+    def origin(self) -> SparseLinear:
+        """The layer that the values belong to."""
+        return self._tied[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "values" or self._apart:
+            return super().__getattr__(name)
+        self._follow()
+        return self.origin.values
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "values" and not self._apart:
+            self.origin.values = value
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._apart = self._apart or name == "values"  # torch's parametrize makes its own of them
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        super().register_parameter(name, param)
+        self._apart = self._apart and name != "values"
+
+    def _follow(self) -> None:
+        """List the value array among the parameters here too, for as long as it is one."""
+        shared = self.origin._parameters.get("values")
+        if self._parameters.get("values") is not shared and not self._apart:
+            rest = {name: p for name, p in self._parameters.items() if name != "values"}
+            self._parameters.clear()
+            self._parameters.update(({} if shared is None else {"values": shared}) | rest)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._follow()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
+        self._follow()
+        super()._load_from_state_dict(*args, **named)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the bias anew; the values belong to the layer they are tied to."""
