@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import sparsetrain as st
 from sparsetrain import init
 from sparsetrain.nn import MaskedLinear, SparseLinear
 
@@ -187,16 +186,3 @@ def test_computed_weights_are_refused() -> None:
     nn.utils.parametrize.register_parametrization(layer, "values", nn.Tanh(), unsafe=True)
     with pytest.raises(TypeError, match="expected values of ParametrizedSparseLinear to be a Parameter"):
         init.normal_(layer)
-
-
-def test_a_custom_rule() -> None:
-    """U(5, 10) with probability 1/4, 0 with 1/2, U(-10, -5) with 1/4; then all plus one, and one of them 42."""
-    layer = SparseLinear(100, 100, density=0.5)
-    init.uniform_(layer, -10, 10)
-    with torch.no_grad():
-        layer.values *= layer.values.abs() >= 5
-        assert (layer.values == 0).double().mean() == pytest.approx(0.5, abs=0.05)
-        layer.values += 1
-        layer.values[layer.topology.position(layer.topology.row[7], layer.topology.col[7])] = 42
-    assert layer.values[7] == 42
-    assert st.init.zeros_(layer).values.count_nonzero() == 0

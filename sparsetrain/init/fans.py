@@ -1,0 +1,43 @@
+"""How many edges arrive and leave: of a layer's neurons on average, or of those that each edge joins."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor
+
+from ..edge_sets import Edges, positions
+from ..topology import Topology
+from ..weights import structure_of, weights_of
+
+By = Literal["mean", "edge"]
+
+
+class Fans(NamedTuple):
+    """Edges of an output and of an input; on average and zero where there are none, or for each edge of a set."""
+
+    fan_in: float | Tensor
+    fan_out: float | Tensor
+
+
+def fans_of(where: str, layer: Any, by: By, edges: Edges = None) -> Fans:
+    """The fans of a layer; of each edge of a set, where that is asked for and neurons differ."""
+    if by not in get_args(By):
+        raise ValueError(f"{where}: expected fans to be one of {list(get_args(By))}, got {by!r}.")
+    weights = weights_of(where, layer)
+    if by == "edge" and not weights.tensor.is_meta:  # on which nothing is drawn
+        structure = structure_of(layer)
+        if isinstance(structure, Topology):
+            return _of_edges(layer, structure, positions(where, edges, structure, weights.tensor.device))
+    return mean_fans(where, layer)
+
+
+def mean_fans(where: str, layer: Any) -> Fans:
+    """The mean fan-in and fan-out of a layer."""
+    _, tensor, mask = weights_of(where, layer)
+    edges = tensor.numel() if mask is None or mask.is_meta else int(mask.count_nonzero())
+    return Fans(*(edges / size if size else 0.0 for size in (layer.out_features, layer.in_features)))
+
+
+def _of_edges(layer: Any, t: Topology, place: Tensor | None) -> Fans:
+    row, col = (t.row, t.col) if place is None else (t.row[place], t.col[place])
+    fans = t.fan_in[row.long()].double(), t.fan_out[col.long()].double()
+    return Fans(*reversed(fans)) if getattr(layer, "reads_transposed", False) else Fans(*fans)
