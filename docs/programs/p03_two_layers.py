@@ -28,7 +28,8 @@ trained = st.Topology.from_coo([0, 1, 1], [0, 1, 0], shape=(2, 2))
 # Both readings
 # -------------
 # Frozen is ``SparseDeltaLinear``, trainable edges on top of a layer that stands still; absent is ``SparseLinear``,
-# which has no other edges.
+# which has no other edges. (A ``SparseLinear`` of which single edges shall stand still is the third way to write it:
+# ``st.constrain.frozen(layer, edges)``. It gives the numbers of the first, as the last line of this page shows.)
 
 
 def dense(weight):
@@ -127,3 +128,9 @@ for name, net, start in (("frozen", frozen, W1), ("absent", absent, W1 * mask)):
     )
     print(f"{name}: loss {losses[-1]:.6f} before step {STEPS}, p = {net(x).item():.4f} after it")
     print(f"        largest difference from the dense twin: {apart:.0e}")
+
+constrained = network(st.nn.SparseLinear.from_dense(dense(W1)))
+st.constrain.frozen(constrained[0], edges=constrained[0].topology.position([0], [1]))
+train(constrained, STEPS)
+apart = (constrained[0].to_dense().weight - first_weight(frozen)).abs().max().item()
+print(f"st.constrain.frozen: largest difference from SparseDeltaLinear {apart:.0e}")

@@ -93,7 +93,7 @@ print(f"largest difference from the dense twin: of a weight {apart_values:.0e}, 
 # A rule of one's own
 # -------------------
 # U(5, 10) with probability 1/4, 0 with 1/2, U(-10, -5) with 1/4: draw from U(-10, 10), and drop what is nearer to zero
-# than 5.
+# than 5. ``custom_`` hands the rule a tensor of one number for each edge, and keeps what it leaves there or returns.
 
 
 def far_from_zero(values):
@@ -101,8 +101,7 @@ def far_from_zero(values):
     values *= values.abs() >= 5
 
 
-with torch.no_grad():
-    far_from_zero(net[0].values)
+st.init.custom_(net[0], far_from_zero)
 w = net[0].values.detach().clone()
 shares = {"from 5 to 10": (w >= 5), "zero": (w == 0), "from -10 to -5": (w <= -5)}
 for name, where in shares.items():
@@ -128,3 +127,10 @@ with torch.no_grad():
     net[0].values += 1
     net[0].values[first] = 42
 print("all plus one:", torch.equal(net[0].values[1:], before[1:] + 1), "and one:", net[0].values[first].item())
+
+# %%
+# Every rule takes a set of edges as well, for instance those of the first ten inputs:
+
+st.init.normal_(net[0], std=0.01, edges=t.col < 10)
+for name, where in {"first ten inputs": t.col < 10, "others": t.col >= 10}.items():
+    print(f"{name}: {int(where.sum()):,} edges, standard deviation {net[0].values[where].std():.3f}")
