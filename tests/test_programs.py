@@ -1,6 +1,7 @@
 """The programs of docs/programs, in short, against float64 dense twins that are computed here."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -445,14 +446,29 @@ def test_13_forward_backward() -> None:
 
 def test_13_the_graph() -> None:
     page = run("p13_forward_backward_graph", INPUTS=30, HIDDEN=20, OUTPUTS=5, DEPTH=3, BATCH=16)
-    nodes = page.graph.nodes(data=True)
-    boxes = {node for node, data in nodes if data["kind"] == "variable"}
-    assert boxes == {"x", "y", "z", "h", "o", "L", "s", "J", "W1", "W2"}
-    around = {node: (nodes[before]["label"], nodes[after]["label"]) for node in boxes
-              for before in [*page.graph.predecessors(node), node][:1] for after in [*page.graph.successors(node), node][:1]}  # fmt: skip
-    assert (around["z"], around["h"], around["J"]) == (("W·", "φ"), ("φ", "W·"), ("+", "J"))
-    assert {nodes[n]["label"] for n in page.graph.successors("W1")} == {"W·", "( )²"}
-    assert all(page.graph.has_edge(*edge) or page.graph.degree(edge[0]) for edge in page.graph.edges)
+    graph, labels = page.graph, page.labels
+    assert set(page.boxes) == {"x", "y", "z", "h", "o", "L", "s", "J", "W1", "W2"}
+    # every arrow as it is written: z = W1 x, h = phi(z), o = W2 h, L = sum((o - y)²) / 2, s from both squares, J = L + s
+    arrows = Counter(f"{labels[a]} {labels[b]}" for a, b in graph.edges)
+    layers = [
+        "x W·",
+        "W1 W·",
+        "W· z",
+        "z φ",
+        "φ h",
+        "h W·",
+        "W2 W·",
+        "W· o",
+        "o −",
+        "y −",
+        "− ( )²",
+        "( )² Σ",
+        "Σ ×",
+        "× L",
+    ]
+    penalty = ["W1 ( )²", "W2 ( )²", "( )² Σ", "( )² Σ", "Σ +", "Σ +", "+ ×", "× s"]
+    assert arrows == Counter([*layers, *penalty, "L +", "s +", "+ J"])
+    assert len(set(page.places.values())) == len(graph)  # nothing lies on anything else
 
 
 def test_13_what_waits() -> None:

@@ -28,7 +28,9 @@ x = torch.tensor([1.0, 2.0], dtype=torch.float64)
 topology = st.Topology.from_coo(rows, columns, shape=(2, 2))
 layer = st.nn.SparseLinear(2, 2, bias=False, topology=topology, dtype=torch.float64)
 with torch.no_grad():
-    layer.values[topology.position(rows, columns)] = weights  # whichever order the edges were given in
+    layer.values[topology.position(rows, columns)] = (
+        weights  # whichever order the edges were given in
+    )
 
 # %%
 # One step
@@ -45,7 +47,9 @@ print(f"loss {loss.item():.1f}")
 print("edge    before  gradient  after")
 for edge in range(topology.nnz):
     place = f"({topology.row[edge]}, {topology.col[edge]})"
-    print(f"{place}  {before[edge]:6.1f}  {layer.values.grad[edge]:8.1f}  {layer.values[edge]:5.1f}")
+    print(
+        f"{place}  {before[edge]:6.1f}  {layer.values.grad[edge]:8.1f}  {layer.values[edge]:5.1f}"
+    )
 
 # %%
 # The dense twin
@@ -72,7 +76,9 @@ print(f"largest difference from the dense twin: {difference:.1e}")
 
 def attempt(multiply, optimizer_class):
     """What becomes of a step with torch's own sparse tensor."""
-    sparse = torch.sparse_coo_tensor([rows, columns], weights, (2, 2), check_invariants=True).requires_grad_()
+    sparse = torch.sparse_coo_tensor(
+        [rows, columns], weights, (2, 2), check_invariants=True
+    ).requires_grad_()
     try:
         multiply(sparse, x[:, None]).sum().backward()
         optimizer_class([sparse], lr=LR).step()

@@ -34,7 +34,9 @@ x = torch.randn(SAMPLES, INPUTS, dtype=torch.float64)
 y = st.ops.linear(x, topology, needed * torch.randn(topology.nnz, dtype=torch.float64))
 y += 0.1 * torch.randn(y.shape, dtype=torch.float64)
 start = torch.randn(topology.nnz, dtype=torch.float64)
-print(f"{topology.nnz} edges, {int(chosen.sum())} of them in C, of those {int((chosen & ~needed).sum())} not needed")
+print(
+    f"{topology.nnz} edges, {int(chosen.sum())} of them in C, of those {int((chosen & ~needed).sum())} not needed"
+)
 
 
 def new_layer():
@@ -121,7 +123,9 @@ def twin(lam, is_proximal):
 # -------------------------
 
 paths, layers = {}, {}
-print("lambda  form              loss    sum |w| in C  below 0.01  exactly 0  difference from the twin")
+print(
+    "lambda  form              loss    sum |w| in C  below 0.01  exactly 0  difference from the twin"
+)
 for lam in LAMBDAS:
     for form in (term_of_the_loss, subgradient, proximal):
         layer = layers[form, lam] = new_layer()
@@ -135,7 +139,9 @@ for lam in LAMBDAS:
         apart = (layer.values - twin(lam, form is proximal)).abs().max()
         name = form.__name__.replace("_", " ")
         size = st.penalty.l1(layer, edges=chosen).item()
-        print(f"{lam:<6}  {name:16}  {data_loss(layer).item():.4f}  {size:12.4f}  {counts}  {apart:.0e}")
+        print(
+            f"{lam:<6}  {name:16}  {data_loss(layer).item():.4f}  {size:12.4f}  {counts}  {apart:.0e}"
+        )
 
 # %%
 
@@ -197,4 +203,6 @@ data_loss(layer).backward()
 numbers = torch.rand(topology.nnz, dtype=torch.float64)  # what the listings have where a 1 belongs
 meant, done = LR * layer.values.grad, LR * numbers * layer.values.grad
 ratio = done / meant
-print(f"steps by such a mask, as multiples of what is meant: {ratio.min():.2f} to {ratio.max():.2f}")
+print(
+    f"steps by such a mask, as multiples of what is meant: {ratio.min():.2f} to {ratio.max():.2f}"
+)

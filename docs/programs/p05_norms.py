@@ -81,7 +81,9 @@ for p in (1, 2, math.inf):
     layer.zero_grad()
     st.penalty.lp(layer, p, edges=first_ten).backward()
     g = layer.values.grad
-    print(f"p = {p:<3}  {int((g != 0).sum()):3} edges have a gradient, the largest of {g.abs().max():.3f}")
+    print(
+        f"p = {p:<3}  {int((g != 0).sum()):3} edges have a gradient, the largest of {g.abs().max():.3f}"
+    )
 
 # %%
 # From 1 to infinity a norm falls from the sum of all magnitudes to the largest of them.
@@ -90,8 +92,18 @@ exponents = torch.linspace(1, 12, 100).tolist()
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
 sets = {"all edges": (None, BLUE), "first ten inputs": (first_ten, ORANGE)}
 for name, (edges, colour) in sets.items():
-    axes.semilogy(exponents, [st.penalty.lp(layer, p, edges=edges).item() for p in exponents], color=colour, label=name)
-    axes.axhline(st.penalty.lp(layer, math.inf, edges=edges).item(), color=colour, linewidth=0.8, linestyle=":")
+    axes.semilogy(
+        exponents,
+        [st.penalty.lp(layer, p, edges=edges).item() for p in exponents],
+        color=colour,
+        label=name,
+    )
+    axes.axhline(
+        st.penalty.lp(layer, math.inf, edges=edges).item(),
+        color=colour,
+        linewidth=0.8,
+        linestyle=":",
+    )
 axes.set(xlabel="p", ylabel="norm", title="p-norms of the stored values; dotted: p = infinity")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)

@@ -37,7 +37,9 @@ x = torch.randn(TRAINING + TEST, INPUTS, dtype=torch.float64)
 y = x @ torch.full((INPUTS,), 0.01, dtype=torch.float64) + 0.05
 y += 0.01 * torch.randn(len(y), dtype=torch.float64)
 x_test, y_test = x[TRAINING:], y[TRAINING:]
-order = [torch.randperm(TRAINING).split(BATCH) for _ in range(EPOCHS)]  # the same batches for everyone
+order = [
+    torch.randperm(TRAINING).split(BATCH) for _ in range(EPOCHS)
+]  # the same batches for everyone
 
 
 def new_layer():
@@ -59,7 +61,9 @@ def run(layer, step):
         if epoch % 5 == 0:
             with torch.no_grad():
                 parts = ((x[:TRAINING], y[:TRAINING]), (x_test, y_test))
-                losses.append([half_squares(layer(inputs), targets).item() for inputs, targets in parts])
+                losses.append(
+                    [half_squares(layer(inputs), targets).item() for inputs, targets in parts]
+                )
         for batch in order[epoch] if epoch < EPOCHS else ():
             step(x[batch], y[batch])
     return torch.tensor(losses, dtype=torch.float64)
@@ -146,9 +150,14 @@ for lam in (0, 3):
         layer = new_layer()
         curves[lam] = run(layer, way(layer, lam))
         norms[lam] = layer.values.norm().item()
-        apart = max((layer.values - dense.weight[0]).abs().max().item(), (layer.bias - dense.bias).abs().item())
+        apart = max(
+            (layer.values - dense.weight[0]).abs().max().item(),
+            (layer.bias - dense.bias).abs().item(),
+        )
         train, test = curves[lam][-1].tolist()
-        print(f"{lam:6}  {way.__name__:16}  {norms[lam]:6.3f}  {train:10.2e}  {test:9.3g}  {apart:.0e}")
+        print(
+            f"{lam:6}  {way.__name__:16}  {norms[lam]:6.3f}  {train:10.2e}  {test:9.3g}  {apart:.0e}"
+        )
 print(f"the true w has the norm {0.01 * INPUTS**0.5:.3f}")
 
 # %%

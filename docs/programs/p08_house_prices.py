@@ -48,12 +48,18 @@ def encode(trained_on, *frames):
     """Inputs and log prices of frames, by what is known of the one that is trained on."""
     encoder = make_column_transformer(
         (StandardScaler(), make_column_selector(dtype_include="number")),
-        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), make_column_selector(dtype_exclude="number")),
+        (
+            OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+            make_column_selector(dtype_exclude="number"),
+        ),
     )
     encoder.fit(trained_on.drop(columns="Sale_Price"))
     for frame in frames:
         inputs = encoder.transform(frame.drop(columns="Sale_Price"))
-        yield torch.tensor(inputs, dtype=torch.float32), torch.tensor(np.log(frame.Sale_Price.to_numpy())).float()
+        yield (
+            torch.tensor(inputs, dtype=torch.float32),
+            torch.tensor(np.log(frame.Sale_Price.to_numpy())).float(),
+        )
 
 
 data, test = encode(known, known, unseen)
@@ -103,7 +109,9 @@ optimizer = st.optim.AdamW(net.parameters(), lr=LR, betas=BETAS, eps=EPS, weight
 weights = [net[0].to_dense().weight, net[0].bias, net[3].weight, net[3].bias]
 weights = [weight.detach().clone().requires_grad_() for weight in weights]
 mask = net[0].topology.to_mask()
-moments = [[torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(w)] for w in weights]  # m, v, steps
+moments = [
+    [torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(w)] for w in weights
+]  # m, v, steps
 for rows in torch.arange(PROVED_STEPS * BATCH).remainder(len(x)).split(BATCH):
     optimizer.zero_grad()
     loss = (net(x[rows]).squeeze(1) + y.mean() - y[rows]).square().mean()
@@ -111,7 +119,9 @@ for rows in torch.arange(PROVED_STEPS * BATCH).remainder(len(x)).split(BATCH):
     optimizer.step()
 
     hidden = (x[rows] @ weights[0].t() + weights[1]).relu()
-    of_twin = ((hidden @ weights[2].t() + weights[3]).squeeze(1) + y.mean() - y[rows]).square().mean()
+    of_twin = (
+        ((hidden @ weights[2].t() + weights[3]).squeeze(1) + y.mean() - y[rows]).square().mean()
+    )
     gradients = torch.autograd.grad(of_twin, weights)
     for k, (w, g, (m, v, steps)) in enumerate(zip(weights, gradients, moments, strict=True)):
         moved = mask & (x[rows] != 0).any(0) if k == 0 else torch.ones_like(w, dtype=torch.bool)
@@ -188,11 +198,20 @@ for kept, colour in zip(DROPOUTS, (BLUE, ORANGE, GREEN), strict=False):
     left.plot(range(len(DECAYS)), curve["held out"], "o-", color=colour, label=f"dropout {kept}")
     left.plot(range(len(DECAYS)), curve["trained on"], "o:", color=colour, alpha=0.6)
 left.set_xticks(range(len(DECAYS)), [str(decay) for decay in DECAYS])
-left.set(xlabel="weight decay", ylabel="error of the log price", title="Houses held out; dotted: trained on")
-left.set_ylim(0, 0.17)
-left.legend(frameon=False, ncols=3, loc="lower center")
+left.set(
+    xlabel="weight decay",
+    ylabel="error of the log price",
+    title="Houses held out; dotted: trained on",
+)
+left.set_ylim(0, 0.2)
+left.legend(frameon=False, loc="lower right")
 right.plot(houses_with, steps, ".", color=BLUE, alpha=0.3)
-right.set(xscale="log", xlabel="houses with an input", ylabel="steps of its edges", title="Frozen while unused")
+right.set(
+    xscale="log",
+    xlabel="houses with an input",
+    ylabel="steps of its edges",
+    title="Frozen while unused",
+)
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -57,13 +57,22 @@ subset = columns[:, [1, 3]]
 g = grad(0.5 * (subset**2).sum(), subset)
 st.subtensor.apply_updates([(columns, inc_subtensor(subset, -LR * g))])
 
-twin = matrix.clone().requires_grad_()  # the dense way: a gradient of the whole table, and a step of all of it
+twin = (
+    matrix.clone().requires_grad_()
+)  # the dense way: a gradient of the whole table, and a step of all of it
 (0.5 * (twin[[1, 3]] ** 2).sum()).backward()
 dense_gradient = twin.grad
 twin = twin.detach() - LR * dense_gradient
 
-print("rows of the dense gradient that are zero:", (dense_gradient == 0).all(1).nonzero().flatten().tolist())
-for name, result in {"inc": by_inc, "set": by_set.get_value(), "columns": columns.get_value().t()}.items():
+print(
+    "rows of the dense gradient that are zero:",
+    (dense_gradient == 0).all(1).nonzero().flatten().tolist(),
+)
+for name, result in {
+    "inc": by_inc,
+    "set": by_set.get_value(),
+    "columns": columns.get_value().t(),
+}.items():
     print(f"{name:7}  largest difference from the dense twin: {(result - twin).abs().max():.0e}")
 
 # %%
@@ -159,7 +168,10 @@ spaces = {
 for name, (G, g) in spaces.items():
     d, info = torch.linalg.solve_ex(G, -g)
     size = f"{len(G)} x {len(G)}, rank {torch.linalg.matrix_rank(G)}"
-    print(f"{name:9}  {size:14}  G d = -g: " + ("no unique solution, G is singular" if info else "solved"))
+    print(
+        f"{name:9}  {size:14}  G d = -g: "
+        + ("no unique solution, G is singular" if info else "solved")
+    )
 
 # %%
 # A cost that is quadratic in the subset is at its minimum after one such step, written with ``inc_subtensor``:

@@ -15,7 +15,9 @@ from torch import nn
 import sparsetrain as st
 
 torch.manual_seed(0)
-net = nn.Sequential(st.nn.SparseLinear(4, 8, density=0.5), nn.ReLU(), st.nn.SparseLinear(8, 1, density=0.5))
+net = nn.Sequential(
+    st.nn.SparseLinear(4, 8, density=0.5), nn.ReLU(), st.nn.SparseLinear(8, 1, density=0.5)
+)
 x = torch.rand(2, 4)
 print(net)
 
@@ -64,7 +66,10 @@ print("2.bias:", net.state_dict()["2.bias"], "and", net.get_parameter("2.bias").
 
 def block():
     return nn.Sequential(
-        st.nn.SparseLinear(4, 8, density=0.5), nn.ReLU(), st.nn.SparseLinear(8, 4, density=0.5), nn.ReLU()
+        st.nn.SparseLinear(4, 8, density=0.5),
+        nn.ReLU(),
+        st.nn.SparseLinear(8, 4, density=0.5),
+        nn.ReLU(),
     )
 
 
@@ -78,7 +83,12 @@ def four_blocks():
 nested = nn.Sequential(four_blocks(), st.nn.SparseLinear(4, 1, density=0.5))
 print(nested)
 print("net[0][1][0].bias, the first layer of the second block:", nested[0][1][0].bias.data)
-print(len(list(nested.parameters())), "parameters,", sum(p.numel() for p in nested.parameters()), "numbers in them")
+print(
+    len(list(nested.parameters())),
+    "parameters,",
+    sum(p.numel() for p in nested.parameters()),
+    "numbers in them",
+)
 
 # %%
 # The dense twin

@@ -28,7 +28,9 @@ def is_sparse(layer):
 
 torch.manual_seed(0)
 net = nn.Sequential(
-    st.nn.SparseLinear(INPUTS, HIDDEN, density=DENSITY), nn.ReLU(), st.nn.SparseLinear(HIDDEN, 1, density=0.5)
+    st.nn.SparseLinear(INPUTS, HIDDEN, density=DENSITY),
+    nn.ReLU(),
+    st.nn.SparseLinear(HIDDEN, 1, density=0.5),
 )
 
 # %%
@@ -50,7 +52,9 @@ def ones(layer):
 
 
 net.apply(small)
-print(f"normal: mean {net[0].values.mean():+.5f}, deviation {net[0].values.std():.5f}, bias {net[0].bias[0]:.0f}")
+print(
+    f"normal: mean {net[0].values.mean():+.5f}, deviation {net[0].values.std():.5f}, bias {net[0].bias[0]:.0f}"
+)
 net.apply(ones)
 print(f"constant: {net[0].values[:3].tolist()}, bias {net[0].bias[0]:.0f}")
 
@@ -65,7 +69,10 @@ st.init.xavier_uniform_(net[0], generator=torch.Generator().manual_seed(1))
 st.init.constant_(net[2], 42)
 
 t = net[0].topology
-fans = {"fans in edges": (t.nnz / HIDDEN, t.nnz / INPUTS), "fans of a dense layer": (INPUTS, HIDDEN)}
+fans = {
+    "fans in edges": (t.nnz / HIDDEN, t.nnz / INPUTS),
+    "fans of a dense layer": (INPUTS, HIDDEN),
+}
 x = torch.randn(1000, INPUTS)
 bound = math.sqrt(6 / sum(fans["fans in edges"]))
 with torch.no_grad():
@@ -74,7 +81,9 @@ print("                       fan in  fan out  bound a  deviation of an output")
 for name, (fan_in, fan_out) in fans.items():
     a = math.sqrt(6 / (fan_in + fan_out))
     print(f"{name:21}  {fan_in:6.0f}  {fan_out:7.0f}  {a:7.4f}  {spread * a / bound:22.3f}")
-print(f"largest value drawn: {net[0].values.abs().max():.4f}; the other layer: {net[2].values[:3].tolist()}")
+print(
+    f"largest value drawn: {net[0].values.abs().max():.4f}; the other layer: {net[2].values[:3].tolist()}"
+)
 
 # %%
 # The dense twin
@@ -82,12 +91,16 @@ print(f"largest value drawn: {net[0].values.abs().max():.4f}; the other layer: {
 # torch's own numbers, from a generator in the same state, put into a full matrix in float64: the same weights, and the
 # same outputs to the rounding of float32.
 
-drawn = torch.empty(t.nnz).uniform_(-bound, bound, generator=torch.Generator().manual_seed(1)).double()
+drawn = (
+    torch.empty(t.nnz).uniform_(-bound, bound, generator=torch.Generator().manual_seed(1)).double()
+)
 W = torch.zeros(HIDDEN, INPUTS, dtype=torch.float64)
 W[t.row.long(), t.col.long()] = drawn
 apart_values = (net[0].values - drawn).abs().max().item()
 apart_outputs = (net[0](x) - (x.double() @ W.t() + net[0].bias)).abs().max().item()
-print(f"largest difference from the dense twin: of a weight {apart_values:.0e}, of an output {apart_outputs:.0e}")
+print(
+    f"largest difference from the dense twin: of a weight {apart_values:.0e}, of an output {apart_outputs:.0e}"
+)
 
 # %%
 # A rule of one's own
@@ -126,11 +139,18 @@ with torch.no_grad():
     before = net[0].values.clone()
     net[0].values += 1
     net[0].values[first] = 42
-print("all plus one:", torch.equal(net[0].values[1:], before[1:] + 1), "and one:", net[0].values[first].item())
+print(
+    "all plus one:",
+    torch.equal(net[0].values[1:], before[1:] + 1),
+    "and one:",
+    net[0].values[first].item(),
+)
 
 # %%
 # Every rule takes a set of edges as well, for instance those of the first ten inputs:
 
 st.init.normal_(net[0], std=0.01, edges=t.col < 10)
 for name, where in {"first ten inputs": t.col < 10, "others": t.col >= 10}.items():
-    print(f"{name}: {int(where.sum()):,} edges, standard deviation {net[0].values[where].std():.3f}")
+    print(
+        f"{name}: {int(where.sum()):,} edges, standard deviation {net[0].values[where].std():.3f}"
+    )

@@ -45,7 +45,9 @@ net(x).square().sum().backward()
 
 first, last = (net[k].to_dense() for k in (0, 6))
 uses = [shared.to_dense() for _ in range(2)]
-nn.Sequential(first, nn.Tanh(), uses[0], nn.Tanh(), uses[1], nn.Tanh(), last)(x).square().sum().backward()
+nn.Sequential(first, nn.Tanh(), uses[0], nn.Tanh(), uses[1], nn.Tanh(), last)(
+    x
+).square().sum().backward()
 at = shared.topology.row.long(), shared.topology.col.long()
 by_use = [use.weight.grad[at] for use in uses]
 
@@ -73,7 +75,9 @@ print("one value array:", decoder.values is encoder.values)
 # The data lie in a subspace of half the code's dimensions. The twin has one full matrix under a mask, and
 # ``functional.linear`` with the matrix and with its transpose.
 
-data = torch.randn(256, CODE // 2, dtype=torch.float64) @ torch.randn(CODE // 2, INPUTS, dtype=torch.float64)
+data = torch.randn(256, CODE // 2, dtype=torch.float64) @ torch.randn(
+    CODE // 2, INPUTS, dtype=torch.float64
+)
 data /= (CODE // 2) ** 0.5
 mask = encoder.topology.to_mask()
 W = encoder.to_dense().weight.detach().clone().requires_grad_()
@@ -104,4 +108,6 @@ print(f"error at first {losses['tied'][0]:.3f}, after {STEPS} steps {losses['tie
 apart = max(abs(a - b) for a, b in zip(losses["tied"], losses["twin"], strict=True))
 print(f"largest difference of a loss from the dense twin: {apart:.0e}")
 print("still one array:", decoder.values is encoder.values)
-print(f"numbers trained: {sum(p.numel() for p in parameters)}, in the twin {sum(p.numel() for p in (W, b, c))}")
+print(
+    f"numbers trained: {sum(p.numel() for p in parameters)}, in the twin {sum(p.numel() for p in (W, b, c))}"
+)

@@ -34,6 +34,7 @@ INPUTS, HIDDEN, OUTPUTS, DENSITY = 784, 512, 10, 0.1
 DEPTH, BATCH = 8, 256  # of the network whose memory is counted
 LAMBDA = 0.01
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, for colour-blind readers
+COLOURS = [BLUE, "#E69F00", ORANGE, "#009E73", "#CC79A7"]
 
 # %%
 # Forward and backward by hand
@@ -45,7 +46,9 @@ t1 = st.patterns.uniform((HIDDEN, INPUTS), DENSITY)
 t2 = st.patterns.uniform((OUTPUTS, HIDDEN), DENSITY)
 w1 = (0.1 * torch.randn(t1.nnz, dtype=torch.float64)).requires_grad_()
 w2 = torch.randn(t2.nnz, dtype=torch.float64).requires_grad_()
-x = torch.rand(INPUTS, 32, dtype=torch.float64, requires_grad=True)  # so that they are in the graph; they need not
+x = torch.rand(
+    INPUTS, 32, dtype=torch.float64, requires_grad=True
+)  # so that they are in the graph; they need not
 y = torch.rand(OUTPUTS, 32, dtype=torch.float64, requires_grad=True)
 
 z = st.ops.spmm(t1, w1, x)
@@ -78,10 +81,15 @@ of_twin = of_twin + LAMBDA / 2 * (W1.square().sum() + W2.square().sum())
 of_twin.backward()
 
 print("gradient  edges   largest  formula - autograd  autograd - twin")
-checks = (("dJ/dW1", grad_w1, w1.grad, W1.grad[edges1]), ("dJ/dW2", grad_w2, w2.grad, W2.grad[edges2]))
+checks = (
+    ("dJ/dW1", grad_w1, w1.grad, W1.grad[edges1]),
+    ("dJ/dW2", grad_w2, w2.grad, W2.grad[edges2]),
+)
 for name, formula, autograd, twin in checks:
     apart = (formula - autograd).abs().max(), (autograd - twin).abs().max()
-    print(f"{name:8}  {len(formula):5}  {autograd.abs().max():8.3f}  {apart[0]:18.0e}  {apart[1]:15.0e}")
+    print(
+        f"{name:8}  {len(formula):5}  {autograd.abs().max():8.3f}  {apart[0]:18.0e}  {apart[1]:15.0e}"
+    )
 print(f"J: {J:.6f}, the twin's {of_twin:.6f}")
 
 # %%
@@ -92,46 +100,32 @@ print(f"J: {J:.6f}, the twin's {of_twin:.6f}")
 # penalty's squares lead from W1 and W2 to s, past the layers.
 
 variables = {"z": z, "h": h, "o": o, "L": L, "s": s, "J": J, "W1": w1, "W2": w2, "x": x, "y": y}
-symbols = {
-    "RecordedSpMM": "W·", "Tanh": "φ", "Sub": "−", "Pow": "( )²", "Sum": "Σ", "Mul": "×", "Add": "+",
-}  # fmt: skip
+names = {torch.autograd.graph.get_gradient_edge(v).node: name for name, v in variables.items()}
+graph = nx.DiGraph()
 
 
-def graph_of(result, variables):
-    """A directed graph of what autograd recorded: nodes with a label and a kind, "variable" or "operation"."""
-    graph = nx.DiGraph()
-    leaves = {id(tensor): name for name, tensor in variables.items() if tensor.is_leaf}
-    made_by = {tensor.grad_fn: name for name, tensor in variables.items() if not tensor.is_leaf}
-
-    def end_of(node):
-        """Where an arrow from this operation begins: at the variable that it makes, if that has a name."""
-        if hasattr(node, "variable"):  # autograd's node of a leaf
-            name = leaves[id(node.variable)]
-            graph.add_node(name, label=name, kind="variable")
-            return name
-        if node not in graph:
-            kind = node.name().removesuffix("Backward0").removesuffix("Backward")
-            graph.add_node(node, label=symbols[kind], kind="operation")
-            for before, _ in node.next_functions:
-                if before is not None:
-                    graph.add_edge(end_of(before), node)
-        if node not in made_by:
-            return node
-        graph.add_node(made_by[node], label=made_by[node], kind="variable")
-        graph.add_edge(node, made_by[node])
-        return made_by[node]
-
-    end_of(result.grad_fn)
-    return graph
+def walk_back(operation):
+    """Draw what led here. The end is the variable that it makes, or where that has no name, itself."""
+    end = names.get(operation, operation)
+    if end not in graph:
+        graph.add_node(end)
+        before = [node for node, _ in operation.next_functions if node is not None]
+        if before and end != operation:
+            graph.add_edge(operation, end)
+        graph.add_edges_from((walk_back(node), operation) for node in before)
+    return end
 
 
-graph = graph_of(J, variables)
+walk_back(J.grad_fn)
 
 # %%
 # Networkx draws it. Everything is as far to the right as what comes after it allows; an operation with one operand is
 # at its height, any other at that of the variable that it leads to.
 
 heights = {"W1": 3, "W2": 2, "s": 2.5, "y": 0} | dict.fromkeys(("x", "z", "h", "o", "L", "J"), 1)
+symbols = {
+    "Tanh": "φ", "Sub": "−", "Pow": "( )²", "Sum": "Σ", "Mul": "×", "Add": "+", "RecordedSpMM": "W·",
+}  # fmt: skip
 
 
 def height(node):
@@ -144,15 +138,17 @@ def height(node):
 
 columns = enumerate(nx.topological_generations(graph.reverse()))
 places = {node: (-column, height(node)) for column, nodes in columns for node in nodes}
+boxes = [node for node in graph if isinstance(node, str)]
+circles = [node for node in graph if node not in boxes]
+labels = {node: symbols[node.name().partition("Backward")[0]] for node in circles}
+labels |= {name: name for name in boxes}
 
 figure, axes = plt.subplots(figsize=(11, 3.2), layout="constrained")
-for kind, shape, colour in (("variable", "s", "#CFE5F5"), ("operation", "o", "#FBDCC8")):
-    nodes = [node for node in graph if graph.nodes[node]["kind"] == kind]
-    nx.draw_networkx_nodes(
-        graph, places, nodes, node_shape=shape, node_color=colour, edgecolors="#333333", node_size=620, ax=axes
-    )
+style = {"node_size": 620, "edgecolors": "#333333", "ax": axes}
+nx.draw_networkx_nodes(graph, places, boxes, node_shape="s", node_color="#CFE5F5", **style)
+nx.draw_networkx_nodes(graph, places, circles, node_shape="o", node_color="#FBDCC8", **style)
 nx.draw_networkx_edges(graph, places, node_size=620, edge_color="#333333", ax=axes)
-nx.draw_networkx_labels(graph, places, nx.get_node_attributes(graph, "label"), font_size=10, ax=axes)
+nx.draw_networkx_labels(graph, places, labels, font_size=10, ax=axes)
 axes.set_title("Boxes: variables. Circles: operations.")
 axes.set_axis_off()
 plt.show()
@@ -217,9 +213,10 @@ for name, linear in {"sparse": sparse_layer, "dense": nn.Linear}.items():
     outputs.sum().backward()
     adam.step()
     histories[name] = ledger.history
+    topologies = [layer.topology for layer in network[::2] if linear is sparse_layer]
     peaks[name] = {
         "activations": max(ledger.history),
-        "indices of edges": sum(layer.topology.nbytes for layer in network[::2]) if name == "sparse" else 0,
+        "indices of edges": sum(topology.nbytes for topology in topologies),
         "parameters": sum(p.nbytes for p in network.parameters()),
         "gradients": sum(p.grad.nbytes for p in network.parameters()),
         "state of Adam": sum(t.nbytes for state in adam.state.values() for t in state.values()),
@@ -233,16 +230,13 @@ print("bytes of", table.to_string(formatters=["{:,}".format] * 2), sep="\n")
 # edges save are parameters, gradients, and the state of an optimizer, at the price of their indices.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
-for (name, history), colour, style in zip(histories.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
-    left.plot([held / 1e6 for held in history], style, color=colour, label=name)
-left.set(xlabel="activations taken (rising) and let go of (falling)", ylabel="MB of activations held")
-left.set_xticks(range(0, len(history), 3))
+(pd.DataFrame(histories) / 1e6).plot(ax=left, style=["-", "--"], color=[BLUE, ORANGE])
+left.set(xlabel="activations taken (rising), let go of (falling)", ylabel="MB of activations held")
 left.set_title(f"Through {DEPTH} hidden layers and back, batch {BATCH}")
-left.legend(frameon=False)
-(table.T / 1e6).plot.barh(stacked=True, ax=right, color=[BLUE, "#E69F00", ORANGE, "#009E73", "#CC79A7"])
+(table.T / 1e6).plot.barh(stacked=True, ax=right, color=COLOURS)
 right.set(title="What a training step holds", xlabel="MB")
-right.legend(frameon=False)
 for axes in (left, right):
+    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 plt.show()
