@@ -1,11 +1,12 @@
 # make demo: train sparse beside masked and dense on real digits.   make test: everything that must hold.
+# make docs: the site, with its programs run.
 # make bench: a layer beside other engines, those of make bench-peers among them; takes hours.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint wheel bench bench-peers clean
+.PHONY: demo test lint docs wheel bench bench-peers clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -18,6 +19,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs build/docs
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --wheel
@@ -43,8 +47,9 @@ $(VENV)/bench-installed: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info compare.json compare.png bench-layers.json bench-layers.html
+	rm -rf $(VENV) build dist docs/gallery docs/api/sparsetrain*.rst *.egg-info compare.json compare.png bench-layers.json bench-layers.html

@@ -2,6 +2,7 @@
 
 from . import constrain as constrain
 from . import convert as convert
+from . import data as data
 from . import init as init
 from . import io as io
 from . import nn as nn

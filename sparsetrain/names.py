@@ -1,12 +1,10 @@
-"""Names of a layer's inputs and outputs, and edge lists that use them."""
+"""Names of a layer's inputs and outputs."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
@@ -33,52 +31,18 @@ def checked(where: str, side: str, names: Iterable[Hashable], size: int | None =
     return tuple(seen)
 
 
-def linked(
-    where: str, pairs: Any, inputs: Sequence[Hashable] | None, outputs: Sequence[Hashable] | None
-) -> tuple[Tensor, Tensor, tuple[str, ...], tuple[str, ...]]:
-    """row and col of (source, target) pairs in canonical order, and the names of all inputs and outputs."""
-    sources, targets = edge_columns(where, pairs)
-    col, known_inputs = numbered(where, "inputs", sources, inputs)
-    row, known_outputs = numbered(where, "outputs", targets, outputs)
-    order = np.lexsort((col, row))
-    row, col = row[order], col[order]
-    twice = (np.diff(row) == 0) & (np.diff(col) == 0)
-    if twice.any():
-        k = order[twice.argmax()]
-        raise ValueError(
-            f"{where}: expected distinct edges, got ({sources[k]!r}, {targets[k]!r}) more than once. Drop the repeats."
-        )
-    return torch.from_numpy(row), torch.from_numpy(col), known_inputs, known_outputs
-
-
-def edge_columns(where: str, pairs: Any) -> tuple[list[Any], list[Any]]:
-    """Sources and targets of a data frame with these columns, or of an iterable of (source, target) pairs."""
-    if hasattr(pairs, "columns"):
-        missing = [name for name in ("source", "target") if name not in pairs.columns]
-        if missing:
-            raise ValueError(
-                f"{where}: expected a frame with columns 'source' and 'target', got columns "
-                f"{[str(c) for c in pairs.columns]}; missing: {missing}. Rename the columns."
-            )
-        return list(pairs["source"]), list(pairs["target"])
-    if not isinstance(pairs, Iterable):
-        raise TypeError(f"{where}: expected pairs (source, target) or a data frame, got {type(pairs).__name__}.")
-    sources, targets = [], []
-    for k, pair in enumerate(pairs):
-        if isinstance(pair, str) or not isinstance(pair, Iterable) or len(ends := list(pair)) != 2:
-            raise ValueError(f"{where}: expected pairs (source, target), got {pair!r} at position {k}.")
-        sources.append(ends[0])
-        targets.append(ends[1])
-    return sources, targets
-
-
-def numbered(where: str, side: str, labels: list[Any], names: Sequence[Hashable] | None) -> tuple[Ids, tuple[str, ...]]:
-    """The position of each label among ``names``, and the names; without names, the labels in order of appearance."""
+def numbered(
+    where: str, side: str, labels: list[Any], names: Sequence[Hashable] | None, remembered: Sequence[Hashable] | None
+) -> tuple[Ids, tuple[str, ...]]:
+    """The position of each label among the names, and the names: given, else remembered by the frame, else the labels
+    in order of appearance."""
     missing = next((k for k, label in enumerate(labels) if is_missing(label)), None)
     if missing is not None:
         raise ValueError(
             f"{where}: expected a name in {side}, got {labels[missing]!r} at edge {missing}. Drop that edge."
         )
+    if names is None and remembered is not None:
+        side, names = f"frame.attrs[{side!r}]", remembered
     known = checked(where, side, dict.fromkeys(labels) if names is None else names)
     position = {name: i for i, name in enumerate(known)}
     ids = [position.get(str(label), -1) for label in labels]

@@ -12,6 +12,7 @@ L1 comes in three forms that differ in what they reach:
 """
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -50,8 +51,9 @@ def lp(layer: Any, p: float, edges: Edges = None) -> Tensor:
         (5.0, 3.0, 4.0)
     """
     where = "penalty.lp"
-    if isinstance(p, bool) or not isinstance(p, int | float):
+    if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"{where}: expected p to be a number, got {p!r}.")
+    p = float(p)
     if not p >= 1:  # true of NaN
         raise ValueError(f"{where}: expected p >= 1, got {p!r}: below 1 it is no norm. penalty.l0 counts non-zeros.")
     w = _numbers(where, layer, edges)

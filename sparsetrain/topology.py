@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import checks
 from .csr import check_canonical, compressed, find, masked, row_pointers
-from .names import Names, checked, linked
+from .edge_list import EdgeList, edge_list, named_nodes
+from .names import Names, checked, numbered
 
 T = TypeVar("T")
 
@@ -26,6 +27,13 @@ class Transposed(NamedTuple):
     crow_t: Tensor  # (in + 1,)
     col_t: Tensor  # (nnz,) the row of each edge
     perm: Tensor  # (nnz,) its position in the value array
+
+
+class Unconnected(NamedTuple):
+    """Nodes without edges: their names, or their numbers where nodes have no names."""
+
+    inputs: list[Any]
+    outputs: list[Any]
 
 
 class Topology:
@@ -188,8 +196,9 @@ class Topology:
 
         Args:
             pairs: pairs, or a data frame with columns ``source`` and ``target``.
-            inputs, outputs: names of all columns and of all rows, in order. Without them, the names that occur, in
-                order of appearance. Names are kept as text.
+            inputs, outputs: names of all columns and of all rows, in order. Without them, ``inputs`` and
+                ``outputs`` of ``frame.attrs``, where layer.edges() keeps them, else the names that occur, in order of
+                appearance. Names are kept as text.
 
         Raises:
             ValueError: a name is unknown or missing, two names read alike as text, an edge is given twice or is no
@@ -201,8 +210,25 @@ class Topology:
             >>> t.inputs, t.outputs
             (('TP53', 'MYC'), ('apoptosis', 'cycle'))
         """
-        row, col, inputs, outputs = linked("Topology.from_edges", pairs, inputs, outputs)
-        return cls._trusted(row_pointers(row, len(outputs)), col, (len(outputs), len(inputs)), inputs, outputs)
+        where = "Topology.from_edges"
+        return cls.linked(where, edge_list(where, pairs), inputs, outputs)[0]
+
+    @classmethod
+    def linked(
+        cls, where: str, edges: EdgeList, inputs: Sequence[Hashable] | None, outputs: Sequence[Hashable] | None
+    ) -> tuple[Self, Tensor]:
+        """The topology of named edges, and for each of its edges the number of that edge in the list."""
+        col, inputs = numbered(where, "inputs", edges.sources, inputs, edges.inputs)
+        row, outputs = numbered(where, "outputs", edges.targets, outputs, edges.outputs)
+        order = np.lexsort((col, row))
+        row, col = row[order], col[order]
+        twice = (np.diff(row) == 0) & (np.diff(col) == 0)
+        if twice.any():
+            edge = edges.name(order[twice.argmax()])
+            raise ValueError(f"{where}: expected distinct edges, got {edge} more than once. Drop the repeats.")
+        crow = row_pointers(torch.from_numpy(row), len(outputs))
+        topology = cls._trusted(crow, torch.from_numpy(col), (len(outputs), len(inputs)), inputs, outputs)
+        return topology, torch.from_numpy(order)
 
     # ---- what it says ----------------------------------------------------------------------------------------------
 
@@ -238,6 +264,17 @@ class Topology:
         return torch.bincount(self.col, minlength=self.shape[1]).to(self.col.dtype)
 
     @property
+    def unconnected(self) -> Unconnected:
+        """Inputs that no edge leaves and outputs that no edge reaches.
+
+        Example:
+            >>> Topology.from_edges([("a", "x")], inputs=["a", "b"]).unconnected
+            Unconnected(inputs=['b'], outputs=[])
+        """
+        ends = ((self.inputs, self.fan_out), (self.outputs, self.fan_in))
+        return Unconnected(*(named_nodes(names, (fan == 0).nonzero()[:, 0].tolist()) for names, fan in ends))
+
+    @property
     def device(self) -> torch.device:
         """Where the indices are."""
         return self.crow.device
@@ -250,7 +287,7 @@ class Topology:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of shape and edges in hexadecimal: equal exactly when these are, on any device and index type."""
+        """SHA-256 of shape and edges in hexadecimal, equal exactly when these are, on any device and index type."""
         return self.derived(_digest)
 
     def position(self, row: Any, col: Any) -> Tensor:

@@ -160,6 +160,8 @@ def test_shared_values_have_one_number_and_the_sum_of_the_gradients() -> None:
 def test_shared_starts() -> None:
     layer = layer_of(1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
     types = [0, 0, 2, 2, 0, 2]
+    free = constrain.shared(layer_of(torch.nan, 1.0, 1.0, 0, 0, 0), [0, 0], edges=[1, 2])
+    assert free.values[1:].tolist() == [1.0, 1.0, 0, 0, 0]  # NaN elsewhere is none of its business
     constrain.shared(copy.deepcopy(layer), types, initial=[1.0, 2.0, 3.0])
     mean = constrain.shared(copy.deepcopy(layer), types, project=True)
     torch.testing.assert_close(raw_of(mean).detach(), torch.tensor([8 / 3, 0, 14 / 3], dtype=torch.float64))
@@ -423,6 +425,13 @@ CONTRADICTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "expected types from 0 to 1, g",
     ),
     (unchanged(lambda a: constrain.shared(a, [0], [0], initial=1.0)), ValueError, "expected initial of shape (types,)"),
+    (
+        unchanged(lambda a: constrain.shared(a, [0, 6], [0, 1])),
+        ValueError,
+        "from 0, got 6 among 2 edges. Number them wi",
+    ),
+    (unchanged(lambda a: constrain.shared(a, [0], [0], initial=[torch.nan])), ValueError, "to be finite, got nan."),
+    (unchanged(lambda a: constrain.bounded(a, 1j, 2)), TypeError, "expected low to be real, got torch.complex"),
     (unchanged(lambda a: constrain.frozen(a, [6])), IndexError, "constrain.frozen: expected edges from 0 to 5, got 6"),
     (unchanged(lambda a: constrain.by_word(a, ["odd"] * 6)), ValueError, "'fixed'] or None, got 'odd' at edge 0 (row"),
     (unchanged(lambda a: constrain.by_word(a, [3] * 6)), ValueError, "'fixed'] or None, got 3 at edge 0 (row 0"),

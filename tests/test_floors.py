@@ -13,7 +13,7 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS = (
     {"sparsetrain_kernels"},
-    {"checks", "names", "csr", "topology", "patterns", "rows", "edge_sets", "weights"},
+    {"checks", "names", "edge_list", "extras", "csr", "topology", "patterns", "rows", "edge_sets", "weights"},
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},
@@ -22,7 +22,7 @@ FLOORS = (
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = 1  # the rooms of this floor are one family: files of structure that use each other
-DOOR = {("cli", "data")}  # the command line reads the data sets
+DOOR = {("cli", "data"), ("data", "io")}  # the command line reads the data sets, and they read files
 
 
 def imported(path: Path) -> set[str]:

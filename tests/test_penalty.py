@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,6 +101,11 @@ def test_nothing_overflows_that_the_result_does_not(p: float, dtype: torch.dtype
     half = leaf(math.sqrt(torch.finfo(dtype).max) * 1.2, dtype=dtype)
     assert penalty.l2(half).isfinite()
     assert (half * half).isinf()
+
+
+@pytest.mark.parametrize("p", [np.float32(2), np.int64(2)])
+def test_powers_of_numpy(p: Any) -> None:
+    assert penalty.lp(leaf(3.0, 4.0), p).item() == 5.0
 
 
 def test_infinity_shares_its_gradient_between_ties() -> None:

@@ -1,8 +1,5 @@
-"""The lookup-table recipe of Theano's FAQ, line by line, against a dense float64 twin; and the guide's examples."""
+"""The lookup-table recipe of Theano's FAQ, line by line, against a dense float64 twin."""
 
-import doctest
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,19 +9,6 @@ from torch import Tensor
 
 import sparsetrain as st
 from sparsetrain.subtensor import apply_updates, function, grad, inc_subtensor, set_subtensor, shared
-
-GUIDE = Path(__file__).parent.parent / "docs" / "porting-from-theano.md"
-
-
-def test_the_examples_of_the_guide() -> None:
-    blocks = re.findall(r"```pycon\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    names: dict[str, Any] = {}
-    runner = doctest.DocTestRunner()
-    for k, block in enumerate(blocks):
-        test = doctest.DocTestParser().get_doctest(block, names, f"block {k}", str(GUIDE), 0)
-        test.globs = names
-        assert runner.run(test, clear_globs=False).failed == 0, f"example {k} of the guide"
-    assert len(blocks) == 8
 
 
 def cost_of(subset: Tensor, target: Tensor) -> Tensor:

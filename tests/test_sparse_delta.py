@@ -302,3 +302,24 @@ def test_values_that_are_computed_from_others() -> None:
     layer.to(torch.bfloat16)
     assert layer.parametrizations["values"].original.dtype is torch.float32
     assert layer(torch.ones(2, 5, dtype=torch.bfloat16)).dtype is torch.bfloat16
+
+
+def test_constrained_values_merge_and_reset() -> None:
+    layer = st.constrain.bounded(small(density=1.0, dtype=torch.float64), -1.0, 1.0)
+    layer.values = torch.full((35,), 0.5, dtype=torch.float64)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    expected = layer(x)
+    torch.testing.assert_close(layer.merge()(x), expected)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer.values.abs().max() < 1e-12
+
+
+def test_what_constraints_forbid_is_not_merged() -> None:
+    layer = small(density=1.0)
+    nn.init.ones_(layer.values)
+    st.constrain.frozen(layer, [3])
+    weight = layer.linear.weight.clone()
+    with pytest.raises(ValueError, match=r"expected edge 3 to keep 1.0, at which it is frozen"):
+        layer.merge()
+    assert torch.equal(layer.linear.weight, weight)
+    assert layer.values.eq(1).all()

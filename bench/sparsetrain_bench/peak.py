@@ -34,13 +34,13 @@ class Trial:
 
     def measure(self, case: Case) -> Peak:
         """Build the case and make three steps."""
-        before = _forget_peak()
+        before = forget_peak()
         problem = case.problem()
-        _forget_peak()  # making up a problem is nobody's fault
+        forget_peak()  # making up a problem is nobody's fault
         contestant = case.contestant(self.name, problem)
         del problem
         building = memory.peak()
-        _forget_peak()
+        forget_peak()
         contestant.first_pass()
         contestant.results()
         for _ in range(STEPS - 1):
@@ -56,7 +56,7 @@ def _steps(name: str, case: Case) -> None:
     contestant.step()
 
 
-def _forget_peak() -> int:
+def forget_peak() -> int:
     """The peak so far, after it was set back to what is in use, where the system can do that."""
     gc.collect()
     if sys.platform == "linux":

@@ -50,7 +50,7 @@ class Constrained(nn.Module):
                     f"{float(values[edge])}. Remove the parametrization first."
                 )
         low, high = self.interval(values)
-        outside = ~((values >= low) & (values <= high))  # true of NaN
+        outside = (low.isfinite() | high.isfinite()) & ~((values >= low) & (values <= high))  # true of NaN
         if bool(outside.any()):
             edge = int(outside.nonzero()[0])
             raise ValueError(
@@ -95,9 +95,10 @@ class Constrained(nn.Module):
         if self.types is None or not self.edges:
             return
         found = self(raw)
-        reach = max(float(t.abs().max()) for t in (values, self.low, self.high) if t is not None and t.numel())
+        sizes = (t.nan_to_num(0, 0, 0).abs().amax() for t in (values, self.low, self.high) if t is not None)
+        reach = max(float(size) for size in sizes)
         # bounds are inverted to rounding only
-        apart = ~torch.isclose(found, values, rtol=0.0, atol=64 * torch.finfo(values.dtype).eps * reach)
+        apart = ~torch.isclose(found, values, 0.0, 64 * torch.finfo(values.dtype).eps * reach, equal_nan=True)
         if bool(apart.any()):
             edge = int(apart.nonzero()[0])
             raise ValueError(

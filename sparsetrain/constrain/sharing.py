@@ -25,8 +25,9 @@ def shared(layer: Layer, types: Any, edges: Edges = None, *, initial: Any = None
         project: start with the mean over each type, in place of an error where values do not agree.
 
     Raises:
-        ValueError: present values of a type differ, the layer shares values already, a shape does not fit, or as
-            positive. TypeError: types that are no integers. IndexError: a negative type, or one beyond ``initial``.
+        ValueError: present values of a type differ, the layer shares values already, a shape does not fit, a type
+            beyond the number of edges without ``initial``, or as positive. TypeError: types that are no integers.
+            IndexError: a negative type, or one beyond ``initial``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -46,6 +47,11 @@ def shared(layer: Layer, types: Any, edges: Edges = None, *, initial: Any = None
     size = nnz if place is None else place.numel()
     if given.shape != (size,):
         raise ValueError(f"{where}: expected types of shape ({size},), one for each edge, got {tuple(given.shape)}.")
+    if initial is None and size and int(given.max()) >= size:
+        raise ValueError(
+            f"{where}: expected types numbered from 0, got {int(given.max())} among {size} edges. Number them with "
+            "torch.unique(types, return_inverse=True)[1], or pass initial, with one number for each type."
+        )
     start = None if initial is None else _initial(where, initial).to(limits.values)
     count = (max(int(given.max()), 0) + 1 if size else 0) if start is None else start.numel()
     checks.within(where, "types", given, count)
@@ -70,4 +76,6 @@ def _initial(where: str, initial: Any) -> Tensor:
         raise ValueError(
             f"{where}: expected initial of shape (types,), one number for each type, got {tuple(numbers.shape)}."
         )
+    if not bool(numbers.isfinite().all()):
+        raise ValueError(f"{where}: expected initial to be finite, got {numbers[~numbers.isfinite()][0].item()}.")
     return numbers

@@ -104,6 +104,8 @@ def bounded(layer: Layer, low: Any, high: Any, edges: Edges = None, *, project: 
     ends = []
     for name, end in (("low", low), ("high", high)):
         tensor = checks.numbers(where, name, end)
+        if tensor.is_complex():
+            raise TypeError(f"{where}: expected {name} to be real, got {tensor.dtype}.")
         ends.append((_one_for_each(where, name, tensor, limits, place) if tensor.ndim else tensor).to(limits.values))
     width = (ends[1] - ends[0]).reshape(-1)
     wrong = ~((width > 0) & width.isfinite())  # true of NaN

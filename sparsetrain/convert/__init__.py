@@ -2,6 +2,7 @@
 
 from .fine_tuning import merge_edges as merge_edges
 from .fine_tuning import train_edges as train_edges
+from .hierarchy import from_hierarchy as from_hierarchy
 from .models import densify as densify
 from .models import sparsify as sparsify
 from .zeros import drop_zeros as drop_zeros

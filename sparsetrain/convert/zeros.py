@@ -32,8 +32,8 @@ def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
 
     Raises:
         ValueError: values on the meta device, or shared with what is no layer over edges; or an optimizer whose state
-            can't be cut, such as LBFGS. TypeError: values that a parametrization computes, or the model is no module.
-            Nothing is changed then.
+            can't be cut, such as LBFGS. TypeError: values that a parametrization computes, or no module, or no
+            optimizer. Nothing is changed then.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -45,6 +45,8 @@ def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
     where = "convert.drop_zeros"
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
+    if not (optimizer is None or isinstance(optimizer, Optimizer)):
+        raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, EdgeModule)}
     _check_layers(where, layers)
     if isinstance(optimizer, RowOptimizer):

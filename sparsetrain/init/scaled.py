@@ -48,7 +48,7 @@ def xavier_normal_(
 ) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} \sqrt{2 / (\text{fan}_{in} + \text{fan}_{out})}`.
 
-    Args, errors and source: as xavier_uniform_.
+    Args, errors and source: as ``xavier_uniform_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -79,7 +79,7 @@ def kaiming_uniform_(
             variance, whatever its number of edges.
 
     Raises:
-        ValueError: an unknown mode or nonlinearity; otherwise as xavier_uniform_.
+        ValueError: an unknown mode or nonlinearity; otherwise as ``xavier_uniform_``.
 
     Source: He et al. (2015), Delving deep into rectifiers.
 
@@ -104,7 +104,7 @@ def kaiming_normal_(
 ) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} / \sqrt{\text{fan}}`.
 
-    Args, errors and source: as kaiming_uniform_.
+    Args, errors and source: as ``kaiming_uniform_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

@@ -1,6 +1,7 @@
 """Layers whose weights exist at the edges of a topology."""
 
 from .edges import EdgeModule as EdgeModule
+from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
 from .masked import MaskedLinear as MaskedLinear
 from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear

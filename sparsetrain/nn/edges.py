@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..rows import bring_up_to_date
 from ..topology import Topology
 from ..weights import replace_numbers
+from .frames import aligned, edge_frame
 
 NAMES = ("inputs", "outputs")
 
@@ -70,11 +71,58 @@ class EdgeModule(nn.Module):
         self.bring_up_to_date()
         return super().__getstate__()  # type: ignore[no-untyped-call]
 
+    def edges(self) -> Any:
+        """A data frame of the edges: source, target and weight, in the order of the values.
+
+        Nodes have their names, or their numbers where they have none. ``frame.attrs`` keeps the names of all inputs and
+        outputs in order, so that SparseLinear.from_edges makes the same layer of the frame.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed; the message says how to get it.
+
+        Example:
+            >>> from sparsetrain.nn import SparseLinear
+            >>> layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
+            >>> layer.edges()[["source", "target"]].values.tolist()
+            [['TP53', 'apoptosis'], ['MYC', 'cycle']]
+        """
+        self.bring_up_to_date()
+        return edge_frame(f"{type(self).__name__}.edges", self.topology, self.values, self.reads_transposed)
+
+    def align(self, frame: Any) -> Any:
+        """The columns of a data frame in the order of the layer's inputs, under their names; others are dropped.
+
+        Names are compared as text, so that a column 1 is the input "1".
+
+        Args:
+            frame: a pandas data frame, a row for each sample.
+
+        Raises:
+            ValueError: the layer's inputs have no names, a column is missing, two read alike, or a value is missing.
+            TypeError: it is no data frame.
+
+        Example:
+            >>> import pandas
+            >>> from sparsetrain.nn import SparseLinear
+            >>> layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
+            >>> samples = pandas.DataFrame({"KRAS": [0.1], "MYC": [0.2], "TP53": [0.3]})
+            >>> x = torch.tensor(layer.align(samples).to_numpy("float32"))
+            >>> x.tolist()
+            [[0.30000001192092896, 0.20000000298023224]]
+        """
+        names = self.topology.outputs if self.reads_transposed else self.topology.inputs
+        return aligned(f"{type(self).__name__}.align", frame, names)
+
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
-        A graph recorded before can't be used afterwards.
+        A graph recorded before can't be used afterwards. TypeError: the values are computed by a parametrization.
         """
+        if not isinstance(self.values, nn.Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.replace_edges: expected values that are a Parameter, got values computed from "
+                'others. Call torch.nn.utils.parametrize.remove_parametrizations(layer, "values") before.'
+            )
         self.bring_up_to_date()
         replace_numbers(self.values, values.to(self.values))
         self.topology = topology.to(self.values.device)

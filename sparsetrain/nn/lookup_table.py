@@ -171,7 +171,7 @@ class LookupTable(nn.Module):
 
     @property
     def matrix(self) -> Tensor:
-        """The table as the user's matrix, up to date: (rows, dim), or (dim, rows) with columns. A view of weight."""
+        """The table as the user's matrix, up to date, (rows, dim), or (dim, rows) with columns. A view of weight."""
         bring_up_to_date(self.weight)
         return self.weight.t() if self.columns else self.weight
 

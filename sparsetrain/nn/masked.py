@@ -87,6 +87,7 @@ class MaskedLinear(nn.Module):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
         return linear(x, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
 
     @torch.no_grad()

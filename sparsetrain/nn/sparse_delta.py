@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..ops.autograd import transforming
 from ..ops.verbs import HALVES, checked_linear
 from ..topology import Topology
 from .edges import EdgeModule
@@ -83,10 +84,13 @@ class SparseDeltaLinear(EdgeModule):
         return self.linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
         wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
         delta = checked_linear("SparseDeltaLinear", wide, self.topology, self.values, None, transpose=False)
         y: Tensor = self.linear(x)
-        return y + delta.to(y.dtype)
+        ours = type(self.linear) is nn.Linear and not self.linear._forward_hooks and not transforming()
+        # one more output of this size would take as long as the sparse product
+        return y.add_(delta) if ours else (y + delta).to(y.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def wide(tensor: Tensor) -> Tensor:
@@ -114,16 +118,21 @@ class SparseDeltaLinear(EdgeModule):
             >>> torch.allclose(layer.merge()(torch.ones(3)), before), layer.values.tolist()
             (True, [0.0])
         """
-        weight, row, col = self.linear.weight, self.topology.row.long(), self.topology.col.long()
+        values, weight, t = self.values.detach().clone(), self.linear.weight, self.topology
+        self.reset()  # before the rest, as constraints may forbid it
+        row, col = t.row.long(), t.col.long()
         # added in the wider type and rounded once
-        weight[row, col] = (weight[row, col].to(self.values.dtype) + self.values.to(weight.device)).to(weight.dtype)
-        self.reset()
+        weight[row, col] = (weight[row, col].to(values.dtype) + values.to(weight.device)).to(weight.dtype)
         return self.linear
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Set all values to zero: the layer computes what the frozen one does."""
-        self.values.zero_()
+        """Set all values to zero: the layer computes what the frozen one does. Constraints of the values may forbid it,
+        with a ValueError."""
+        if isinstance(self.values, nn.Parameter):
+            self.values.zero_()
+        else:
+            self.values = torch.zeros_like(self.values)
 
     reset_parameters = reset
 

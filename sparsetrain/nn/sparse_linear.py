@@ -9,9 +9,10 @@ from .. import init, patterns
 from ..ops.verbs import checked_linear
 from ..topology import Topology
 from .edges import EdgeModule
+from .from_data import FromData
 
 
-class SparseLinear(EdgeModule):
+class SparseLinear(FromData):
     r"""A linear layer whose weight exists at the edges of a topology alone, :math:`y = x W' + b`.
 
     :math:`W_{ij}` is ``values[e]`` at edge e = (i, j) and nothing elsewhere: no dense weight, gradient or optimizer
@@ -90,6 +91,7 @@ class SparseLinear(EdgeModule):
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values)' + bias``: x (..., in) gives (..., out)."""
         if self.sparse_grad and "values" not in self._parameters:
             raise ValueError(
                 "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
@@ -175,6 +177,7 @@ class TransposedSparseLinear(EdgeModule):
         super().__init__()
         self.in_features, self.out_features = layer.out_features, layer.in_features
         self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
+        self._listed: tuple[nn.Parameter | None] = (None,)  # what _follow has listed last
         self.topology, self.sparse_grad = layer.topology, False
         self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
@@ -189,7 +192,8 @@ class TransposedSparseLinear(EdgeModule):
         if name != "values" or self._apart:
             return super().__getattr__(name)
         self._follow()
-        return self.origin.values
+        values = self._parameters.get("values")
+        return self.origin.values if values is None else values
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "values" and not self._apart:
@@ -206,9 +210,11 @@ class TransposedSparseLinear(EdgeModule):
         self._apart = self._apart and name != "values"
 
     def _follow(self) -> None:
-        """List the value array among the parameters here too, for as long as it is one."""
-        shared = self.origin._parameters.get("values")
-        if self._parameters.get("values") is not shared and not self._apart:
+        """List the value array among the parameters here too, for as long as it is one; and leave alone what
+        torch.func.functional_call has put in its place."""
+        shared, ours = self.origin._parameters.get("values"), self._parameters.get("values")
+        if ours is not shared and ours is self._listed[0] and not self._apart:
+            self._listed = (shared,)
             rest = {name: p for name, p in self._parameters.items() if name != "values"}
             self._parameters.clear()
             self._parameters.update(({} if shared is None else {"values": shared}) | rest)
@@ -226,6 +232,7 @@ class TransposedSparseLinear(EdgeModule):
         init.reset_bias_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
         self.bring_up_to_date()
         return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
 

@@ -24,7 +24,7 @@ def clip_grad_norm_(
         max_norm: c.
         norm_type: p of the p-norm, inf for the largest magnitude.
         error_if_nonfinite: raise where the norm is NaN or infinite.
-        foreach: as in torch.nn.utils.clip_grad_norm_.
+        foreach: as in ``torch.nn.utils.clip_grad_norm_``.
 
     Returns:
         The norm before, without dimensions.
@@ -32,7 +32,7 @@ def clip_grad_norm_(
     Raises:
         RuntimeError: the norm is not finite, with error_if_nonfinite; nothing has been scaled.
 
-    Source: torch.nn.utils.clip_grad_norm_, which refuses sparse gradients on a CPU.
+    Source: ``torch.nn.utils.clip_grad_norm_``, which refuses sparse gradients on a CPU.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
         clip_value: the largest magnitude.
         foreach: accepted for torch's sake.
 
-    Source: torch.nn.utils.clip_grad_value_, which refuses sparse gradients on a CPU.
+    Source: ``torch.nn.utils.clip_grad_value_``, which refuses sparse gradients on a CPU.
 
     Example:
         >>> import torch

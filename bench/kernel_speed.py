@@ -1,6 +1,6 @@
 """The forward kernel alone, on one thread, beside dense GEMM and beside what this CPU's caches allow it.
 
-    python bench/kernels.py [--size 1024 4096] [--density 0.5 0.2 0.1 0.05 0.01] [--batch 128] [--rounds 21]
+    python bench/kernel_speed.py [--size 1024 4096] [--density 0.5 0.2 0.1 0.05 0.01] [--batch 128] [--rounds 21]
 
 Billions of floating-point operations a second: of the whole call on row-major batches, and of the same without packing
 its input, which is timed apart. The ceilings are the kernel's own inner loop over one long row, with a panel that lies

@@ -1,0 +1,86 @@
+"""Edges from sets of genes to the sets: dictionaries, and GMT files."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+from ..extras import needed
+from .text_lines import fields
+
+
+def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
+    """Edges (member, set): the source of each is a member, the target the set that has it, once.
+
+    Args:
+        sets: the members of each set, by its name.
+
+    Returns:
+        A data frame with columns source and target, in the order of the sets.
+
+    Raises:
+        ValueError: a set has no members. TypeError: it is no dict, or a set is text or can't be iterated over.
+        ModuleNotFoundError: pandas is not installed.
+
+    Example:
+        >>> from_sets({"apoptosis": ["TP53", "BAX"], "cycle": ["TP53"]}).values.tolist()
+        [['TP53', 'apoptosis'], ['BAX', 'apoptosis'], ['TP53', 'cycle']]
+    """
+    where = "io.from_sets"
+    if not isinstance(sets, Mapping):
+        raise TypeError(f"{where}: expected a dict from sets to their members, got {type(sets).__name__}.")
+    for name, members in sets.items():
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise TypeError(f"{where}: expected the members of {name!r} in a list, got {members!r}.")
+    return _frame(where, {name: list(dict.fromkeys(members)) for name, members in sets.items()})
+
+
+def read_gmt(path: str | PathLike[str]) -> Any:
+    """Edges (gene, set) of a GMT file: on each line a set, a description and its genes, separated by tabs.
+
+    A gene that a line names twice is in the set once. Descriptions are left out.
+
+    Args:
+        path: of the file, which may end in .gz.
+
+    Returns:
+        A data frame with columns source (gene) and target (set), in the order of the file.
+
+    Raises:
+        FileNotFoundError: no such file. ModuleNotFoundError: pandas is not installed.
+        ValueError: a line has no genes or no name, or a set occurs twice; the message names the line.
+
+    Source: the GMT format of GSEA and MSigDB.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "sets.gmt")
+        ...     _ = path.write_text("apoptosis\\tsome text\\tTP53\\tBAX\\ncycle\\t\\tTP53\\n")
+        ...     read_gmt(path).values.tolist()
+        [['TP53', 'apoptosis'], ['BAX', 'apoptosis'], ['TP53', 'cycle']]
+    """
+    where = "io.read_gmt"
+    sets: dict[Hashable, list[str]] = {}
+    lines: dict[str, int] = {}
+    for number, (name, *rest) in fields(where, path):
+        genes = [gene for gene in rest[1:] if gene]  # lines may end in tabs
+        if not name or not genes:
+            raise ValueError(
+                f"{where}: expected a set, a description and genes, separated by tabs, got {[name, *rest][:3]} in line "
+                f"{number} of {str(path)!r}. The file may be cut off there, or of another kind."
+            )
+        if name in lines:
+            raise ValueError(
+                f"{where}: expected each set once, got {name!r} in lines {lines[name]} and {number} of {str(path)!r}."
+            )
+        sets[name], lines[name] = list(dict.fromkeys(genes)), number
+    return _frame(where, sets)
+
+
+def _frame(where: str, sets: Mapping[Hashable, list[Any]]) -> Any:
+    pandas = needed(where, "pandas", "edges")
+    empty = next((name for name, members in sets.items() if not members), None)
+    if empty is not None:
+        raise ValueError(f"{where}: expected members in every set, got none in {empty!r}. Leave it out.")
+    pairs = [(member, name) for name, members in sets.items() for member in members]
+    return pandas.DataFrame(pairs, columns=["source", "target"])

@@ -1,0 +1,67 @@
+"""Data frames in and out of layers: columns in the order of a layer's inputs, edges with their weights."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..edge_list import WEIGHT, named_nodes
+from ..extras import needed
+from ..names import Names
+from ..topology import Topology
+
+
+def aligned(where: str, frame: Any, names: Names) -> Any:
+    """The columns of a frame that have these names, in this order, none of them with a missing value."""
+    if names is None:
+        raise ValueError(
+            f"{where}: expected a layer with named inputs, got one without. Make it with from_edges, or from a "
+            "Topology with inputs=."
+        )
+    if not hasattr(frame, "columns") or not hasattr(frame, "iloc"):
+        raise TypeError(f"{where}: expected a pandas data frame, got {type(frame).__name__}.")
+    places = defaultdict(list)
+    for k, column in enumerate(frame.columns):
+        places[str(column)].append(k)
+    missing = [name for name in names if name not in places]
+    if missing:
+        shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ValueError(
+            f"{where}: expected a column for each of {len(names)} inputs, got none for {len(missing)}: {shown}. Add "
+            "them, for instance with what stands for no measurement."
+        )
+    for name in names:
+        if len(places[name]) > 1:
+            alike = " and ".join(repr(frame.columns[k]) for k in places[name])
+            raise ValueError(
+                f"{where}: expected one column for each input, got columns {alike}, all of which read {name!r} as "
+                "text. Drop or rename all but one."
+            )
+    chosen = frame.iloc[:, [places[name][0] for name in names]].set_axis(list(names), axis=1)
+    holes = chosen.isna().to_numpy()
+    if holes.any():
+        row, column = (int(k[0]) for k in holes.nonzero())
+        raise ValueError(
+            f"{where}: expected a number in every place, got {int(holes.sum())} missing, the first in column "
+            f"{names[column]!r}, row {chosen.index[row]!r}. Fill them or drop those rows: one makes all sums that it "
+            "enters NaN."
+        )
+    return chosen
+
+
+def edge_frame(where: str, topology: Topology, values: Tensor, backwards: bool) -> Any:
+    """Source, target and weight of each edge, in the order of the values; backwards from outputs to inputs."""
+    pandas = needed(where, "pandas", "edges")
+    ends = [(topology.inputs, topology.shape[1], topology.col), (topology.outputs, topology.shape[0], topology.row)]
+    (source_names, sources, source), (target_names, targets, target) = ends[::-1] if backwards else ends
+    weights = values.detach().cpu()
+    weights = weights if weights.dtype in (torch.float32, torch.float64) else weights.float()
+    columns = {
+        "source": named_nodes(source_names, source.tolist()),
+        "target": named_nodes(target_names, target.tolist()),
+        WEIGHT: weights.numpy().copy(),
+    }
+    frame = pandas.DataFrame(columns)
+    frame.attrs = {"inputs": source_names or tuple(range(sources)), "outputs": target_names or tuple(range(targets))}
+    return frame

@@ -1,0 +1,53 @@
+"""Matrices that bring weights, in any storage, as edges."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks
+
+
+class Entries(NamedTuple):
+    """The entries of a matrix that become edges, in any order."""
+
+    row: Tensor
+    col: Tensor
+    weights: Tensor
+    shape: tuple[int, int]
+
+
+def entries(where: str, matrix: Any) -> Entries:
+    """Stored entries of a sparse matrix, explicit zeros among them; those of a dense one that are not zero."""
+    if hasattr(matrix, "tocoo"):
+        coo = matrix.tocoo()
+        row, col = (checks.numbers(where, "indices", index) for index in (coo.row, coo.col))
+        found = Entries(row, col, checks.numbers(where, "matrix", coo.data), _shape(where, coo.shape))
+    elif isinstance(matrix, Tensor) and matrix.layout is not torch.strided:
+        shape = _shape(where, matrix.shape)
+        stored = matrix.detach().to_sparse(layout=torch.sparse_coo)
+        if stored.sparse_dim() != 2:
+            raise ValueError(f"{where}: expected both dimensions sparse, got {stored.sparse_dim()} sparse of 2.")
+        row, col = stored._indices()
+        found = Entries(row, col, stored._values(), shape)  # not coalesced: a repeat is to be refused
+    else:
+        dense = checks.numbers(where, "matrix", matrix)
+        shape = _shape(where, dense.shape)
+        row, col = dense.nonzero().T
+        found = Entries(row, col, dense[row, col], shape)
+    if found.weights.is_complex():
+        raise TypeError(f"{where}: expected real weights, got {found.weights.dtype}.")
+    wrong = ~found.weights.isfinite()
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{where}: expected finite weights, got {found.weights[k].item()} at row {int(found.row[k])}, column "
+            f"{int(found.col[k])}."
+        )
+    return found
+
+
+def _shape(where: str, shape: Any) -> tuple[int, int]:
+    if len(shape) != 2:
+        raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(shape)}.")
+    return int(shape[0]), int(shape[1])

@@ -1,0 +1,287 @@
+"""Readers of edges: files, sets, graphs of other libraries; and what is said of files that are not what they should be."""
+
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sparsetrain import Topology, io
+from sparsetrain.nn import SparseLinear
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    def write(content: str | bytes, name: str = "file.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_table_of_edges(written: Any, separator: str) -> None:
+    text = (
+        "weight,note,target,source,constraint\n0.5,x,apoptosis,TP53,positive\n\n-1e-3,,cycle, 007 ,\n2,,NA,nan,fixed\n"
+    )
+    frame = io.read_csv(written(text.replace(",", separator)))
+    assert list(frame.columns) == ["source", "target", "weight", "constraint"]
+    assert frame.source.tolist() == ["TP53", "007", "nan"]
+    assert frame.target.tolist() == ["apoptosis", "cycle", "NA"]
+    assert frame.weight.tolist() == [0.5, -1e-3, 2.0]
+    assert frame.constraint[0] == "positive"
+    assert pd.isna(frame.constraint[1])
+    assert SparseLinear.from_edges(frame.drop(columns="constraint")).topology.nnz == 3
+
+
+def test_columns_of_other_names(written: Any) -> None:
+    path = written("pre,post,syn\na,b,3\n")
+    assert io.read_csv(path, source="pre", target="post", weight="syn").values.tolist() == [["a", "b", 3.0]]
+    assert list(io.read_csv(path, source="pre", target="post").columns) == ["source", "target"]
+
+
+def test_tables_may_be_compressed_or_have_a_mark(written: Any) -> None:
+    packed = written(gzip.compress(b"source,target\na,b\n"), "edges.csv.gz")
+    assert io.read_csv(packed).values.tolist() == [["a", "b"]]
+    assert io.read_csv(written("\ufeffsource,target\r\na,b\r\n")).values.tolist() == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", r"columns 'source', 'target' in '.*', got \['a', 'b'\]\. Name them with source="),
+        (
+            "source,target\na,b\nc\n",
+            r"a name as the target of every edge, got None in line 3 of '.*'\. The file may be cut off",
+        ),
+        ("source,target\na,b\n\n ,c\n", r"a name as the source of every edge, got None in line 4"),
+        ("source,target,weight\na,b,1\nc,d", r"a number as the weight of every edge, got None in line 3"),
+        ("source,target,weight\na,b,1\nc,d,heavy\n", r"a number as the weight of every edge, got 'heavy' in line 3"),
+        ("source,target,weight\na,b,inf\n", r"a number as the weight of every edge, got 'inf' in line 2"),
+        ("source,target,weight\na,b,1e999\n", r"got '1e999' in line 2"),
+        (
+            "source,target\na,b\nc,d,e\n",
+            r"a table of text with a header, '.*' is none \(.*Expected 2 fields in line 3, saw 3",
+        ),
+        ("source,target\na,b,c\nd,e,f\n", r"is none \(Length of header"),
+        ("", r"is none \(No columns"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", r"is none \('utf-8' codec"),
+    ],
+)
+def test_tables_that_are_wrong(written: Any, text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match="^io.read_csv: expected .*" + message):
+        io.read_csv(written(text))
+
+
+def test_a_column_that_was_asked_for(written: Any) -> None:
+    path = written("source,target\na,b\n")
+    with pytest.raises(ValueError, match=r"expected columns 'source', 'target', 'size'"):
+        io.read_csv(path, weight="size")
+    with pytest.raises(FileNotFoundError, match=r"^io.read_csv: .*there is no file '.*nowhere.csv'"):
+        io.read_csv(path.parent / "nowhere.csv")
+
+
+# ---- sets ------------------------------------------------------------------------------------------------------------
+
+
+def test_sets() -> None:
+    frame = io.from_sets({"p": ["a", "b", "a"], 2: {"c"}})
+    assert frame.values.tolist() == [["a", "p"], ["b", "p"], ["c", 2]]
+    assert SparseLinear.from_edges(frame).topology.outputs == ("p", "2")
+    assert io.from_sets({}).empty
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "message"),
+    [
+        ([("a", "b")], TypeError, "expected a dict from sets to their members, got list"),
+        ({"p": "abc"}, TypeError, "expected the members of 'p' in a list, got 'abc'"),
+        ({"p": 3}, TypeError, "expected the members of 'p' in a list, got 3"),
+        ({"p": ["a"], "q": []}, ValueError, "expected members in every set, got none in 'q'. Leave it out"),
+    ],
+)
+def test_sets_that_are_wrong(sets: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^io.from_sets: " + message):
+        io.from_sets(sets)
+
+
+def test_a_gmt_file(written: Any) -> None:
+    text = "apoptosis\thttp://somewhere\tTP53\tBAX\tTP53\t\t\r\n\ncycle\t\tMYC"
+    expected = [["TP53", "apoptosis"], ["BAX", "apoptosis"], ["MYC", "cycle"]]
+    assert io.read_gmt(written(text)).values.tolist() == expected
+    assert io.read_gmt(written(gzip.compress(text.encode()), "sets.gmt.gz")).values.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "p\td\ta\nq\tdescr",
+            r"a set, a description and genes, separated by tabs, got \['q', 'descr'\] in line 2 of '.*'\. The file may be cut off",
+        ),
+        ("p\td\ta\n\nq", r"got \['q'\] in line 3"),
+        ("p,d,a\n", r"got \['p,d,a'\] in line 1 .*another kind"),
+        ("\td\ta\n", r"got \['', 'd', 'a'\] in line 1"),
+        ("p\td\ta\nq\td\tb\np\td\tc\n", r"each set once, got 'p' in lines 1 and 3"),
+        (b"p\td\ta\n\xff\xfe\x00\n", r"UTF-8 text, got something else near line 2"),
+        (b"p\td\ta\nq\td\t\x00\n", r"UTF-8 text, got something else near line 2 .*zero byte"),
+    ],
+)
+def test_gmt_files_that_are_wrong(written: Any, text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match="^io.read_gmt: expected .*" + message):
+        io.read_gmt(written(text))
+
+
+def test_files_that_are_cut_off_or_missing(written: Any) -> None:
+    with pytest.raises(ValueError, match=r"UTF-8 text, got something else near line 1 .*end-of-stream"):
+        io.read_gmt(written(gzip.compress(b"p\td\ta\n")[:-10], "cut.gmt.gz"))
+    with pytest.raises(FileNotFoundError, match=r"there is no file 'nowhere\.gmt'"):
+        io.read_gmt("nowhere.gmt")
+
+
+# ---- Reactome --------------------------------------------------------------------------------------------------------
+
+MAPPING = "".join(
+    f"{protein}\t{pathway}\thttp\tname\tTAS\t{species}\n"
+    for protein, pathway, species in [
+        ("M1", "R-MMU-1", "Mus musculus"), ("P1", "R-HSA-1", "Homo sapiens"), ("P2", "R-HSA-2", "Homo sapiens"),
+        ("P1", "R-HSA-1", "Homo sapiens"), ("P2", "R-HSA-10", "Homo sapiens"),
+    ]
+)  # fmt: skip
+RELATIONS = "R-HSA-10\tR-HSA-1\nR-HSA-10\tR-HSA-2\nR-HSA-20\tR-HSA-10\nR-HSA-10\tR-HSA-3\nR-MMU-10\tR-MMU-1\nR-HSA-10\tR-HSA-1\n"
+
+
+def test_reactome(written: Any) -> None:
+    mapping, relations = written(MAPPING, "mapping"), written(RELATIONS, "relations")
+    assert io.read_reactome(mapping, relations).values.tolist() == [
+        ["P1", "R-HSA-1", "protein"], ["P2", "R-HSA-2", "protein"], ["P2", "R-HSA-10", "protein"],
+        ["R-HSA-1", "R-HSA-10", "pathway"], ["R-HSA-2", "R-HSA-10", "pathway"], ["R-HSA-10", "R-HSA-20", "pathway"],
+    ]  # fmt: skip
+    mouse = io.read_reactome(mapping, relations, species="Mus musculus")
+    assert mouse.values.tolist() == [["M1", "R-MMU-1", "protein"], ["R-MMU-1", "R-MMU-10", "pathway"]]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "relations", "message"),
+    [
+        (MAPPING + "P3\tR-HSA-1\thttp", RELATIONS, r"protein, pathway, address, name, evidence and species, .* in line 6 of '.*mapping'\. The file may be cut off"),
+        (MAPPING, RELATIONS + "R-HSA-1", r"a pathway and its part, separated by tabs, got \['R-HSA-1'\] in line 7 of '.*relations'"),
+        (MAPPING, RELATIONS + "R-HSA-1\tR-H", r"got \['R-HSA-1', 'R-H'\] in line 7"),
+        (RELATIONS, MAPPING, r"got \['R-HSA-10', 'R-HSA-1'\] in line 1 .*changed places"),
+        (MAPPING.replace("Homo", "Hetero"), RELATIONS, r"a species of '.*mapping', got 'Homo sapiens'\. There are \['Hetero sapiens', 'Mus musculus'\]"),
+        ("", RELATIONS, r"a species of '.*', got 'Homo sapiens'\. There are \[\]"),
+    ],
+)  # fmt: skip
+def test_tables_of_reactome_that_are_wrong(written: Any, mapping: str, relations: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^io.read_reactome: expected .*" + message):
+        io.read_reactome(written(mapping, "mapping"), written(relations, "relations"))
+
+
+# ---- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def test_networkx_graphs() -> None:
+    graph = nx.DiGraph([("a", "x", {"weight": 2.0}), ("b", "x", {"weight": -1.0, "constraint": "fixed"})])
+    graph.add_node("alone")
+    frame = io.from_networkx(graph)
+    assert frame.drop(columns="constraint").values.tolist() == [["a", "x", 2.0], ["b", "x", -1.0]]
+    assert frame.constraint.tolist()[1] == "fixed"
+    assert pd.isna(frame.constraint[0])
+    assert list(io.from_networkx(nx.DiGraph([("a", "x", {"size": 1})])).columns) == ["source", "target"]
+    assert io.from_networkx(nx.DiGraph([("a", "x", {"size": 1})]), weight="size").weight.tolist() == [1]
+    assert io.from_networkx(nx.MultiDiGraph([("a", "x"), ("x", "a")])).values.tolist() == [["a", "x"], ["x", "a"]]
+    assert io.from_networkx(nx.DiGraph()).empty
+
+
+@pytest.mark.parametrize(
+    ("graph", "error", "message"),
+    [
+        (nx.Graph([("a", "b")]), ValueError, r"expected a directed graph, got an undirected Graph.*\.to_directed\(\)"),
+        (nx.MultiDiGraph([("a", "b"), ("c", "d"), ("c", "d")]), ValueError, r"one edge between two nodes, got \('c', 'd'\) more than once"),
+        (nx.DiGraph([("a", "b", {"weight": 1}), ("b", "c", {})]), ValueError, r"'weight' on all edges or on none, edge \('b', 'c'\) has none"),
+        ([("a", "b")], TypeError, r"expected a networkx.DiGraph, got list"),
+    ],
+)  # fmt: skip
+def test_graphs_that_are_wrong(graph: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^io.from_networkx: .*" + message):
+        io.from_networkx(graph)
+
+
+@pytest.mark.parametrize("index", [torch.tensor, np.array, list])
+def test_edge_indices(index: Any) -> None:
+    edge_index = index([[0, 1, 1], [2, 0, 2]])
+    assert io.from_edge_index(edge_index).values.tolist() == [[0, 2], [1, 0], [1, 2]]
+    frame = io.from_edge_index(edge_index, index([[0.5], [1.5], [2.5]]), names=["a", "b", 7])
+    assert frame.values.tolist() == [["a", "7", 0.5], ["b", "a", 1.5], ["b", "7", 2.5]]
+    assert io.from_edge_index(edge_index, index([1.0, 2.0, 3.0])).weight.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([[0, 1], [1, 2], [2, 0]],), ValueError, r"edge_index of shape \(2, edges\), got \(3, 2\)\. .*\.t\(\)"),
+        (([[0.5], [1.0]],), TypeError, r"edge_index to hold integers, got torch.float64"),
+        (([[0], [3]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got 3 at position 0"),
+        (([[0], [-1]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got -1"),
+        (([[0], [1]], None, ["a", "a"]), ValueError, r"distinct names in names, got 'a' and 'a'"),
+        (([[0], [1]], [[1.0, 2.0]]), ValueError, r"edge_attr of shape \(1,\) or \(1, 1\), .* got \(1, 2\)\. Choose"),
+    ],
+)
+def test_edge_indices_that_are_wrong(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^io.from_edge_index: expected " + message):
+        io.from_edge_index(*arguments)
+
+
+def test_torch_sparse_tensors() -> None:
+    sparse = pytest.importorskip("torch_sparse")
+    t = Topology.from_mask([[0, 1, 1], [0, 0, 0], [1, 0, 1]])
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    tensor = io.to_torch_sparse(t, values)
+    x = torch.randn(3, 2)
+    dense = torch.zeros(3, 3).index_put((t.row.long(), t.col.long()), values)
+    torch.testing.assert_close(sparse.matmul(tensor, x), dense @ x)
+    gradient, expected = (torch.autograd.grad((y * y).sum(), values)[0] for y in (sparse.matmul(tensor, x), dense @ x))
+    torch.testing.assert_close(gradient, expected)
+    again, same = io.from_torch_sparse(tensor)
+    assert again.digest == t.digest
+    assert torch.equal(same, values)
+    assert same.requires_grad
+    bare, nothing = io.from_torch_sparse(io.to_torch_sparse(t))
+    assert (bare.digest, nothing) == (t.digest, None)
+    unsorted = sparse.SparseTensor(row=torch.tensor([1, 0]), col=torch.tensor([0, 1]), value=torch.tensor([5.0, 6.0]))
+    assert io.from_torch_sparse(unsorted)[1].tolist() == [6.0, 5.0]
+    with pytest.raises(
+        ValueError, match=r"^io.from_torch_sparse: expected one value at each entry, got values of shape \(4, 2\)"
+    ):
+        io.from_torch_sparse(io.to_torch_sparse(t).set_value(torch.ones(4, 2), layout="coo"))
+    twice = sparse.SparseTensor(row=torch.tensor([0, 0]), col=torch.tensor([1, 1]))
+    with pytest.raises(ValueError, match=r"^io.from_torch_sparse: .*column 1 twice in row 0.*tensor.coalesce\(\)"):
+        io.from_torch_sparse(twice)
+    with pytest.raises(ValueError, match=r"^io.to_torch_sparse: expected 4 values, got shape \(3,\)"):
+        io.to_torch_sparse(t, torch.ones(3))
+
+
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_sparse", None)
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"^io.to_torch_sparse: expected the package torch_sparse.*pip install sparsetrain\[torch-sparse\]",
+    ):
+        io.to_torch_sparse(Topology.from_mask([[1]]))
+    with pytest.raises(TypeError, match=r"^io.from_torch_sparse: expected a torch_sparse\.SparseTensor, got Tensor"):
+        io.from_torch_sparse(torch.eye(2))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^io.from_sets: expected the package pandas.*pip install sparsetrain\[edges\]"
+    ):
+        io.from_sets({"p": ["a"]})
