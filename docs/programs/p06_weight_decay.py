@@ -150,14 +150,13 @@ for lam in (0, 3):
         layer = new_layer()
         curves[lam] = run(layer, way(layer, lam))
         norms[lam] = layer.values.norm().item()
+        name = way.__name__.replace("_", " ")
         apart = max(
             (layer.values - dense.weight[0]).abs().max().item(),
             (layer.bias - dense.bias).abs().item(),
         )
         train, test = curves[lam][-1].tolist()
-        print(
-            f"{lam:6}  {way.__name__:16}  {norms[lam]:6.3f}  {train:10.2e}  {test:9.3g}  {apart:.0e}"
-        )
+        print(f"{lam:6}  {name:16}  {norms[lam]:6.3f}  {train:10.2e}  {test:9.3g}  {apart:.0e}")
 print(f"the true w has the norm {0.01 * INPUTS**0.5:.3f}")
 
 # %%

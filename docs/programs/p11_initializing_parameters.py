@@ -124,7 +124,7 @@ for name, where in shares.items():
 
 figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
 axes.hist(w.numpy(), bins=40, range=(-10, 10), color=BLUE)
-axes.set(xlabel="value", ylabel=f"edges, of {t.nnz:,}", title="A rule of one's own", yscale="log")
+axes.set(xlabel="value", ylabel=f"edges, of {t.nnz:,}", title="A rule of one's own")
 axes.spines[["top", "right"]].set_visible(False)
 axes.grid(alpha=0.25)
 plt.show()
