@@ -2,9 +2,11 @@ r"""
 4. An L1 penalty on chosen edges
 ================================
 
+A loss L, and a penalty on the size of the weights of a set C of edges:
+
 .. math:: J = L + \lambda \sum_{e \in C} |w_e|
 
-Here every edge trains, and a set C of them, the edges from the last inputs, is penalized. The penalty has three forms:
+Here every edge trains, and those of C, which come from the last inputs, are penalized. The penalty has three forms:
 a term of the loss, a subgradient added in the step, and a proximal step of the optimizer. The first two are the same
 numbers, and bring weights near zero. The third reaches zero, and such edges can be taken away.
 """

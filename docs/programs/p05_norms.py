@@ -2,12 +2,14 @@ r"""
 5. Norms of what is stored
 ==========================
 
+How large are the values of a layer, or of a set of its edges?
+
 .. math:: \|w\|_p = \Big( \sum_e |w_e|^p \Big)^{1/p} \ (p \ge 1), \qquad \|w\|_\infty = \max_e |w_e|, \qquad
           \|w\|_0 = \text{number of } w_e \ne 0
 
-of the values of a layer, or of a set of its edges. Weights that do not exist are zeros in the dense matrix, and add
-nothing to any of these: the norms of the stored values are those of the full matrix, at the cost of the edges. (The
-last one counts and is no norm: doubling w does not double it.)
+Weights that do not exist are zeros in the dense matrix, and add nothing to any of these: the norms of the stored values
+are those of the full matrix, at the cost of the edges. (The last one counts and is no norm: doubling w does not double
+it.)
 """
 
 import math
