@@ -8,8 +8,8 @@ made, so initialize before; ``layer.values = new`` sets them later, and
 ======================  =============================================  ==============================================
 constraint              value w of the raw number r                    why
 ======================  =============================================  ==============================================
-positive, negative,     :math:`w = \pm |r|`, slope :math:`\pm 1` at 0  registering is exact, zeros can leave zero, and
-signed                                                                 lr, weight decay and a proximal ``l1`` mean
+a sign                  :math:`w = \pm |r|`, slope :math:`\pm 1` at 0  registering is exact, zeros can leave zero, and
+                                                                       lr, weight decay and a proximal ``l1`` mean
                                                                        what they mean without it; softplus and exp
                                                                        would slow small weights by their size, and
                                                                        decay them towards something that is not 0

@@ -37,9 +37,9 @@ def trunc_normal_(
 ) -> Layer:  # fmt: skip
     """N(mean, std²) under the condition that it lies from a to b: numbers, not multiples of std.
 
-    Args, errors: as normal_; ValueError also for a std of zero, and unless a < b.
+    Args, errors: as ``normal_``; ValueError also for a std of zero, and unless a < b.
 
-    Source: torch.nn.init.trunc_normal_.
+    Source: ``torch.nn.init.trunc_normal_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -60,7 +60,7 @@ def uniform_(
 ) -> Layer:
     """U(a, b).
 
-    Args, errors: as normal_; ValueError unless a <= b.
+    Args, errors: as ``normal_``; ValueError unless a <= b.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -73,7 +73,7 @@ def uniform_(
 
 
 def constant_(layer: Layer, val: float, *, edges: Edges = None) -> Layer:
-    """The same number everywhere. Args, errors: as normal_.
+    """The same number everywhere. Args, errors: as ``normal_``.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -113,11 +113,11 @@ def custom_(layer: Layer, rule: Callable[[Tensor], object], edges: Edges = None)
         layer: a layer over edges, a MaskedLinear or an nn.Linear; it is returned.
         rule: called once with a copy of the present weights, one for each edge, shape ``(k,)``; the whole weight of
             an nn.Linear has its own shape. A tensor that it returns counts, or else what it left in that which it got.
-        edges: as in normal_.
+        edges: as in ``normal_``.
 
     Raises:
         TypeError: the rule is not callable, or returns neither a tensor nor None. ValueError: it returns a tensor of
-            another shape. Otherwise as normal_. Whatever is raised, the layer is as it was.
+            another shape. Otherwise as ``normal_``. Whatever is raised, the layer is as it was.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

@@ -75,7 +75,7 @@ def kaiming_uniform_(
         a: negative slope of the leaky ReLU that follows.
         mode: ``"fan_in"`` keeps the size of activations, ``"fan_out"`` that of gradients.
         nonlinearity: what follows; it sets the gain, see torch.nn.init.calculate_gain.
-        edges, fans: as in xavier_uniform_. With ``fans="edge"`` every output (every input, by fan-out) has the same
+        edges, fans: as in ``xavier_uniform_``. With ``fans="edge"`` every output (every input, by fan-out) has the same
             variance, whatever its number of edges.
 
     Raises:

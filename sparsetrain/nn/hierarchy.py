@@ -102,6 +102,7 @@ class Hierarchy(nn.Module):
         return Columns([self._places[name] for name in names], self._widths)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The outputs, shape (..., outputs), for inputs of shape (..., inputs), each in the order of its names."""
         return cast(Tensor, self.returns(self._tensors(x)))
 
     def activations(self, x: Tensor, nodes: Iterable[Any]) -> Tensor:
