@@ -1,6 +1,7 @@
 """Programs 6 to 9 of docs/programs, which train, in short, against float64 dense twins that are computed here."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,13 @@ def test_7_dropout_by_hand() -> None:
     assert page.apart < 1e-6
     assert "agree in eval: True" in page.printed
     assert page.histories["sparse"].shape == (1, 2)
+
+
+def test_7_without_fashion_mnist_there_are_digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sparsetrain.data.DEBIAN_FOLDER", tmp_path / "none")
+    page = run("p07_dropout", EPOCHS=1, IMAGES=512, PROVED_STEPS=1)
+    assert page.data.name == "mnist"
+    assert "Fashion-MNIST is not installed here" in page.printed
 
 
 def test_7_a_step_of_the_sparse_network() -> None:
