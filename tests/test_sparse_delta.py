@@ -91,6 +91,50 @@ def test_more_dimensions_and_layouts() -> None:
     torch.testing.assert_close(layer(st.ops.feature_major(x)), expected)
 
 
+@pytest.mark.parametrize("needs_dx", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_samples_in_several_parts(dtype: torch.dtype, needs_dx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsetrain.ops.delta.PART", 1)  # parts of 128 samples
+    layer = small(dtype=dtype)
+    nn.init.normal_(layer.values)
+    x = torch.randn(300, 5, dtype=dtype, requires_grad=needs_dx)
+    dy = torch.randn(300, 7, dtype=dtype)
+    y = layer(x)
+    y.backward(dy)
+    total = layer.linear.weight.double() + delta_of(layer)
+    tight = {torch.float64: 1e-13, torch.bfloat16: 2**-7}[dtype]
+    expected = x.double() @ total.t() + layer.linear.bias.double()
+    torch.testing.assert_close(y.double(), expected, rtol=2 * tight, atol=2 * tight)
+    assert layer.values.grad is not None
+    t = layer.topology
+    exact = (dy.double().t() @ x.detach().double())[t.row.long(), t.col.long()]
+    torch.testing.assert_close(
+        layer.values.grad.double(), exact, rtol=1e-5, atol=1e-4 if dtype.itemsize == 2 else 1e-12
+    )
+    if needs_dx:
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad.double(), dy.double() @ total, rtol=4 * tight, atol=8 * tight)
+
+
+def test_a_subclass_and_its_hooks_are_called() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    t = st.patterns.uniform((7, 5), 0.3)
+    x = torch.randn(4, 5)
+    doubled = SparseDeltaLinear(Doubled(5, 7), t)
+    nn.init.normal_(doubled.values)
+    expected = doubled.linear(x) + x @ delta_of(doubled).float().t()
+    torch.testing.assert_close(doubled(x), expected)
+    hooked = small()
+    seen: list[Tensor] = []
+    hooked.linear.register_forward_hook(lambda *call: seen.append(call[-1].clone()))
+    nn.init.normal_(hooked.values)
+    assert not torch.equal(hooked(x), seen[0])
+    assert torch.equal(seen[0], nn.functional.linear(x, hooked.linear.weight, hooked.linear.bias))
+
+
 def test_compiles_as_one_graph() -> None:
     layer = small()
     nn.init.normal_(layer.values)
@@ -136,6 +180,14 @@ def test_a_bias_trains_when_asked_to() -> None:
     layer(torch.ones(4, 5)).sum().backward()
     assert layer.linear.bias.grad is not None
     assert layer.linear.bias.grad.tolist() == [4.0] * 7
+
+
+def test_a_weight_trains_too_when_asked_to() -> None:
+    layer = small()
+    layer.linear.weight.requires_grad_()
+    layer(torch.ones(4, 5)).sum().backward()
+    assert layer.linear.weight.grad is not None
+    assert layer.linear.weight.grad.eq(4).all()
 
 
 def test_the_weight_is_not_copied() -> None:
@@ -288,6 +340,10 @@ def test_a_topology_that_does_not_fit_is_refused_and_nothing_is_frozen() -> None
 def test_input_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"SparseDeltaLinear: expected 5 input features, got 6"):
         small()(torch.ones(2, 6))
+    with pytest.raises(TypeError, match=r"SparseDeltaLinear: expected x to be a dense tensor, got torch.sparse_coo"):
+        small()(torch.ones(2, 5).to_sparse())
+    with pytest.raises(TypeError, match=r"SparseDeltaLinear: expected one dtype"):
+        small()(torch.ones(2, 5, dtype=torch.float64))
     with pytest.raises(TypeError, match=r"SparseDeltaLinear: expected x to be a torch.Tensor, got list"):
         small()([1.0] * 5)
 

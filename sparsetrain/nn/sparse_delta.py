@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..ops.autograd import transforming
+from ..ops.delta import delta_linear
 from ..ops.verbs import HALVES, checked_linear
 from ..topology import Topology
 from .edges import EdgeModule
@@ -85,12 +85,13 @@ class SparseDeltaLinear(EdgeModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
+        linear, where = self.linear, type(self).__name__
+        if type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks):
+            return delta_linear(where, x, linear.weight, linear.bias, self.topology, self.values)
         wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
-        delta = checked_linear("SparseDeltaLinear", wide, self.topology, self.values, None, transpose=False)
-        y: Tensor = self.linear(x)
-        ours = type(self.linear) is nn.Linear and not self.linear._forward_hooks and not transforming()
-        # one more output of this size would take as long as the sparse product
-        return y.add_(delta) if ours else (y + delta).to(y.dtype)
+        delta = checked_linear(where, wide, self.topology, self.values, None, transpose=False)
+        y: Tensor = linear(x)
+        return (y + delta).to(y.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def wide(tensor: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     y = x (W + S)' + b    dx = dy (W + S)    dv = sddmm(dy', x')    db = 1' dy
 
-The sparse products are made for a part of the samples at a time and added where they belong: beside the dense ones they are
-so cheap that a second output or gradient of x of full size, fresh from the system, would cost as much again.
+The sparse products are made for a part of the samples at a time and added where they belong: beside the dense ones they
+are so cheap that a second output or gradient of x of full size, fresh from the system, would cost as much again.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 
 from ..topology import Topology
-from .autograd import check_edges, differentiating, sddmm, spmm, transforming
+from .autograd import backend_of, check_edges, differentiating, sddmm, spmm, transforming
 from .backends import BACKENDS, backend_for
 from .layout import sum_over_batch
 from .verbs import HALVES, checked_linear
@@ -26,21 +26,28 @@ TILE = 128  # samples that the kernels work on together
 
 
 def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: Topology, values: Tensor) -> Tensor:
-    """``x (weight + S(values))' + bias`` in the name of a layer; no gradient for the weight."""
-    whole = torch.compiler.is_compiling() or transforming() or torch._C._len_torch_dispatch_stack() > 0
-    if whole or not isinstance(x, Tensor) or x.dtype is not weight.dtype or torch.is_autocast_enabled(t.device.type):
+    """``x (weight + S(values))' + bias`` in the name of a layer."""
+    if not _in_parts(x, weight, t):
         delta = checked_linear(where, _wide(x), t, values, None, transpose=False)
         y = linear(x, weight, bias)
         return (y + delta).to(y.dtype)
-    if x.ndim == 0 or x.shape[-1] != t.shape[1] or values.shape != (t.nnz,) or x.device != t.device:
+    if x.ndim == 0 or x.shape[-1] != t.shape[1] or values.shape != (t.nnz,):
         checked_linear(where, _wide(x), t, values, None, transpose=False)  # which says what is wrong
     samples = x.reshape(x.shape[:-1].numel(), t.shape[1])
     y = DeltaLinear.apply(samples, weight, bias, t, values, backend_for(x.device, values.dtype))  # type: ignore[no-untyped-call]
-    return y.reshape(*x.shape[:-1], t.shape[0])
+    result: Tensor = y.reshape(*x.shape[:-1], t.shape[0])
+    return result
+
+
+def _in_parts(x: Any, weight: Tensor, t: Topology) -> bool:
+    """Whether DeltaLinear will do: the weight is frozen, no transform, trace or autocast is at work, x is as it should."""
+    traced = torch.compiler.is_compiling() or transforming() or torch._C._len_torch_dispatch_stack() > 0
+    usual = isinstance(x, Tensor) and x.layout is torch.strided and x.dtype is weight.dtype and x.device == t.device
+    return usual and not (weight.requires_grad or traced or torch.is_autocast_enabled(t.device.type))
 
 
 class DeltaLinear(Function):
-    """y = x (W + S)' + b for samples x (batch, in); where no transform is at work."""
+    """y = x (W + S)' + b for samples x (batch, in) and a frozen W."""
 
     @staticmethod
     def forward(
@@ -60,7 +67,7 @@ class DeltaLinear(Function):
         t, backend = ctx.t, ctx.backend
         check_edges(t, values)
         dvalues = dx = None
-        if differentiating(x, values, dy):
+        if differentiating(x, values, dy) or backend_of(backend, x, values, dy) is not BACKENDS[backend]:
             if for_values:
                 dvalues = sddmm(t, _columns(dy, values), _columns(x, values), backend)
             if for_x:
