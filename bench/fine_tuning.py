@@ -27,26 +27,21 @@ CONTESTANTS = ("full", "delta", "shira")
 class Tuning:
     """One layer, its optimizer and a batch; made from the same seed in every process."""
 
-    def __init__(self, name: str, args: argparse.Namespace) -> None:
+    def __init__(self, name: str, args: argparse.Namespace, warm: bool = False) -> None:
         torch.set_num_threads(args.threads)
-        torch.manual_seed(0)
-        self.before = 0
-        if name == "shira":
-            import peft  # noqa: F401  what libraries take is not the contestant's
-        st.nn.SparseDeltaLinear(nn.Linear(64, 64), st.patterns.uniform((64, 64), 0.5))(
-            torch.ones(64, 64)
-        ).sum().backward()
+        if not warm:  # what libraries and compiled kernels take is not the contestant's
+            Tuning(name, argparse.Namespace(**{**vars(args), "features": 1024, "tokens": 512}), warm=True).step()
         self.before = forget_peak()
+        torch.manual_seed(0)
         features, edges = args.features, args.rank * 2 * args.features
         linear = nn.Linear(features, features)
         t = st.patterns.uniform((features, features), edges / features**2)
         self.x = torch.randn(args.tokens, features, requires_grad=not args.first)
         self.dy = torch.randn(args.tokens, features)
-        forget_peak()
         self.topology, self.model = t, _model(name, linear, t, args.rank)
-        (self.trained,) = [
-            p for p in self.model.parameters() if p.requires_grad and p.ndim == (2 if name == "full" else 1)
-        ]
+        forget_peak()  # making up a problem is nobody's fault
+        dims = 2 if name == "full" else 1
+        (self.trained,) = [p for p in self.model.parameters() if p.requires_grad and p.ndim == dims]
         linear.bias.requires_grad_(False)
         self.optimizer = torch.optim.Adam([self.trained], lr=1e-6, fused=True)
 
