@@ -21,7 +21,8 @@ def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
     A layer goes on with the same Parameter object and a smaller topology that keeps its names. What the optimizer holds
     for each value - moments, sums, steps of rows, an ``l1`` tensor - shrinks along, to the bit, so that training goes
     on as that of a layer that never had those edges. Layers over one value array (``transposed()``) shrink together.
-    Gradients are dropped, as after ``zero_grad()``.
+    Gradients are dropped, as after ``zero_grad()``. A SparseDeltaLinear starts with zeros, and loses those
+    that have not been trained.
 
     Args:
         model: any module.
