@@ -40,7 +40,14 @@ def check_canonical(where: str, crow: Tensor, col: Tensor, shape: tuple[int, int
         )
 
 
-def compressed(where: str, row: Any, col: Any, shape: tuple[int, int], duplicates: str) -> tuple[Tensor, Tensor]:
+def compressed(
+    where: str,
+    row: Any,
+    col: Any,
+    shape: tuple[int, int],
+    duplicates: str,
+    advice: str = 'Pass duplicates="merge" to keep each edge once.',
+) -> tuple[Tensor, Tensor]:
     """crow and col of edges (row, col) in any order."""
     if duplicates not in ("error", "merge"):
         raise ValueError(f"{where}: expected duplicates to be 'error' or 'merge', got {duplicates!r}.")
@@ -56,7 +63,7 @@ def compressed(where: str, row: Any, col: Any, shape: tuple[int, int], duplicate
             k = int(twice.nonzero()[0])
             raise ValueError(
                 f"{where}: expected distinct edges, got edge (row {int(row[k])}, column {int(col[k])}) more than "
-                'once. Pass duplicates="merge" to keep each edge once.'
+                f"once. {advice}"
             )
         keep = torch.cat([twice.new_ones(1), ~twice])
         row, col = row[keep], col[keep]

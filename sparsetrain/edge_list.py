@@ -1,11 +1,12 @@
 """Edges as users bring them, with what is said of each: pairs, or a data frame whose columns have the known names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from .names import Names, is_missing
 
@@ -39,11 +40,17 @@ def edge_list(where: str, edges: Any) -> EdgeList:
         return edges
     if hasattr(edges, "columns"):
         return _of_frame(where, edges)
-    if not isinstance(edges, Iterable):
-        raise TypeError(f"{where}: expected pairs (source, target) or a data frame, got {type(edges).__name__}.")
+    if isinstance(edges, Mapping | str | bytes) or not isinstance(edges, Iterable):
+        raise TypeError(
+            f"{where}: expected pairs (source, target) or a data frame, got {type(edges).__name__}. Weights come in a "
+            "frame with columns source, target and weight; io.from_sets takes a dict of lists."
+        )
+    if isinstance(edges, Tensor):
+        edges = edges.tolist()
     sources, targets = [], []
     for k, pair in enumerate(edges):
-        if isinstance(pair, str) or not isinstance(pair, Iterable) or len(ends := list(pair)) != 2:
+        ordered = isinstance(pair, Iterable) and not isinstance(pair, str | bytes | Mapping | Set)
+        if not ordered or len(ends := list(pair)) != 2:
             raise ValueError(f"{where}: expected pairs (source, target), got {pair!r} at position {k}.")
         sources.append(ends[0])
         targets.append(ends[1])

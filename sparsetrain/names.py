@@ -43,7 +43,8 @@ def numbered(
         )
     if names is None and remembered is not None:
         side, names = f"frame.attrs[{side!r}]", remembered
-    known = checked(where, side, dict.fromkeys(labels) if names is None else names)
+    # a number and its float are one key of a dict, and two names
+    known = checked(where, side, _distinct(labels) if names is None else names)
     position = {name: i for i, name in enumerate(known)}
     ids = [position.get(str(label), -1) for label in labels]
     unknown = list(dict.fromkeys(str(label) for label, i in zip(labels, ids, strict=True) if i < 0))
@@ -54,6 +55,11 @@ def numbered(
             f"Add them to {side}, or drop their edges."
         )
     return np.asarray(ids, dtype=np.int64), known
+
+
+def _distinct(labels: list[Any]) -> list[Any]:
+    """The labels in order of appearance, each once, where equal ones read alike as text."""
+    return list({(label, str(label)): label for label in labels}.values())
 
 
 def is_missing(name: Any) -> bool:

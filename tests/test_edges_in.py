@@ -241,7 +241,7 @@ def test_stored_zeros_are_edges_and_dtypes_are_kept() -> None:
     ("matrix", "error", "message"),
     [
         (np.ones(3), ValueError, r"expected a matrix \(out, in\), got shape \(3,\)"),
-        ([[1.0, float("nan")]], ValueError, r"finite weights, got nan at row 0, column 1"),
+        ([[1.0, float("nan")]], ValueError, r"finite weights in torch.float64, got nan at row 0, column 1"),
         (scipy.sparse.coo_array(([1.0, np.inf], ([0, 1], [1, 0]))), ValueError, r"got inf at row 1, column 0"),
         (
             scipy.sparse.coo_array(([1.0, 2.0], ([1, 1], [0, 0]))),
@@ -262,3 +262,35 @@ def test_torch_entries_that_are_stored_twice() -> None:
     twice = torch.sparse_coo_tensor(torch.tensor([[0, 0], [1, 1]]), torch.ones(2), (2, 2))
     with pytest.raises(ValueError, match=r"distinct edges, got edge \(row 0, column 1\) more than once"):
         SparseLinear.from_matrix(twice)
+
+
+def test_records_sets_and_dicts_are_no_pairs() -> None:
+    with pytest.raises(ValueError, match=r"expected pairs \(source, target\), got \{'source': 'a', 'target': 'x'\}"):
+        SparseLinear.from_edges([{"source": "a", "target": "x"}])
+    with pytest.raises(ValueError, match=r"expected pairs \(source, target\), got \{"):
+        SparseLinear.from_edges([{"a", "x"}])
+    with pytest.raises(ValueError, match=r"expected pairs \(source, target\), got b'ax'"):
+        SparseLinear.from_edges([b"ax"])
+    with pytest.raises(TypeError, match=r"got dict. Weights come in a frame"):
+        SparseLinear.from_edges({("a", "x"): 0.5})
+
+
+def test_tensors_of_pairs_are_numbers() -> None:
+    t = SparseLinear.from_edges(torch.tensor([[0, 5], [2, 5]])).topology
+    assert (t.inputs, t.outputs) == (("0", "2"), ("5",))
+
+
+def test_a_number_and_its_float_are_two_names() -> None:
+    t = SparseLinear.from_edges([(1, "x"), (1.0, "x")]).topology
+    assert t.inputs == ("1", "1.0")
+
+
+def test_weights_of_a_matrix_are_finite_in_the_type_of_the_layer() -> None:
+    with pytest.raises(ValueError, match=r"expected finite weights in torch.float32, got inf at row 0, column 0"):
+        SparseLinear.from_matrix([[1e300]], dtype=torch.float32)
+
+
+def test_the_advice_on_repeats_can_be_followed() -> None:
+    matrix = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=False)
+    with pytest.raises(ValueError, match=r"more than once. Sum or drop the repeats before."):
+        SparseLinear.from_matrix(matrix)

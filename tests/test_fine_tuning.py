@@ -96,10 +96,25 @@ def test_gradients_of_halves_and_behind_an_embedding() -> None:
     assert [p.dtype for p in tuned.parameters() if p.requires_grad] == [torch.float32] * 2
 
 
-def test_a_layer_that_the_loss_does_not_use_still_gets_its_edges() -> None:
+def test_a_layer_that_the_loss_does_not_use_is_named() -> None:
     model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
-    tuned: Any = train_edges(model, 0.5, select="gradient", closure=lambda: model[0](torch.ones(2, 4)).sum())
-    assert [layer.topology.nnz for layer in tuned] == [8, 8]
+    with pytest.raises(ValueError, match=r"'1' was not called for it. Leave it as it is with skip=\['1'\]"):
+        train_edges(model, 0.5, select="gradient", closure=lambda: model[0](torch.ones(2, 4)).sum())
+    assert type(model[0]) is nn.Linear
+    train_edges(model, 0.5, select="gradient", closure=lambda: model[0](torch.ones(2, 4)).sum(), skip="1")
+    assert isinstance(model[0], SparseDeltaLinear)
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    model = mlp()
+    with pytest.raises(ValueError, match="expected finite gradients, those of '0' have NaN"):
+        train_edges(model, 0.1, select="gradient", closure=lambda: model(torch.ones(1, 20)).sum() * math.nan)
+
+
+def test_inputs_given_by_name() -> None:
+    linear = nn.Linear(4, 4)
+    tuned = train_edges(linear, 0.5, select="gradient", closure=lambda: linear(input=torch.ones(2, 4)).sum())
+    assert tuned.topology.nnz == 8
 
 
 @settings(max_examples=30, deadline=None)
@@ -137,6 +152,16 @@ def test_all_but_the_edges_and_what_is_skipped_is_frozen() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 2))
     train_edges(model, 0.25, skip="3")
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["2.values", "3.weight", "3.bias"]
+
+
+def test_a_weight_that_is_skipped_in_another_place_goes_on_training() -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
+    model[1].weight = model[0].weight
+    train_edges(model, 0.25, skip="0")
+    assert model[0].weight.requires_grad
+    model(torch.arange(3)).square().sum().backward()
+    assert model[0].weight.grad is not None
+    assert bool(model[0].weight.grad[3:].any())  # as it came through the linear layer too
 
 
 def test_a_shared_layer_stays_one() -> None:
@@ -227,6 +252,12 @@ def test_edges_load_into_layers_that_have_others(tmp_path: Path) -> None:
     assert torch.equal(other(x), model(x))
 
 
+def test_what_trains_beside_the_edges_is_named_when_they_are_saved(tmp_path: Path) -> None:
+    model = train_edges(mlp(), 0.1, skip="2")
+    with pytest.warns(UserWarning, match=r"'2.weight', '2.bias' train too and are not in the file"):
+        st.io.save_edges(tmp_path / "edges", model)
+
+
 def test_files_of_the_wrong_kind(tmp_path: Path) -> None:
     model = train_edges(mlp(), 0.1)
     st.io.save(tmp_path / "checkpoint", model)
@@ -282,6 +313,7 @@ def test_what_is_refused_changes_nothing() -> None:
     refused("exactly one of density and masks, got both", mlp(), density=0.1, masks={})
     refused(r"expected a closure with select=", mlp(), density=0.1, select="gradient")
     refused(r"expected a closure with select=", mlp(), density=0.1, closure=lambda: x)
+    refused("either masks or a way to select edges", mlp(), masks={"0": torch.ones(30, 20)}, select="magnitude")
     refused(r"expected a model with nn.Linear layers, found none in ReLU", nn.ReLU(), density=0.1)
     refused("expected density from 0 to 1, got 2", mlp(), density=2)
     refused("expected select to be 'magnitude' or 'random', got 'best'", mlp(), density=0.1, select="best")
@@ -323,3 +355,15 @@ def test_a_tied_weight_is_not_merged() -> None:
         merge_edges(model)
     assert torch.equal(model[0].weight, before)
     assert math.isclose(float(model[1].values.detach().sum()), 7.0)
+
+
+def test_constraints_that_forbid_a_merge_leave_all_layers_as_they_are() -> None:
+    model = train_edges(mlp(), 0.1)
+    for k in (0, 2):
+        nn.init.ones_(model[k].values)
+    st.constrain.frozen(model[2], [0])
+    before = model[0].linear.weight.clone()
+    with pytest.raises(ValueError, match=r"merge_edges: '2' can't be merged. .* at which it is frozen"):
+        merge_edges(model)
+    assert torch.equal(model[0].linear.weight, before)
+    assert model[0].values.eq(1).all()

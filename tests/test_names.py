@@ -61,7 +61,7 @@ def test_a_filtered_frame_and_one_of_numbers():
 
 
 @pytest.mark.parametrize(
-    "pairs", [iter(PAIRS), tuple(PAIRS), np.array(PAIRS), dict.fromkeys(PAIRS, 1.0), map(list, PAIRS)]
+    "pairs", [iter(PAIRS), tuple(PAIRS), np.array(PAIRS), dict.fromkeys(PAIRS, 1.0).keys(), map(list, PAIRS)]
 )
 def test_pairs_of_every_kind(pairs):
     assert sorted(links(Topology.from_edges(pairs))) == sorted(PAIRS)
@@ -89,7 +89,6 @@ def test_no_edges():
         ([("a", "b", "c")], r"pairs \(source, target\), got \('a', 'b', 'c'\) at position 0"),
         ([("a", "b"), "cd"], r"pairs \(source, target\), got 'cd' at position 1"),
         ([("a", "b"), 3], r"pairs \(source, target\), got 3 at position 1"),
-        ({"source": ["a"], "target": ["b"]}, r"pairs \(source, target\), got 'source' at position 0"),
         ([("a", None)], r"a name in outputs, got None at edge 0. Drop that edge"),
         ([("a", "b"), (float("nan"), "b")], r"a name in inputs, got nan at edge 1. Drop that edge"),
         ([("a", "b"), (pd.NA, "b")], r"a name in inputs, got <NA> at edge 1"),

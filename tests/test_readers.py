@@ -287,3 +287,9 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ModuleNotFoundError, match=r"^io.from_sets: expected the package pandas.*pip install sparsetrain\[edges\]"
     ):
         io.from_sets({"p": ["a"]})
+
+
+def test_attributes_that_no_edge_has_are_named() -> None:
+    graph = nx.DiGraph([(1, 2, {"weight": 1.0})])
+    with pytest.raises(ValueError, match="expected edges with the attribute 'wieght', none has it"):
+        io.from_networkx(graph, weight="wieght")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hyp
 from structures import Structure, structures
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import sparsetrain as st
@@ -325,6 +325,25 @@ def test_another_base_layer_is_refused() -> None:
     linear.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), False)
     with pytest.raises(TypeError, match=r"expected a floating-point weight, got torch.float8_e4m3fn"):
         SparseDeltaLinear(linear, t)
+
+
+def test_a_weight_that_a_hook_computes_is_refused() -> None:
+    linear = nn.Linear(5, 7)
+    prune.random_unstructured(linear, "weight", 0.5)
+    with pytest.raises(ValueError, match="got one that a hook computes"):
+        SparseDeltaLinear(linear, st.patterns.uniform((7, 5), 0.3))
+    model = nn.Sequential(linear)
+    with pytest.raises(ValueError, match="0: expected a weight that is a Parameter"):
+        st.convert.train_edges(model, 0.5)
+    assert model[0] is linear
+
+
+def test_backward_hooks_of_the_linear_layer_are_called() -> None:
+    layer = small()
+    calls: list[int] = []
+    layer.linear.register_full_backward_hook(lambda *_: calls.append(1))
+    layer(torch.randn(4, 5, requires_grad=True)).sum().backward()
+    assert calls == [1]
 
 
 def test_a_topology_that_does_not_fit_is_refused_and_nothing_is_frozen() -> None:

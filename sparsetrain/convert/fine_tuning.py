@@ -42,8 +42,9 @@ def train_edges(
             that are not named have no edges that train.
         select: which weights: ``"random"`` ones, those of the largest ``"magnitude"``, or those of the largest
             ``"gradient"`` of a loss in absolute value.
-        closure: for ``"gradient"``: takes no arguments, runs the model and returns the loss. The gradient is searched
-            in blocks of rows; none of the weights' full shape is made, nor any left behind in ``grad``.
+        closure: for ``"gradient"``: takes no arguments, runs the model and returns the loss, without a backward pass.
+            The gradient is searched in blocks of rows; none of the weights' full shape is made, nor any left behind in
+            ``grad`` of the model. What a forward pass changes, such as statistics of batch normalization, it changes.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
 
@@ -53,7 +54,8 @@ def train_edges(
     Raises:
         ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a mask or the
             density does not fit, a layer has no weights yet or is parametrized, or closure is missing or returns no
-            loss. TypeError: weights that are not floats. Nothing is changed then.
+            loss that depends on every layer with finite gradients. TypeError: weights that are not floats. Nothing is
+            changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
@@ -68,6 +70,8 @@ def train_edges(
         raise ValueError(
             f"{where}: expected exactly one of density and masks, got {'neither' if masks is None else 'both'}."
         )
+    if masks is not None and (select != "random" or closure is not None):
+        raise ValueError(f"{where}: expected either masks or a way to select edges, got both.")
     if (select == "gradient") != (closure is not None):
         raise ValueError(f'{where}: expected a closure with select="gradient", and only with it.')
     names = {module: name for name, module in model.named_modules()}
@@ -85,10 +89,11 @@ def train_edges(
         edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))
     else:
         edges = by_density(where, list(wanted), density, method, select, generator)
-    kept = {parameter for module in left for parameter in module.parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter in kept and parameter.requires_grad)
+    trained = {p for module in left for p in module.parameters() if p.requires_grad}
+    model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    for parameter in trained:  # also where a layer that was replaced has it too
+        parameter.requires_grad_()
     return exchange(model, new)
 
 
@@ -104,8 +109,8 @@ def merge_edges(model: nn.Module) -> nn.Module:
         The model; for a model that is itself such a layer, its nn.Linear.
 
     Raises:
-        ValueError: a weight is shared with another layer, such as an embedding, which would change as well. Nothing is
-            changed then.
+        ValueError: a weight is shared with another layer, such as an embedding, which would change as well; or
+            constraints hold values away from zero. Nothing is changed then.
 
     Example:
         >>> merge_edges(train_edges(nn.Sequential(nn.Linear(20, 30)), density=0.1))
@@ -116,6 +121,11 @@ def merge_edges(model: nn.Module) -> nn.Module:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseDeltaLinear)}
     linears = {name: layer.linear for name, layer in layers.items()}
     check_untied("convert.merge_edges", model, linears, "which would change in both places. Untie them before.")
+    for name, layer in layers.items():
+        try:
+            layer.check_resets()
+        except ValueError as error:
+            raise ValueError(f"convert.merge_edges: {name!r} can't be merged. {error}") from None
     return exchange(model, {layer: layer.merge() for layer in layers.values()})
 
 

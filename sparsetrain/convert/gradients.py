@@ -34,6 +34,15 @@ def by_gradient(
                 f"{loss if not isinstance(loss, Tensor) or loss.numel() == 1 else tuple(loss.shape)}."
             )
         loss.backward()  # type: ignore[no-untyped-call]
+    names = {module: name for name, module in model.named_modules()}
+    for layer, count in counts.items():
+        if count and not uses[layer]:
+            raise ValueError(
+                f"{where}: expected a loss that depends on every layer, {names[layer]!r} was not called for it. Leave "
+                f"it as it is with skip=[{names[layer]!r}]."
+            )
+        if not all(bool(part.isfinite().all()) for use in uses[layer] for part in use):
+            raise ValueError(f"{where}: expected finite gradients, those of {names[layer]!r} have NaN or infinities.")
     return {layer: _largest(layer, uses[layer], count) for layer, count in counts.items()}
 
 
@@ -48,8 +57,8 @@ def _largest(layer: Any, uses: list[Use], count: int) -> Topology:
 def _recorded(where: str, layers: Mapping[nn.Module, Any], uses: dict[nn.Module, list[Use]]) -> Iterator[None]:
     """Calls of the layers, and the gradients that come back, are noted inside the block."""
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        x = inputs[0].detach()
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor) -> Tensor:
+        x = (*inputs, *named.values())[0].detach()
         version = x._version
         # no longer a leaf, which what follows could not change in place, and sure to ask for a gradient
         y = y + torch.zeros((), dtype=y.dtype, device=y.device, requires_grad=True)
@@ -66,7 +75,7 @@ def _recorded(where: str, layers: Mapping[nn.Module, Any], uses: dict[nn.Module,
             y.register_hook(came)  # type: ignore[no-untyped-call]
         return y
 
-    handles = [layer.register_forward_hook(note) for layer in layers]
+    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:

@@ -87,6 +87,9 @@ def _text(pandas: Any, path: str | PathLike[str]) -> Any:
             f"{WHERE}: expected a table of text with a header, {str(path)!r} is none ({str(error).strip()})."
         ) from None
     table.columns = table.columns.str.strip()
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"{WHERE}: expected columns of distinct names in {str(path)!r}, got {twice[0]!r} twice.")
     return table.apply(lambda column: column.str.strip().replace("", None))
 
 

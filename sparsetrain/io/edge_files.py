@@ -1,5 +1,6 @@
 """What fine-tuning changed, in a file of its own: the edges of SparseDeltaLinear layers, without the model."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ def save_edges(path: Path, model: nn.Module) -> None:
     Raises:
         ValueError: the model has no such layer. FileNotFoundError: no such folder.
 
+    Warns:
+        UserWarning: other parameters train too, such as a new head or a bias, which are not in the file.
+
     Example:
         >>> import tempfile
         >>> from sparsetrain.convert import train_edges
@@ -49,6 +53,14 @@ def save_edges(path: Path, model: nn.Module) -> None:
             f"{where}: expected a model with SparseDeltaLinear layers, found none in {type(model).__name__}. "
             "convert.train_edges makes them; io.save keeps whole models."
         )
+    edges = {parameter for layer in layers.values() for parameter in layer.own_parameters()}
+    more = [name for name, p in model.named_parameters() if p.requires_grad and p not in edges]
+    if more:
+        warnings.warn(
+            f"{where}: {', '.join(map(repr, more[:5]))}{' and others' * (len(more) > 5)} train too and are not in the "
+            "file. Save them apart, or the whole model with io.save.",
+            stacklevel=2,
+        )
     archive.write(where, path, {"edges": {name: _stored(layer) for name, layer in layers.items()}})
 
 
@@ -56,7 +68,8 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     """Read edges that save_edges wrote into the model that they were trained on, all checked before anything changes.
 
     An nn.Linear becomes a SparseDeltaLinear, and is frozen; a SparseDeltaLinear goes on with the stored edges, in the
-    same Parameter. Whether the frozen weights are those that the edges were trained with is not known to the file.
+    same Parameter. The rest of the model is left as it is: call ``model.requires_grad_(False)`` before, if the edges
+    alone shall train on. Whether the frozen weights are those that the edges were trained with, the file does not know.
 
     Args:
         path: of a file written by save_edges.
@@ -77,8 +90,11 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     if "edges" not in content:
         raise ValueError(f"{where}: expected a file written by save_edges, {str(path)!r} is a checkpoint. Use io.load.")
     stored: dict[str, dict[str, Any]] = content["edges"]
-    modules = dict(model.named_modules())
-    lacking = [name for name, m in modules.items() if isinstance(m, SparseDeltaLinear) and name not in stored]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    named = [modules[name] for name in stored if name in modules]
+    if len(set(named)) < len(named):
+        raise ValueError(f"{where}: expected a layer for each stored name, some names are of one layer here.")
+    lacking = [name for name, m in modules.items() if isinstance(m, SparseDeltaLinear) and m not in named]
     if lacking:
         raise ValueError(f"{where}: expected edges for {', '.join(map(repr, lacking))}, the file has none.")
     edges = {name: _checked(where, name, modules.get(name), entry) for name, entry in stored.items()}

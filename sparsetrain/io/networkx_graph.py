@@ -45,6 +45,9 @@ def from_networkx(graph: Any, *, weight: str = WEIGHT, constraint: str = CONSTRA
         )
     frame = pandas.DataFrame({"source": [a for a, _ in edges], "target": [b for _, b in edges]})
     data = [values for _, _, values in graph.edges(data=True)]
+    for name, usual in ((weight, WEIGHT), (constraint, CONSTRAINT)):
+        if name != usual and data and not any(name in values for values in data):
+            raise ValueError(f"{where}: expected edges with the attribute {name!r}, none has it.")
     if any(weight in values for values in data):
         for edge, values in zip(edges, data, strict=True):
             if values.get(weight) is None:

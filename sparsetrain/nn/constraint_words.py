@@ -23,7 +23,7 @@ def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:
     for k, word in enumerate(words):
         if word is None:
             continue
-        if word not in WORDS:
+        if not isinstance(word, str) or word not in WORDS:
             raise ValueError(
                 f"{where}: expected the constraint of every edge to be one of {list(WORDS)} or missing, got {word!r} "
                 f"for edge {edges.name(k)}."

@@ -75,7 +75,7 @@ class EdgeModule(nn.Module):
         """A data frame of the edges: source, target and weight, in the order of the values.
 
         Nodes have their names, or their numbers where they have none. ``frame.attrs`` keeps the names of all inputs and
-        outputs in order, so that SparseLinear.from_edges makes the same layer of the frame.
+        outputs in order, so that SparseLinear.from_edges makes the same layer of the frame. Constraints are not in it.
 
         Raises:
             ModuleNotFoundError: pandas is not installed; the message says how to get it.

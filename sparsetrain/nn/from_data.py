@@ -13,7 +13,7 @@ from ..topology import Topology
 from .constraint_words import constraint_words, with_signs
 from .edges import EdgeModule
 from .unconnected import Unused, report_unconnected
-from .weight_matrix import entries
+from .weight_matrix import check_finite_entries, entries
 
 
 class FromData(EdgeModule):
@@ -109,12 +109,14 @@ class FromData(EdgeModule):
         """
         where = "SparseLinear.from_matrix"
         row, col, weights, shape = entries(where, matrix)
-        crow_col = compressed(where, row, col, shape, "error")
+        crow_col = compressed(where, row, col, shape, "error", "Sum or drop the repeats before.")
         t = Topology(*crow_col, shape, inputs=inputs, outputs=outputs)
         own = weights.dtype if weights.dtype in FLOATS else None
         layer = cls(
             shape[1], shape[0], bias, topology=t, sparse_grad=sparse_grad, generator=generator, device=device,
             dtype=dtype or own,
         )  # fmt: skip
-        layer.values.data[t.position(row, col)] = weights.to(layer.values)
+        numbers = weights.to(layer.values)
+        check_finite_entries(where, row, col, numbers)  # of the narrower type as well
+        layer.values.data[t.position(row, col)] = numbers
         return layer

@@ -125,7 +125,10 @@ class Hierarchy(nn.Module):
             >>> model.activations(torch.ones(3, 1), ["a"]).tolist()
             [[1.0], [1.0], [1.0]]
         """
-        columns = self._columns("Hierarchy.activations", checked("Hierarchy.activations", "nodes", nodes))
+        names = checked("Hierarchy.activations", "nodes", nodes)
+        if not names:
+            raise ValueError("Hierarchy.activations: expected names of nodes, got none.")
+        columns = self._columns("Hierarchy.activations", names)
         return cast(Tensor, columns.to(x.device)(self._tensors(x)))
 
     def _tensors(self, x: Tensor) -> list[Tensor]:

@@ -86,7 +86,8 @@ class SparseDeltaLinear(EdgeModule):
     def forward(self, x: Tensor) -> Tensor:
         """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
         linear, where = self.linear, type(self).__name__
-        if type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks):
+        hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
+        if type(linear) is nn.Linear and not any(hooks):
             return delta_linear(where, x, linear.weight, linear.bias, self.topology, self.values)
         wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
         delta = checked_linear(where, wide, self.topology, self.values, None, transpose=False)
@@ -135,6 +136,16 @@ class SparseDeltaLinear(EdgeModule):
         else:
             self.values = torch.zeros_like(self.values)
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """What the edges' values are made of: themselves, or what a parametrization computes them from."""
+        frozen = set(self.linear.parameters())
+        return [parameter for parameter in self.parameters() if parameter not in frozen]
+
+    def check_resets(self) -> None:
+        """ValueError where constraints hold values away from zero."""
+        if not isinstance(self.values, nn.Parameter):
+            self.parametrizations["values"].right_inverse(torch.zeros_like(self.values))
+
     reset_parameters = reset
 
     def extra_repr(self) -> str:
@@ -151,6 +162,11 @@ def check_linear(where: str, linear: Any) -> None:
         raise ValueError(
             f"{where}: expected weights that are Parameters, got a layer of which {', '.join(linear.parametrizations)} "  # type: ignore[arg-type]
             "is computed. Call torch.nn.utils.parametrize.remove_parametrizations first."
+        )
+    if linear._parameters.get("weight") is None:
+        raise ValueError(
+            f"{where}: expected a weight that is a Parameter, got one that a hook computes, as those of "
+            "torch.nn.utils.prune do. Call prune.remove(layer, 'weight') or remove_weight_norm(layer) first."
         )
     if is_lazy(linear.weight):
         raise ValueError(f"{where}: expected weights, the {type(linear).__name__} has none yet. Run it once before.")

@@ -37,14 +37,19 @@ def entries(where: str, matrix: Any) -> Entries:
         found = Entries(row, col, dense[row, col], shape)
     if found.weights.is_complex():
         raise TypeError(f"{where}: expected real weights, got {found.weights.dtype}.")
-    wrong = ~found.weights.isfinite()
+    check_finite_entries(where, *found[:3])
+    return found
+
+
+def check_finite_entries(where: str, row: Tensor, col: Tensor, weights: Tensor) -> None:
+    """No weight is NaN or too large for its type; the message names the first."""
+    wrong = ~weights.isfinite()
     if bool(wrong.any()):
         k = int(wrong.nonzero()[0])
         raise ValueError(
-            f"{where}: expected finite weights, got {found.weights[k].item()} at row {int(found.row[k])}, column "
-            f"{int(found.col[k])}."
+            f"{where}: expected finite weights in {weights.dtype}, got {weights[k].item()} at row {int(row[k])}, "
+            f"column {int(col[k])}."
         )
-    return found
 
 
 def _shape(where: str, shape: Any) -> tuple[int, int]:
