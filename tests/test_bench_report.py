@@ -115,8 +115,8 @@ def test_means_over_problems_name_the_worst(report: Report) -> None:
     over = table(report, "rivals over ours")
     assert [row[0] for row in over.rows] == ["0.5", "0.1"]
     row = cells(over, 1)
-    assert row["dense"] == "6.00x (least 4.00x: dense, 8 -> 4, 2)"  # of 4 and 9
-    assert row["masked, the cheaper"] == "5.00x (least 5.00x: masked, after step, 8 -> 4, 2)"
+    assert row["dense, the faster"] == "6.00x (least 4.00x: dense, 8 -> 4, 2)"  # of 4 and 9
+    assert row["masked, the cheapest"] == "5.00x (least 5.00x: masked, after step, 8 -> 4, 2)"
     assert row["best sparse peer"] == "0.50x, faster (least 0.50x, faster: SparseLab, 8 -> 4, 2)"
 
 

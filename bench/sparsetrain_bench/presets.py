@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import product
 
 from .case import Case
-from .engines import ENGINES, MASKED
+from .engines import DENSE, ENGINES, MASKED
 from .layer import LayerCase
 from .lookup import LookupCase
 from .lookup_tables import RACES, Size
@@ -55,7 +55,7 @@ def lookup(settings: Settings) -> list[Case]:
 
 def scale(settings: Settings) -> list[Case]:
     """Networks that grow until only sparse ones fit, and two that dense ones never did."""
-    engines = ("sparsetrain", "dense", *MASKED)
+    engines = ("sparsetrain", *DENSE, *MASKED)
     density = (settings.densities or (0.01,))[0]
     cases: list[Case] = []
     for threads in settings.threads or THREADS[-1:]:

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from ..topology import Topology
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm, transforming
 from .backends import BACKENDS, backend_for
+from .dense_products import dense_product
 from .layout import sum_over_batch
 from .verbs import HALVES, checked_linear
 
@@ -53,7 +54,7 @@ class DeltaLinear(Function):
     ) -> Tensor:
         ctx.t, ctx.backend = t, backend
         ctx.save_for_backward(x, weight, values)
-        y = linear(x, weight, bias)
+        y = dense_product(x, weight, bias)
         for part, of_x in zip(_parts(y, t), _parts(x, t), strict=True):
             part.add_(BACKENDS[backend].spmm(t, values, _columns(of_x, values), None, False).t())
         return y
@@ -71,7 +72,7 @@ class DeltaLinear(Function):
             if for_x:
                 dx = dy @ weight + spmm(t, values, _columns(dy, values), None, True, backend).t().to(dy.dtype)
         elif for_x:
-            dx = dy @ weight
+            dx = dense_product(dy, weight.t())
             dvalues = values.new_zeros(t.nnz)
             for part, of_x, of_dy in zip(_parts(dx, t), _parts(x, t), _parts(dy, t), strict=True):
                 operands = _columns(of_x, values), _columns(of_dy, values)

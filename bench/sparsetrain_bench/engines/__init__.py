@@ -1,7 +1,7 @@
 """Engines by name. None imports the peer that it stands for before it makes a layer."""
 
 from .engine import Engine as Engine
-from .full_weight import Dense, MaskedAfterStep, MaskedInForward
+from .full_weight import Dense, DenseOneDnn, MaskedAfterStep, MaskedInForward, MaskedOneDnn
 from .ours import Sparsetrain, TorchBackend
 from .pyg_sparse import PygSparse
 from .scipy_csr import ScipyCsr
@@ -10,10 +10,11 @@ from .sparseprop import SparseProp
 from .torch_sparse_layouts import TorchCoo, TorchCsr
 
 _ALL = (
-    Sparsetrain, TorchBackend, Dense, MaskedInForward, MaskedAfterStep, TorchCsr, TorchCoo, SparseProp, SparseLab,
-    PygSparse, ScipyCsr,
+    Sparsetrain, TorchBackend, Dense, DenseOneDnn, MaskedInForward, MaskedAfterStep, MaskedOneDnn, TorchCsr, TorchCoo,
+    SparseProp, SparseLab, PygSparse, ScipyCsr,
 )  # fmt: skip
 
 ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
-MASKED = (MaskedInForward.name, MaskedAfterStep.name)  # judged by the cheaper of the two
+DENSE = (Dense.name, DenseOneDnn.name)  # judged by the faster of the two
+MASKED = (MaskedInForward.name, MaskedAfterStep.name, MaskedOneDnn.name)  # judged by the cheapest of them
 PEERS = (SparseProp.name, SparseLab.name, TorchCsr.name, PygSparse.name)  # judged by the best of them

@@ -8,9 +8,9 @@ from sparsetrain.cli.report import size
 from sparsetrain.cli.setting import count
 
 from ..case import OURS
-from ..engines import ENGINES, PEERS
+from ..engines import DENSE, ENGINES, PEERS
 from ..rounds import geometric_mean, ratios
-from .comparisons import RIVALS, Case, Seconds, by_case, crossover, mean_and_worst, over_ours, speedup
+from .comparisons import RIVALS, Case, Seconds, by_case, crossover, fastest, mean_and_worst, over_ours, speedup
 from .record import PASS, Point, Record
 from .table import Table, milliseconds, spread, times
 
@@ -84,14 +84,17 @@ def means(name: str, cases: Cases, measured: Measured) -> list[Table]:
 
 
 def crossovers(name: str, cases: Cases, measured: Measured) -> list[Table]:
-    """Below which density ours is faster than dense."""
+    """Below which density ours is faster than dense, by the faster of its libraries."""
     points: dict[str, list[tuple[float, float]]] = {}
     for (_, _, panel, density), case in cases.items():
-        ratio = over_ours(case, "dense", measured.seconds)
-        if density is not None and ratio is not None:
-            points.setdefault(panel, []).append((density, ratio))
+        rival = fastest(case, DENSE, measured.seconds)
+        if density is not None and rival is not None:
+            points.setdefault(panel, []).append((density, rival[0]))
     rows = [[panel, crossover(found)] for panel, found in points.items()]
-    remark = "Interpolated between measured densities, both axes logarithmic; faster than dense below it."
+    remark = (
+        "Interpolated between measured densities, both axes logarithmic; faster than dense, by torch's MKL and by its "
+        "oneDNN, below it."
+    )
     title = f"{name}: crossover density of {measured.what}"
     return [Table(title, remark, ["problem", "density"], rows)] if rows else []
 
