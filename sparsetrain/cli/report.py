@@ -85,6 +85,7 @@ def remarks(race: Race) -> list[str]:
         f"{kept_ratio(race, True):.3f} with its indices.",
         f"Masked ran with the {FORM_WORDS[race.form]}, the cheaper form in a trial before:",
         f"  {forms}.",
+        f"Dense products had torch's float32 matmul precision {race.setting.precision!r}.",
         f"Times are medians of {count(len(race.records['sparse'].steps.loss), 'step')}. All processes load the same "
         "libraries and kernels before the model.",
     ]

@@ -19,7 +19,8 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A comparison's settings. ``sizes`` runs from the inputs over the hidden layers to the classes."""
+    """A comparison's settings. ``sizes`` runs from the inputs over the hidden layers to the classes, ``precision`` is
+    torch's for float32 products of dense matrices."""
 
     data: str
     sizes: tuple[int, ...]
@@ -31,6 +32,7 @@ class Setting:
     threads: int
     seed: int
     dtype: str
+    precision: str
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -42,6 +44,11 @@ class Setting:
         kind, options, _ = OPTIMIZERS[self.optimizer]
         optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=self.lr, **options)
         return optimizer
+
+    def settle(self) -> None:
+        """Give this process the threads, and torch's dense products the precision, that every contestant has."""
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.precision)
 
     @property
     def title(self) -> str:

@@ -18,7 +18,7 @@ LEAST = 2**22  # multiplications, below which the fixed cost of oneDNN's call is
 
 def dense_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight' + bias`` for samples x (batch, in), without a graph; weight (out, in) may be a transposed view."""
-    if not (_suits(x, weight) and _onednn_is_faster()):
+    if not (_suits(x, weight) and onednn_is_faster()):
         return linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
@@ -30,7 +30,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 
 
 @cache
-def _onednn_is_faster() -> bool:
+def onednn_is_faster() -> bool:
     """Whether this is a processor of AMD's with AVX-512, and torch was built with oneDNN."""
     wide = binding.get_host_cpu_name().startswith("znver") and binding.get_host_cpu_features().get("avx512f", False)
     return wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
