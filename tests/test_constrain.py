@@ -328,6 +328,8 @@ def test_project() -> None:
     constrain.bounded(layer, 0, 1, edges=[2, 4, 5], project=True)
     expected = torch.tensor([0.0, 0.5, 0.99, 3.0, 0.01, 0.99], dtype=torch.float64)
     torch.testing.assert_close(layer.values.detach(), expected)
+    with pytest.raises(ValueError, match=r"^constrain.frozen: expected numbers to keep, got nan at edge 1"):
+        constrain.frozen(layer_of(1, torch.nan, 1, 1, 1, 1))
     with pytest.raises(ValueError, match="got nan at edge 0"):
         constrain.positive(layer_of(torch.nan, 1, 1, 1, 1, 1), project=True)
 

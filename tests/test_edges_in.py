@@ -275,6 +275,14 @@ def test_records_sets_and_dicts_are_no_pairs() -> None:
         SparseLinear.from_edges({("a", "x"): 0.5})
 
 
+def test_no_edges_make_no_layer_unless_its_nodes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^SparseLinear.from_edges: expected edges, or the names of all inputs and"):
+        SparseLinear.from_edges([])
+    layer = SparseLinear.from_edges([], inputs=["a", "b"], outputs=["x"], unconnected="allow")
+    assert layer.topology.shape == (1, 2)
+    assert SparseLinear.from_edges(layer.edges(), unconnected="allow").topology.shape == (1, 2)
+
+
 def test_tensors_of_pairs_are_numbers() -> None:
     t = SparseLinear.from_edges(torch.tensor([[0, 5], [2, 5]])).topology
     assert (t.inputs, t.outputs) == (("0", "2"), ("5",))

@@ -72,8 +72,39 @@ def test_columns_that_collide_and_are_not_read_do_not_matter(layer: SparseLinear
 @pytest.mark.parametrize("hole", [float("nan"), None, pd.NA])
 def test_missing_values_are_named(layer: SparseLinear, hole: Any) -> None:
     frame = pd.DataFrame({"MYC": [1.0, 2.0, 3.0], "TP53": [1.0, 2.0, hole], "rest": [None] * 3}, index=["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"got 1 missing, the first in column 'TP53', row 'c'\. Fill them"):
+    with pytest.raises(ValueError, match=r"got 1 missing or infinite, the first in column 'TP53', row 'c'\. Fill them"):
         layer.align(frame)
+
+
+@pytest.mark.parametrize("endless", [float("inf"), -np.inf])
+def test_infinite_values_are_named(layer: SparseLinear, endless: float) -> None:
+    frame = pd.DataFrame({"MYC": [1, 2], "TP53": [1.0, endless]})
+    with pytest.raises(ValueError, match=r"got 1 missing or infinite, the first in column 'TP53', row 1\."):
+        layer.align(frame)
+
+
+def test_text_is_no_number(layer: SparseLinear) -> None:
+    with pytest.raises(ValueError, match=r"expected numbers, got column 'MYC' of dtype \w+\. Convert it"):
+        layer.align(pd.DataFrame({"MYC": ["1", "2"], "TP53": [1, 2]}))
+    assert layer.align(pd.DataFrame({"MYC": [True, False], "TP53": pd.array([1, 2], "Int64")})).shape == (2, 2)
+
+
+# ---- matrices with labels --------------------------------------------------------------------------------------------
+
+
+def test_a_labelled_matrix_brings_its_names() -> None:
+    frame = pd.DataFrame([[1.0, 0.0], [2.0, 3.0]], index=["apoptosis", "cycle"], columns=["TP53", "MYC"])
+    layer = SparseLinear.from_matrix(frame)
+    assert (layer.topology.inputs, layer.topology.outputs) == (("TP53", "MYC"), ("apoptosis", "cycle"))
+    assert layer.edges().values.tolist() == [["TP53", "apoptosis", 1], ["TP53", "cycle", 2], ["MYC", "cycle", 3]]
+    assert SparseLinear.from_matrix(frame, inputs=["a", "b"]).topology.inputs == ("a", "b")
+    numbered = SparseLinear.from_matrix(pd.DataFrame([[1.0, 0.0]])).topology
+    assert (numbered.inputs, numbered.outputs) == (None, None)
+
+
+def test_labels_that_read_alike_are_refused() -> None:
+    with pytest.raises(ValueError, match="both of which read '1' as text"):
+        SparseLinear.from_matrix(pd.DataFrame([[1.0, 2.0]], columns=[1, "1"]))
 
 
 # ---- edges out -------------------------------------------------------------------------------------------------------

@@ -103,6 +103,11 @@ def test_sets() -> None:
     assert io.from_sets({}).empty
 
 
+def test_members_of_a_python_set_come_in_the_same_order_in_every_process() -> None:
+    genes = {f"gene{k}" for k in range(30)} | {7}
+    assert io.from_sets({"p": genes, "q": frozenset(genes)}).source.tolist() == 2 * sorted(genes, key=str)
+
+
 @pytest.mark.parametrize(
     ("sets", "error", "message"),
     [
@@ -236,6 +241,7 @@ def test_edge_indices(index: Any) -> None:
         (([[0], [3]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got 3 at position 0"),
         (([[0], [-1]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got -1"),
         (([[0], [1]], None, ["a", "a"]), ValueError, r"distinct names in names, got 'a' and 'a'"),
+        (([[0], [1]], [1j]), TypeError, "real edge_attr, got torch.complex"),
         (([[0], [1]], [[1.0, 2.0]]), ValueError, r"edge_attr of shape \(1,\) or \(1, 1\), .* got \(1, 2\)\. Choose"),
     ],
 )

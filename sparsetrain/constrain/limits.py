@@ -79,6 +79,11 @@ class Limits(NamedTuple):
                 k = int(twice.nonzero()[0])
                 raise ValueError(f"{self.where}: expected edges that are not frozen yet, got {self.edge(k)}.")
             held |= self.held
+        nowhere = held & self.values.isnan()
+        if bool(nowhere.any()):
+            raise ValueError(
+                f"{self.where}: expected numbers to keep, got nan at {self.edge(int(nowhere.nonzero()[0]))}."
+            )
         return self._replace(held=held)
 
     def install(self, project: bool = False, average: bool = False) -> None:

@@ -129,7 +129,7 @@ def frozen(layer: Layer, edges: Edges = None) -> Layer:
         layer, edges: as in positive.
 
     Raises:
-        ValueError: an edge is frozen already; or as positive.
+        ValueError: an edge is frozen already, or its value is NaN; or as positive.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

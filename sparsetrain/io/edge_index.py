@@ -23,7 +23,7 @@ def from_edge_index(edge_index: Any, edge_attr: Any = None, names: Sequence[Hash
         A data frame with columns source, target and, with edge_attr, weight.
 
     Raises:
-        ValueError: another shape. TypeError: not integers. IndexError: a number without a name.
+        ValueError: another shape. TypeError: not integers, or complex weights. IndexError: a number without a name.
         ModuleNotFoundError: pandas is not installed.
 
     Source: torch_geometric.data.Data.
@@ -60,4 +60,6 @@ def _weights(where: str, edge_attr: Any, edges: int) -> Tensor:
             f"{where}: expected edge_attr of shape ({edges},) or ({edges}, 1), one weight for each edge, got "
             f"{tuple(weights.shape)}. Choose one column."
         )
+    if weights.is_complex():
+        raise TypeError(f"{where}: expected real edge_attr, got {weights.dtype}.")
     return weights.reshape(-1)

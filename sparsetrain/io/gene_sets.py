@@ -1,6 +1,6 @@
 """Edges from sets of genes to the sets: dictionaries, and GMT files."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Set
 from os import PathLike
 from typing import Any
 
@@ -15,7 +15,8 @@ def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
         sets: the members of each set, by its name.
 
     Returns:
-        A data frame with columns source and target, in the order of the sets.
+        A data frame with columns source and target, in the order of the sets and of their members; a Python set's,
+        which have none, by their text.
 
     Raises:
         ValueError: a set has no members. TypeError: it is no dict, or a set is text or can't be iterated over.
@@ -31,7 +32,11 @@ def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
     for name, members in sets.items():
         if isinstance(members, str) or not isinstance(members, Iterable):
             raise TypeError(f"{where}: expected the members of {name!r} in a list, got {members!r}.")
-    return _frame(where, {name: list(dict.fromkeys(members)) for name, members in sets.items()})
+    return _frame(where, {name: _each_once(members) for name, members in sets.items()})
+
+
+def _each_once(members: Iterable[Hashable]) -> list[Hashable]:
+    return sorted(members, key=str) if isinstance(members, Set) else list(dict.fromkeys(members))
 
 
 def read_gmt(path: str | PathLike[str]) -> Any:

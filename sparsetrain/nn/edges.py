@@ -98,7 +98,8 @@ class EdgeModule(nn.Module):
             frame: a pandas data frame, a row for each sample.
 
         Raises:
-            ValueError: the layer's inputs have no names, a column is missing, two read alike, or a value is missing.
+            ValueError: the layer's inputs have no names, a column is missing, two read alike, or one holds
+                something else than finite numbers.
             TypeError: it is no data frame.
 
         Example:

@@ -1,8 +1,9 @@
-"""Data frames in and out of layers: columns in the order of a layer's inputs, edges with their weights."""
+"""Data frames in and out of layers: labels, columns in the order of a layer's inputs, edges with their weights."""
 
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,20 @@ from ..names import Names
 from ..topology import Topology
 
 
+def labels(matrix: Any) -> tuple[list[Any] | None, list[Any] | None]:
+    """Names of the rows and of the columns of a data frame; None where those count from 0, or it is none."""
+    if not hasattr(matrix, "columns"):
+        return None, None
+    return _named(matrix.index), _named(matrix.columns)
+
+
+def _named(axis: Any) -> list[Any] | None:
+    names: list[Any] = axis.tolist()
+    return None if names == list(range(len(names))) else names
+
+
 def aligned(where: str, frame: Any, names: Names) -> Any:
-    """The columns of a frame that have these names, in this order, none of them with a missing value."""
+    """The columns of a frame that have these names, in this order, finite numbers all."""
     if names is None:
         raise ValueError(
             f"{where}: expected a layer with named inputs, got one without. Make it with from_edges, or from a "
@@ -39,13 +52,21 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
                 "text. Drop or rename all but one."
             )
     chosen = frame.iloc[:, [places[name][0] for name in names]].set_axis(list(names), axis=1)
-    holes = chosen.isna().to_numpy()
+    numeric = np.array([dtype.kind in "biuf" for dtype in chosen.dtypes], dtype=bool)
+    holes = chosen.isna().to_numpy(copy=True)
+    holes[:, numeric] |= np.isinf(chosen.loc[:, numeric].to_numpy("float64", na_value=np.nan))
     if holes.any():
         row, column = (int(k[0]) for k in holes.nonzero())
         raise ValueError(
-            f"{where}: expected a number in every place, got {int(holes.sum())} missing, the first in column "
-            f"{names[column]!r}, row {chosen.index[row]!r}. Fill them or drop those rows: one makes all sums that it "
-            "enters NaN."
+            f"{where}: expected a number in every place, got {int(holes.sum())} missing or infinite, the first in "
+            f"column {names[column]!r}, row {chosen.index[row]!r}. Fill them or drop those rows: one spoils all "
+            "sums that it enters."
+        )
+    if not numeric.all():
+        column = int(numeric.argmin())
+        raise ValueError(
+            f"{where}: expected numbers, got column {names[column]!r} of dtype {chosen.dtypes.iloc[column]}. Convert "
+            "it, for instance with pandas.to_numeric."
         )
     return chosen
 

@@ -12,6 +12,7 @@ from ..ops.verbs import FLOATS
 from ..topology import Topology
 from .constraint_words import constraint_words, with_signs
 from .edges import EdgeModule
+from .frames import labels
 from .unconnected import Unused, report_unconnected
 from .weight_matrix import check_finite_entries, entries
 
@@ -46,8 +47,9 @@ class FromData(EdgeModule):
             bias, sparse_grad, generator, device, dtype: as in SparseLinear.
 
         Raises:
-            ValueError: a name is unknown or missing, two names read alike, an edge is given twice, a weight is missing
-                or infinite, a constraint is unknown or contradicts the weight, or comes with sparse_grad.
+            ValueError: there are neither edges nor names, a name is unknown or missing, two names read alike, an edge
+                is given twice, a weight is missing or infinite, a constraint is unknown or contradicts the weight, or
+                comes with sparse_grad.
             TypeError: edges can't be iterated over.
 
         Example:
@@ -59,6 +61,8 @@ class FromData(EdgeModule):
         where = "SparseLinear.from_edges"
         given = edge_list(where, edges)
         weights, words = edge_weights(where, given), constraint_words(where, given)
+        if not given.sources and (inputs is None or outputs is None) and given.inputs is None:
+            raise ValueError(f"{where}: expected edges, or the names of all inputs and outputs, got neither.")
         t, order = Topology.linked(where, given, inputs, outputs)
         report_unconnected(where, t.unconnected._asdict(), {"inputs": t.shape[1], "outputs": t.shape[0]}, unconnected)
         layer = cls(
@@ -92,13 +96,15 @@ class FromData(EdgeModule):
         """A layer with the weights of a matrix: its stored entries, or those of a dense one that are not zero.
 
         Args:
-            matrix: shape ``(out, in)``: scipy.sparse of any format, a torch COO, CSR or CSC tensor, or a dense matrix.
-            inputs, outputs: names of the columns and of the rows, or None.
+            matrix: shape ``(out, in)``: scipy.sparse of any format, a torch COO, CSR or CSC tensor, a dense matrix, or
+                a data frame of one.
+            inputs, outputs: names of the columns and of the rows. Without them, the labels of a data frame that has
+                others than 0, 1, 2, ..., else none.
             dtype: of the parameters; by default the matrix's own where that is float32 or float64.
             bias, sparse_grad, generator, device: as in SparseLinear.
 
         Raises:
-            ValueError: it is no matrix, an entry is stored twice, or a weight is infinite or NaN.
+            ValueError: it is no matrix, an entry is stored twice, a weight is infinite or NaN, or two names read alike.
             TypeError: it does not hold real numbers.
 
         Example:
@@ -110,7 +116,10 @@ class FromData(EdgeModule):
         where = "SparseLinear.from_matrix"
         row, col, weights, shape = entries(where, matrix)
         crow_col = compressed(where, row, col, shape, "error", "Sum or drop the repeats before.")
-        t = Topology(*crow_col, shape, inputs=inputs, outputs=outputs)
+        rows, columns = labels(matrix)
+        t = Topology(
+            *crow_col, shape, inputs=columns if inputs is None else inputs, outputs=rows if outputs is None else outputs
+        )
         own = weights.dtype if weights.dtype in FLOATS else None
         layer = cls(
             shape[1], shape[0], bias, topology=t, sparse_grad=sparse_grad, generator=generator, device=device,
