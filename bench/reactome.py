@@ -20,6 +20,7 @@ from sparsetrain_bench.rounds import measure, quartiles, ratio
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.ops.dense_products import fastest_precision
 
 CHECKED = 5  # steps whose losses are compared; they begin from the same weights
 OURS = "sparse"
@@ -126,6 +127,7 @@ def main() -> None:
     if not args.busy and (busy := too_busy()):
         raise SystemExit(busy)
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision(fastest_precision())
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.2f}")
     edges = st.data.reactome()
     contestants = first_hop(edges, args.batch)

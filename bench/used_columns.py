@@ -15,6 +15,7 @@ from sparsetrain_bench.rounds import measure, quartiles, ratio
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.ops.dense_products import fastest_precision
 
 
 def parse() -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision(fastest_precision())
     t = st.patterns.uniform((args.outputs, args.inputs), args.density)
     used = st.nn.SparseLinear(args.inputs, args.outputs, topology=t, sparse_grad=True)
     plain = st.nn.SparseLinear(args.inputs, args.outputs, topology=t)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sparsetrain as st
 from sparsetrain.ops import dense_products
-from sparsetrain.ops.dense_products import FEWEST, LEAST, dense_product
+from sparsetrain.ops.dense_products import FEWEST, LEAST, dense_product, fastest_precision
 
 onednn_is_faster = dense_products.onednn_is_faster.__wrapped__
 TOLERANCE = 2e-6  # of the largest magnitude: sums of at most some hundred float32 products
@@ -91,6 +91,8 @@ def test_only_wide_processors_of_amd_use_it(
     monkeypatch.setattr(dense_products.binding, "get_host_cpu_name", lambda: name)
     monkeypatch.setattr(dense_products.binding, "get_host_cpu_features", lambda: {"avx512f": avx512})
     assert onednn_is_faster() is faster
+    monkeypatch.setattr(dense_products, "onednn_is_faster", onednn_is_faster)
+    assert fastest_precision() == ("medium" if faster else "highest")
 
 
 def test_a_delta_layer_has_the_gradients_of_a_dense_one() -> None:

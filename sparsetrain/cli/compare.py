@@ -7,7 +7,7 @@ import click
 import torch
 
 from .. import data
-from ..ops.dense_products import onednn_is_faster
+from ..ops.dense_products import fastest_precision
 from . import files, report
 from .environment import surroundings
 from .options import fraction, need, output, positive, widths
@@ -90,7 +90,7 @@ def _setting(
         sizes=(features, *hidden, data.CLASSES),
         lr=OPTIMIZERS[rest["optimizer"]][2] if lr is None else lr,
         threads=threads or torch.get_num_threads(),
-        precision=precision or ("medium" if onednn_is_faster() else "highest"),
+        precision=precision or fastest_precision(),
         **rest,
     )
 

@@ -6,6 +6,7 @@ samples and some thousand weights on (``python bench/dense_products.py``).
 """
 
 from functools import cache
+from typing import Literal
 
 import torch
 from llvmlite import binding
@@ -27,6 +28,11 @@ def dense_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def _suits(x: Tensor, weight: Tensor) -> bool:
     float32 = x.dtype is weight.dtype is torch.float32 and x.device.type == weight.device.type == "cpu"
     return float32 and x.shape[0] >= FEWEST and x.shape[0] * weight.numel() >= LEAST
+
+
+def fastest_precision() -> Literal["medium", "highest"]:
+    """The setting of torch.set_float32_matmul_precision under which dense products are fastest, and float32 still."""
+    return "medium" if onednn_is_faster() else "highest"
 
 
 @cache
