@@ -17,7 +17,7 @@ COLUMNS = 4
 # an engine keeps its colour; Okabe and Ito's first, which colour-blind readers can tell apart
 COLOURS = {
     "sparsetrain": "#0072B2", "dense": "#555555", "dense, oneDNN": "#000000", "masked, in forward": "#E69F00",
-    "masked, after step": "#D55E00", "masked, oneDNN": "#A0522D",
+    "masked, after step": "#D55E00", "masked, oneDNN": "#8B0000",
     "SparseProp": "#009E73", "SparseLab": "#CC79A7", "torch CSR": "#56B4E9", "torch COO": "#B5B52F",
     "torch-sparse": "#8C564B", "sparsetrain, torch backend": "#9ecae1", "scipy CSR": "#aaaaaa",
 }  # fmt: skip
