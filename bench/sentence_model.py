@@ -23,6 +23,7 @@ from sparsetrain_bench.rounds import quartiles
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.ops.dense_products import fastest_precision
 
 LENGTH, BATCH = 48, 16
 
@@ -111,6 +112,7 @@ def main() -> None:
     )
     data = (tokens["input_ids"], tokens["attention_mask"], labels)
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision(fastest_precision())
     base = Classifier(AutoModel.from_pretrained(folder)).eval()  # without dropout, so that all see the same
     folds = torch.randperm(len(labels)) % args.folds
     rates = {
