@@ -38,6 +38,12 @@ def laid_out(shape: tuple[int, int], layout: str) -> Tensor:
     return torch.randn(shape)
 
 
+def onednn_calls(x: Tensor, weight: Tensor) -> int:
+    with torch.profiler.profile() as profile:
+        dense_product(x, weight)
+    return sum("mkldnn::_linear_pointwise" in event.name for event in profile.events())
+
+
 layouts = hyp.sampled_from(["whole", "transposed", "gaps", "repeated"])
 
 
@@ -76,9 +82,17 @@ def test_only_large_products_are_taken_from_torch(
     monkeypatch.setattr(dense_products, "FEWEST", FEWEST)
     monkeypatch.setattr(dense_products, "LEAST", LEAST)
     x, weight = torch.randn(batch, features), torch.randn(features, features)
-    with torch.profiler.profile() as profile:
-        dense_product(x, weight)
-    assert sum("mkldnn::_linear_pointwise" in event.name for event in profile.events()) == calls
+    assert onednn_calls(x, weight) == calls
+
+
+def test_who_switches_onednn_off_has_torch() -> None:
+    x, weight = torch.randn(64, 300), torch.randn(200, 300)
+    assert onednn_calls(x, weight) == 1
+    torch._C._set_mkldnn_enabled(False)  # torch.backends.mkldnn.flags warns of Intel's GPUs
+    try:
+        assert onednn_calls(x, weight) == 0
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def dense_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     float32 = x.dtype is weight.dtype is torch.float32 and x.device.type == weight.device.type == "cpu"
-    return float32 and x.shape[0] >= FEWEST and x.shape[0] * weight.numel() >= LEAST
+    large = x.shape[0] >= FEWEST and x.shape[0] * weight.numel() >= LEAST
+    return float32 and large and torch._C._get_mkldnn_enabled()  # which torch.backends.mkldnn.flags changes
 
 
 def fastest_precision() -> Literal["medium", "highest"]:
