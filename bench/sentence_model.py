@@ -26,6 +26,7 @@ import sparsetrain as st
 from sparsetrain.ops.dense_products import fastest_precision
 
 LENGTH, BATCH = 48, 16
+POOLER = "encoder.pooler.dense"  # of the pretrained model, not used here
 
 
 class Classifier(nn.Module):
@@ -71,7 +72,8 @@ def make(name: str, base: Classifier, density: float, ids: Tensor, mask: Tensor,
         return nn.functional.cross_entropy(model(ids, mask), labels)
 
     closure = loss if select == "gradient" else None
-    st.convert.train_edges(model, density, select=select, closure=closure, skip="head")
+    model.get_submodule(POOLER).requires_grad_(False)
+    st.convert.train_edges(model, density, select=select, closure=closure, skip=["head", POOLER])
     return model
 
 
