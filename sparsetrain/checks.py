@@ -88,6 +88,11 @@ def numbers(where: str, name: str, value: Any) -> Tensor:
         ) from None
 
 
+def nonzeros_known(tensor: Tensor) -> Tensor:
+    """The tensor; in float64 where it is of unsigned integers that torch can't compare with zero."""
+    return tensor.double() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
+
+
 def indices(where: str, name: str, value: Any) -> Tensor:
     """A one-dimensional int64 tensor of indices in memory of its own."""
     tensor = numbers(where, name, value)

@@ -10,6 +10,7 @@ from . import checks
 from .csr import find
 from .topology import Topology
 
+NAMED = "Edges by name are Topology.from_edges(pairs, inputs=topology.inputs, outputs=topology.outputs)."
 Edges = Tensor | Sequence[int] | Sequence[bool] | Topology | None
 # stored edges, or every position of a matrix (out, in), or so many values of which nothing else is known
 Structure = Topology | tuple[int, int] | int
@@ -45,7 +46,10 @@ def positions(where: str, edges: Any, structure: Structure, device: torch.device
     if isinstance(edges, Topology):
         return _of_topology(where, edges, structure).to(device)
     count = _count(structure)
-    tensor = checks.numbers(where, "edges", edges)
+    try:
+        tensor = checks.numbers(where, "edges", edges)
+    except TypeError as error:
+        raise TypeError(f"{error} {NAMED}") from None
     if tensor.dtype is torch.bool:
         if tensor.shape != (count,):
             raise ValueError(

@@ -13,6 +13,7 @@ from sparsetrain.ops import dense_products
 from sparsetrain.ops.dense_products import FEWEST, LEAST, dense_product, fastest_precision
 
 onednn_is_faster = dense_products.onednn_is_faster.__wrapped__
+HALF_UNIT = 2.0**-24  # the relative error of a float32 operation
 TOLERANCE = 2e-6  # of the largest magnitude: sums of at most some hundred float32 products
 
 
@@ -27,12 +28,16 @@ def onednn_everywhere() -> Iterator[None]:
 
 
 def laid_out(shape: tuple[int, int], layout: str) -> Tensor:
-    """A matrix of this shape: whole, a transposed view, one with gaps, or one column repeated."""
+    """A matrix of this shape: whole, a transposed view, a part of one, with gaps, repeated, or lying upon itself."""
     rows, columns = shape
     if layout == "transposed":
         return torch.randn(columns, rows).t()
     if layout == "gaps":
         return torch.randn(rows, 2 * columns + 3)[:, 3::2]
+    if layout == "part":
+        return torch.randn(rows + 2, columns + 5)[1:-1, 2:-3]
+    if layout == "upon itself":
+        return torch.randn(rows + columns - 1).unfold(0, columns, 1)
     if layout == "repeated":
         return torch.randn(rows, 1).expand(shape)
     return torch.randn(shape)
@@ -44,22 +49,27 @@ def onednn_calls(x: Tensor, weight: Tensor) -> int:
     return sum("mkldnn::_linear_pointwise" in event.name for event in profile.events())
 
 
-layouts = hyp.sampled_from(["whole", "transposed", "gaps", "repeated"])
+layouts = hyp.sampled_from(["whole", "transposed", "part", "gaps", "repeated", "upon itself"])
+biases = hyp.sampled_from(["none", "whole", "column", "one number"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(batch=hyp.integers(1, 40), inputs=hyp.integers(1, 70), outputs=hyp.integers(1, 70), of_x=layouts,
-       of_weight=layouts, biased=hyp.booleans())  # fmt: skip
+       of_weight=layouts, of_bias=biases)  # fmt: skip
 def test_products_are_those_of_float64(
-    batch: int, inputs: int, outputs: int, of_x: str, of_weight: str, biased: bool
+    batch: int, inputs: int, outputs: int, of_x: str, of_weight: str, of_bias: str
 ) -> None:
     x, weight = laid_out((batch, inputs), of_x), laid_out((outputs, inputs), of_weight)
-    bias = torch.randn(outputs) if biased else None
+    bias = {
+        "none": None, "whole": torch.randn(outputs), "column": torch.randn(outputs, 3)[:, 1],
+        "one number": torch.randn(1).expand(outputs),
+    }[of_bias]  # fmt: skip
     expected = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
     got = dense_product(x, weight, bias)
     assert got.shape == (batch, outputs)
     assert got.dtype is torch.float32
-    assert float((got - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+    size = nn.functional.linear(x.double().abs(), weight.double().abs(), None if bias is None else bias.double().abs())
+    assert bool(((got - expected).abs() <= (inputs + 1) * HALF_UNIT * size).all())
 
 
 def test_numbers_that_are_not_finite_go_through() -> None:
@@ -83,6 +93,15 @@ def test_only_large_products_are_taken_from_torch(
     monkeypatch.setattr(dense_products, "LEAST", LEAST)
     x, weight = torch.randn(batch, features), torch.randn(features, features)
     assert onednn_calls(x, weight) == calls
+
+
+def test_what_does_not_suit_is_left_to_torch() -> None:
+    x, weight = torch.randn(64, 300), torch.randn(200, 300)
+    for shape in ((1,), (1, 200), (64, 200)):  # which torch broadcasts
+        bias = torch.randn(shape)
+        torch.testing.assert_close(dense_product(x, weight, bias), x @ weight.t() + bias)
+    with pytest.raises(RuntimeError, match="must match the existing size"):
+        dense_product(x, weight, torch.randn(7))
 
 
 def test_who_switches_onednn_off_has_torch() -> None:

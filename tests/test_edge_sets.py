@@ -93,3 +93,11 @@ def test_other_names_do_not_belong() -> None:
     place = positions("here", unnamed, t)
     assert place is not None
     assert place.tolist() == [1]
+
+
+def test_pairs_of_names_are_no_set_and_the_message_says_what_is() -> None:
+    t = st.Topology.from_edges([("a", "x"), ("b", "x")])
+    with pytest.raises(TypeError, match=r"got list .*Edges by name are Topology.from_edges\(pairs, inputs=topology"):
+        positions("here", [("a", "x")], t)
+    chosen = st.Topology.from_edges([("b", "x")], inputs=t.inputs, outputs=t.outputs)
+    assert positions("here", chosen, t).tolist() == [1]

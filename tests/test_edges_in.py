@@ -275,6 +275,13 @@ def test_records_sets_and_dicts_are_no_pairs() -> None:
         SparseLinear.from_edges({("a", "x"): 0.5})
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_unsigned_integers(dtype: Any) -> None:
+    layer = SparseLinear.from_matrix(np.array([[0, 3], [1, 0]], dtype=dtype))
+    assert layer.values.tolist() == [3.0, 1.0]
+    assert Topology.from_mask(np.array([[0, 1], [1, 0]], dtype=dtype)).col.tolist() == [1, 0]
+
+
 def test_no_edges_make_no_layer_unless_its_nodes_are_named() -> None:
     with pytest.raises(ValueError, match=r"^SparseLinear.from_edges: expected edges, or the names of all inputs and"):
         SparseLinear.from_edges([])

@@ -102,6 +102,31 @@ def test_a_labelled_matrix_brings_its_names() -> None:
     assert (numbered.inputs, numbered.outputs) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "dtypes", [("Int64", "Float64"), ("bool", "float32"), ("boolean", "Int8"), ("uint16", "int64")]
+)
+def test_frames_of_all_kinds_of_numbers(dtypes: tuple[str, str]) -> None:
+    frame = pd.DataFrame({"a": pd.array([1, 0], dtypes[0]), "b": pd.array([0, 1], dtypes[1])})
+    layer = SparseLinear.from_matrix(frame)
+    assert (layer.topology.col.tolist(), layer.values.tolist()) == ([0, 1], [1.0, 1.0])
+    assert layer.topology.inputs == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (["x", "y"], r"expected numbers, got column 'b' of dtype \w+\. Convert it"),
+        (pd.to_datetime(["2026-01-01", "2026-01-02"]), r"got column 'b' of dtype datetime64"),
+        (pd.array([1, None], "Int64"), r"expected a weight in every place, got none in row 1, column 'b'\. Fill it"),
+        ([1.0, float("nan")], r"expected a weight in every place, got none in row 1, column 'b'"),
+        ([1.0, float("inf")], r"expected finite weights in torch.float64, got inf at row 1, column 1"),
+    ],
+)
+def test_matrices_of_other_things_name_the_column(column: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^SparseLinear.from_matrix: .*{message}"):
+        SparseLinear.from_matrix(pd.DataFrame({"a": [1, 0], "b": column}))
+
+
 def test_labels_that_read_alike_are_refused() -> None:
     with pytest.raises(ValueError, match="both of which read '1' as text"):
         SparseLinear.from_matrix(pd.DataFrame([[1.0, 2.0]], columns=[1, "1"]))

@@ -74,6 +74,8 @@ def test_tables_may_be_compressed_or_have_a_mark(written: Any) -> None:
             r"a table of text with a header, '.*' is none \(.*Expected 2 fields in line 3, saw 3",
         ),
         ("source,target\na,b,c\nd,e,f\n", r"is none \(Length of header"),
+        ("source,source,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
+        (" source,source ,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
         ("", r"is none \(No columns"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe", r"is none \('utf-8' codec"),
     ],
@@ -238,6 +240,7 @@ def test_edge_indices(index: Any) -> None:
     [
         (([[0, 1], [1, 2], [2, 0]],), ValueError, r"edge_index of shape \(2, edges\), got \(3, 2\)\. .*\.t\(\)"),
         (([[0.5], [1.0]],), TypeError, r"edge_index to hold integers, got torch.float64"),
+        (([[0, -1], [1, 1]],), IndexError, r"edge_index from 0 to \d+, got -1 at position 1"),
         (([[0], [3]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got 3 at position 0"),
         (([[0], [-1]], None, ["a", "b"]), IndexError, r"edge_index from 0 to 1, got -1"),
         (([[0], [1]], None, ["a", "a"]), ValueError, r"distinct names in names, got 'a' and 'a'"),

@@ -76,7 +76,10 @@ def _text(pandas: Any, path: str | PathLike[str]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
             tabs = len(pandas.read_csv(path, sep="\t", nrows=0, **options).columns) > 1
-            table = pandas.read_csv(path, sep="\t" if tabs else ",", **options)
+            separator = "\t" if tabs else ","
+            table = pandas.read_csv(path, sep=separator, **options)
+            # as they are written: pandas numbers those that occur twice
+            table.columns = pandas.read_csv(path, sep=separator, nrows=1, header=None, **options).iloc[0].str.strip()
     except (
         ValueError,
         OSError,
@@ -86,7 +89,6 @@ def _text(pandas: Any, path: str | PathLike[str]) -> Any:
         raise ValueError(
             f"{WHERE}: expected a table of text with a header, {str(path)!r} is none ({str(error).strip()})."
         ) from None
-    table.columns = table.columns.str.strip()
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise ValueError(f"{WHERE}: expected columns of distinct names in {str(path)!r}, got {twice[0]!r} twice.")

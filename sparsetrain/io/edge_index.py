@@ -23,7 +23,8 @@ def from_edge_index(edge_index: Any, edge_attr: Any = None, names: Sequence[Hash
         A data frame with columns source, target and, with edge_attr, weight.
 
     Raises:
-        ValueError: another shape. TypeError: not integers, or complex weights. IndexError: a number without a name.
+        ValueError: another shape. TypeError: not integers, or complex weights.
+        IndexError: a negative number, or one without a name.
         ModuleNotFoundError: pandas is not installed.
 
     Source: torch_geometric.data.Data.
@@ -45,8 +46,7 @@ def from_edge_index(edge_index: Any, edge_attr: Any = None, names: Sequence[Hash
     columns: dict[str, Any] = {}
     for side, row in zip(("source", "target"), numbers, strict=True):
         ids = checks.indices(where, "edge_index", row)
-        if known is not None:
-            checks.within(where, "edge_index", ids, len(known))
+        checks.within(where, "edge_index", ids, checks.LARGEST if known is None else len(known))
         columns[side] = named_nodes(known, ids.tolist())
     if edge_attr is not None:
         columns[WEIGHT] = _weights(where, edge_attr, numbers.shape[1]).tolist()

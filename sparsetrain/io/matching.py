@@ -81,7 +81,10 @@ def _check_keys(
     unexpected = [key for key in stored if key not in ours and key not in optional]
     if missing or unexpected:
         faults = [f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has also", unexpected)) if keys]
-        raise ValueError(f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}.")
+        raise ValueError(
+            f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}."
+            f"{_advice(*missing, *unexpected)}"
+        )
 
 
 def _adopted(layer: str, module: EdgeModule, structure: dict[str, Tensor], values: Tensor | None) -> Adopted:
@@ -107,12 +110,18 @@ def _check_tensors(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any
             if tensor.shape != other.shape and key not in resized:
                 raise ValueError(
                     f"{where}: expected {key} of shape {tuple(tensor.shape)}, the checkpoint has {tuple(other.shape)}."
+                    f"{_advice(key)}"
                 )
             if tensor.dtype is not other.dtype:
                 raise TypeError(
                     f"{where}: expected {key} in {tensor.dtype}, the checkpoint has {other.dtype}. Convert the model "
                     "with .to(dtype) before."
                 )
+
+
+def _advice(*keys: str) -> str:
+    constrained = any("parametrizations.values." in key for key in keys)
+    return " Constrain the same edges as when it was saved, in the same way, before." if constrained else ""
 
 
 def _check_ties(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

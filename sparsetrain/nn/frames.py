@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,34 @@ def labels(matrix: Any) -> tuple[list[Any] | None, list[Any] | None]:
 def _named(axis: Any) -> list[Any] | None:
     names: list[Any] = axis.tolist()
     return None if names == list(range(len(names))) else names
+
+
+def numbers_in(where: str, matrix: Any) -> Tensor:
+    """A data frame as a matrix, in the type that holds all of its columns."""
+    _check_numeric(where, matrix)
+    holes = matrix.isna().to_numpy()
+    if holes.any():
+        row, column = (int(k[0]) for k in holes.nonzero())
+        raise ValueError(
+            f"{where}: expected a weight in every place, got none in row {matrix.index[row]!r}, column "
+            f"{matrix.columns[column]!r}. Fill it, with 0 where there is no edge."
+        )
+    types = [getattr(dtype, "numpy_dtype", dtype) for dtype in matrix.dtypes]
+    return torch.from_numpy(matrix.to_numpy(np.result_type(*types) if types else float, copy=True))
+
+
+def _numeric(frame: Any) -> npt.NDArray[np.bool_]:
+    return np.array([dtype.kind in "biuf" for dtype in frame.dtypes], dtype=bool)
+
+
+def _check_numeric(where: str, frame: Any) -> None:
+    numeric = _numeric(frame)
+    if not numeric.all():
+        column = int(numeric.argmin())
+        raise ValueError(
+            f"{where}: expected numbers, got column {frame.columns[column]!r} of dtype {frame.dtypes.iloc[column]}. "
+            "Convert it, for instance with pandas.to_numeric."
+        )
 
 
 def aligned(where: str, frame: Any, names: Names) -> Any:
@@ -52,7 +81,7 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
                 "text. Drop or rename all but one."
             )
     chosen = frame.iloc[:, [places[name][0] for name in names]].set_axis(list(names), axis=1)
-    numeric = np.array([dtype.kind in "biuf" for dtype in chosen.dtypes], dtype=bool)
+    numeric = _numeric(chosen)
     holes = chosen.isna().to_numpy(copy=True)
     holes[:, numeric] |= np.isinf(chosen.loc[:, numeric].to_numpy("float64", na_value=np.nan))
     if holes.any():
@@ -62,12 +91,7 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
             f"column {names[column]!r}, row {chosen.index[row]!r}. Fill them or drop those rows: one spoils all "
             "sums that it enters."
         )
-    if not numeric.all():
-        column = int(numeric.argmin())
-        raise ValueError(
-            f"{where}: expected numbers, got column {names[column]!r} of dtype {chosen.dtypes.iloc[column]}. Convert "
-            "it, for instance with pandas.to_numeric."
-        )
+    _check_numeric(where, chosen)
     return chosen
 
 

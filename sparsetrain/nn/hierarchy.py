@@ -173,7 +173,11 @@ class Hierarchy(nn.Module):
         return aligned("Hierarchy.align", frame, self.inputs)
 
     def edges(self) -> Any:
-        """A data frame of all edges: source, target and weight, level by level. convert.from_hierarchy takes it."""
+        """A data frame of all edges: source, target and weight, level by level.
+
+        convert.from_hierarchy takes it, unless all edges into some node have been dropped: the node, a constant here,
+        would be an input there, and is named.
+        """
         pandas = needed("Hierarchy.edges", "pandas", "edges")
         frame = pandas.concat([cast(SparseLinear, layer).edges() for layer in self.levels], ignore_index=True)
         frame.attrs = {"inputs": self.inputs, "outputs": self.outputs}

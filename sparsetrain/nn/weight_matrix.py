@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from .frames import numbers_in
 
 
 class Entries(NamedTuple):
@@ -31,7 +32,8 @@ def entries(where: str, matrix: Any) -> Entries:
         row, col = stored._indices()
         found = Entries(row, col, stored._values(), shape)  # not coalesced: a repeat is to be refused
     else:
-        dense = checks.numbers(where, "matrix", matrix)
+        dense = numbers_in(where, matrix) if hasattr(matrix, "columns") else checks.numbers(where, "matrix", matrix)
+        dense = checks.nonzeros_known(dense)
         shape = _shape(where, dense.shape)
         row, col = dense.nonzero().T
         found = Entries(row, col, dense[row, col], shape)
