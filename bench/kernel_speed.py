@@ -28,6 +28,7 @@ from sparsetrain_kernels.plan import TILE_BYTES  # noqa: E402
 from sparsetrain_kernels.vectors import lanes  # noqa: E402
 
 import sparsetrain as st  # noqa: E402
+from sparsetrain.ops.dense_products import fastest_precision  # noqa: E402
 
 LONG = 4096  # edges of the row that measures a ceiling
 REPEATS = 64
@@ -102,6 +103,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision(fastest_precision())
     print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.2f}, medians of {options.rounds} rounds")
     ceilings(options.rounds)
     for size in options.size:
