@@ -88,8 +88,8 @@ def numbers(where: str, name: str, value: Any) -> Tensor:
         ) from None
 
 
-def nonzeros_known(tensor: Tensor) -> Tensor:
-    """The tensor; in float64 where it is of unsigned integers that torch can't compare with zero."""
+def comparable(tensor: Tensor) -> Tensor:
+    """The tensor; in float64 where it is of unsigned integers that torch can't compare with a number."""
     return tensor.double() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
 
 

@@ -72,7 +72,7 @@ def compressed(
 
 def masked(where: str, mask: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """crow, col and shape of the edges where a matrix of zeros and ones is one."""
-    mask = checks.nonzeros_known(checks.numbers(where, "mask", mask))
+    mask = checks.comparable(checks.numbers(where, "mask", mask))
     if mask.ndim != 2:
         raise ValueError(f"{where}: expected a matrix (out, in), got shape {tuple(mask.shape)}.")
     if mask.dtype is not torch.bool:

@@ -405,17 +405,6 @@ def test_version_and_help() -> None:
     assert "compare" in run("--help").output
     text = run("compare", "--help").output
     assert isinstance(main, click.Group)
-    for name in (
-        "density",
-        "hidden",
-        "epochs",
-        "batch",
-        "optimizer",
-        "lr",
-        "data",
-        "threads",
-        "seed",
-        "dtype",
-        "precision",
-    ):
+    shape, training = ("density", "hidden", "dtype"), ("epochs", "batch", "optimizer", "lr", "data", "seed")
+    for name in (*shape, *training, "threads", "precision"):
         assert f"--{name} " in text

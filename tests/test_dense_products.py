@@ -142,7 +142,10 @@ def test_a_delta_layer_has_the_gradients_of_a_dense_one() -> None:
     y = layer(x)
     expected = nn.functional.linear(twin_x, linear.weight.double() + delta, linear.bias.double())
     dy = torch.randn_like(y)
-    y.backward(dy)
+    with torch.profiler.profile() as profile:
+        layer(x)
+        y.backward(dy)
+    assert sum("mkldnn::_linear_pointwise" in event.name for event in profile.events()) == 2
     expected.backward(dy.double())
     assert delta.grad is not None
     pairs = [(y, expected), (x.grad, twin_x.grad), (layer.values.grad, delta.grad[t.row.long(), t.col.long()])]

@@ -13,19 +13,8 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
-    {
-        "checks",
-        "names",
-        "edge_list",
-        "extras",
-        "csr",
-        "topology_forms",
-        "topology",
-        "patterns",
-        "rows",
-        "edge_sets",
-        "weights",
-    },
+    {"checks", "names", "edge_list", "extras", "csr", "topology_forms", "topology", "patterns", "rows", "edge_sets"}
+    | {"weights"},
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},

@@ -44,6 +44,10 @@ def test_a_table_of_edges(written: Any, separator: str) -> None:
     assert SparseLinear.from_edges(frame.drop(columns="constraint")).topology.nnz == 3
 
 
+def test_columns_without_a_name_are_not_read(written: Any) -> None:
+    assert io.read_csv(written(",source,target,,\n0,a,b,,\n1,c,d,,\n")).values.tolist() == [["a", "b"], ["c", "d"]]
+
+
 def test_columns_of_other_names(written: Any) -> None:
     path = written("pre,post,syn\na,b,3\n")
     assert io.read_csv(path, source="pre", target="post", weight="syn").values.tolist() == [["a", "b", 3.0]]
@@ -108,6 +112,7 @@ def test_sets() -> None:
 def test_members_of_a_python_set_come_in_the_same_order_in_every_process() -> None:
     genes = {f"gene{k}" for k in range(30)} | {7}
     assert io.from_sets({"p": genes, "q": frozenset(genes)}).source.tolist() == 2 * sorted(genes, key=str)
+    assert io.from_sets({"p": {"b": 1, "a": 2}.keys()}).source.tolist() == ["b", "a"]  # which has an order
 
 
 @pytest.mark.parametrize(

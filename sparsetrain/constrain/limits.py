@@ -82,7 +82,8 @@ class Limits(NamedTuple):
         nowhere = held & self.values.isnan()
         if bool(nowhere.any()):
             raise ValueError(
-                f"{self.where}: expected numbers to keep, got nan at {self.edge(int(nowhere.nonzero()[0]))}."
+                f"{self.where}: expected numbers to keep, got nan at {self.edge(int(nowhere.nonzero()[0]))}. Give it a "
+                "value before, or leave it out of edges."
             )
         return self._replace(held=held)
 

@@ -89,7 +89,7 @@ def _text(pandas: Any, path: str | PathLike[str]) -> Any:
         raise ValueError(
             f"{WHERE}: expected a table of text with a header, {str(path)!r} is none ({str(error).strip()})."
         ) from None
-    twice = table.columns[table.columns.duplicated()]
+    twice = table.columns[table.columns.duplicated() & table.columns.notna()]  # columns without a name are not read
     if len(twice):
         raise ValueError(f"{WHERE}: expected columns of distinct names in {str(path)!r}, got {twice[0]!r} twice.")
     return table.apply(lambda column: column.str.strip().replace("", None))

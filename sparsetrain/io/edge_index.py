@@ -61,5 +61,5 @@ def _weights(where: str, edge_attr: Any, edges: int) -> Tensor:
             f"{tuple(weights.shape)}. Choose one column."
         )
     if weights.is_complex():
-        raise TypeError(f"{where}: expected real edge_attr, got {weights.dtype}.")
+        raise TypeError(f"{where}: expected real edge_attr, got {weights.dtype}. Pass its .real, or its .abs().")
     return weights.reshape(-1)

@@ -1,6 +1,6 @@
 """Edges from sets of genes to the sets: dictionaries, and GMT files."""
 
-from collections.abc import Hashable, Iterable, Mapping, Set
+from collections.abc import Hashable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -36,7 +36,7 @@ def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
 
 
 def _each_once(members: Iterable[Hashable]) -> list[Hashable]:
-    return sorted(members, key=str) if isinstance(members, Set) else list(dict.fromkeys(members))
+    return sorted(members, key=str) if isinstance(members, set | frozenset) else list(dict.fromkeys(members))
 
 
 def read_gmt(path: str | PathLike[str]) -> Any:

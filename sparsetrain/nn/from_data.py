@@ -62,7 +62,10 @@ class FromData(EdgeModule):
         given = edge_list(where, edges)
         weights, words = edge_weights(where, given), constraint_words(where, given)
         if not given.sources and (inputs is None or outputs is None) and given.inputs is None:
-            raise ValueError(f"{where}: expected edges, or the names of all inputs and outputs, got neither.")
+            raise ValueError(
+                f"{where}: expected edges, or the names of all inputs and outputs, got neither. Pass both, inputs= "
+                "and outputs=, for a layer without edges."
+            )
         t, order = Topology.linked(where, given, inputs, outputs)
         report_unconnected(where, t.unconnected._asdict(), {"inputs": t.shape[1], "outputs": t.shape[0]}, unconnected)
         layer = cls(

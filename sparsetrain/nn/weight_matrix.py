@@ -33,7 +33,7 @@ def entries(where: str, matrix: Any) -> Entries:
         found = Entries(row, col, stored._values(), shape)  # not coalesced: a repeat is to be refused
     else:
         dense = numbers_in(where, matrix) if hasattr(matrix, "columns") else checks.numbers(where, "matrix", matrix)
-        dense = checks.nonzeros_known(dense)
+        dense = checks.comparable(dense)
         shape = _shape(where, dense.shape)
         row, col = dense.nonzero().T
         found = Entries(row, col, dense[row, col], shape)

@@ -19,7 +19,7 @@ LEAST = 2**22  # multiplications, below which the fixed cost of oneDNN's call is
 
 def dense_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight' + bias`` for samples x (batch, in), without a graph; weight (out, in) may be a transposed view."""
-    if not (_suits(x, weight, bias) and onednn_is_faster()):
+    if not (onednn_is_faster() and _suits(x, weight, bias)):
         return linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
