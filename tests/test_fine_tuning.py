@@ -1,9 +1,7 @@
-"""Whole models of which a few weights train: which weights, what stays, and what is saved."""
+"""Whole models of which a few weights train: which weights, what stays, and what is refused."""
 
 import copy
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as hyp
 from torch import Tensor, nn
+from tuned_models import fitted, mlp, trained
 
 import sparsetrain as st
 from sparsetrain.convert import merge_edges, train_edges
@@ -21,25 +20,6 @@ from sparsetrain.ops import largest_products as streamed
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def mlp(dtype: torch.dtype | None = None) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(20, 30, dtype=dtype), nn.ReLU(inplace=True), nn.Linear(30, 10, dtype=dtype))
-
-
-def fitted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    loss: Tensor = (model(x) - y).square().mean()
-    return loss
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """A few steps, so that values are no zeros."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        fitted(model, torch.randn(8, 20), torch.randn(8, 10)).backward()
-        optimizer.step()
-    return model
 
 
 # ---- which edges -------------------------------------------------------------------------------------------------------
@@ -219,80 +199,6 @@ def test_sparsify_and_densify_leave_frozen_layers_alone() -> None:
     st.convert.densify(st.convert.sparsify(model, 0.5))
     assert isinstance(model[0], SparseDeltaLinear)
     assert type(model[0].linear) is nn.Linear
-
-
-# ---- files ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_edges_alone_take_eight_bytes_each(tmp_path: Path, dtype: torch.dtype) -> None:
-    pretrained = nn.Sequential(nn.Linear(300, 400), nn.Linear(400, 200)).to(dtype)
-    model = train_edges(copy.deepcopy(pretrained), 0.1)
-    for layer in model:
-        nn.init.normal_(layer.values)  # type: ignore[arg-type]
-    st.io.save_edges(tmp_path / "edges", model)
-    edges = sum(layer.topology.nnz for layer in model)  # type: ignore[union-attr,misc]
-    assert edges == 20_000
-    assert os.path.getsize(tmp_path / "edges") <= 8 * edges + 1024
-    x = torch.randn(4, 300).to(dtype)
-    fresh = st.io.load_edges(tmp_path / "edges", pretrained)
-    assert torch.equal(fresh(x), model(x))
-    assert [name for name, p in fresh.named_parameters() if p.requires_grad] == ["0.values", "1.values"]
-
-
-def test_edges_load_into_layers_that_have_others(tmp_path: Path) -> None:
-    dense = mlp()
-    model = trained(train_edges(copy.deepcopy(dense), 0.1))
-    st.io.save_edges(tmp_path / "edges", model)
-    other = train_edges(dense, 0.2)
-    values = other[0].values
-    st.io.load_edges(tmp_path / "edges", other)
-    assert other[0].values is values
-    x = torch.randn(4, 20)
-    assert torch.equal(other(x), model(x))
-
-
-def test_what_trains_beside_the_edges_is_named_when_they_are_saved(tmp_path: Path) -> None:
-    model = train_edges(mlp(), 0.1, skip="2")
-    with pytest.warns(UserWarning, match=r"'2.weight', '2.bias' train too and are not in the file"):
-        st.io.save_edges(tmp_path / "edges", model)
-
-
-def test_files_of_the_wrong_kind(tmp_path: Path) -> None:
-    model = train_edges(mlp(), 0.1)
-    st.io.save(tmp_path / "checkpoint", model)
-    st.io.save_edges(tmp_path / "edges", model)
-    with pytest.raises(ValueError, match=r"io.load_edges: .* is a checkpoint. Use io.load"):
-        st.io.load_edges(tmp_path / "checkpoint", model)
-    with pytest.raises(ValueError, match=r"io.load: .* has edges alone. Use io.load_edges"):
-        st.io.load(tmp_path / "edges", model)
-    with pytest.raises(FileNotFoundError, match=r"io.load_edges"):
-        st.io.load_edges(tmp_path / "nothing", model)
-
-
-def test_edges_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
-    st.io.save_edges(tmp_path / "edges", train_edges(mlp(), 0.1))
-    narrower = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 9))
-    with pytest.raises(ValueError, match=r"expected edges of shape \(9, 30\) for '2', the file has \(10, 30\)"):
-        st.io.load_edges(tmp_path / "edges", narrower)
-    assert type(narrower[0]) is nn.Linear
-    with pytest.raises(ValueError, match="expected a model with a layer '2', there is none"):
-        st.io.load_edges(tmp_path / "edges", nn.Sequential(nn.Linear(20, 30)))
-    with pytest.raises(TypeError, match=r"'2': expected an nn.Linear, got ReLU"):
-        st.io.load_edges(tmp_path / "edges", nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.ReLU()))
-    more = nn.Sequential(*train_edges(mlp(), 0.1), train_edges(nn.Linear(10, 4), 0.5))
-    with pytest.raises(ValueError, match="expected edges for '3', the file has none"):
-        st.io.load_edges(tmp_path / "edges", more)
-    with pytest.raises(ValueError, match=r"io.save_edges: expected a model with SparseDeltaLinear layers"):
-        st.io.save_edges(tmp_path / "other", mlp())
-
-
-@pytest.mark.parametrize("position", [[3, 2], [2, 2], [-1, 2], [2, 600]])
-def test_damaged_edges_are_refused(tmp_path: Path, position: list[int]) -> None:
-    entry = {"shape": [30, 20], "position": torch.tensor(position), "values": torch.ones(2)}
-    st.io.archive.write("test", tmp_path / "edges", {"edges": {"": entry}})
-    with pytest.raises(ValueError, match="the edges of '' in the file are damaged"):
-        st.io.load_edges(tmp_path / "edges", nn.Linear(20, 30))
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------------
