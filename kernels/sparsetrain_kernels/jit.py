@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core.caching import IndexDataCacheFile
+
+from .width import VECTOR_BYTES
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
@@ -38,6 +41,7 @@ def kernel(
         return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
     liberties = {"reassoc", "contract"} if reorder else False
     dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
-    dispatcher._cache._cache_file._source_stamp = _SOURCES
+    cache = dispatcher._cache  # under another name for each width of vectors, or they would drive each other out
+    cache._cache_file = IndexDataCacheFile(cache.cache_path, f"{cache._impl.filename_base}-{VECTOR_BYTES}", _SOURCES)
     return dispatcher
 

@@ -3,19 +3,13 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from .width import VECTOR_BYTES
+
 I32, I64 = ir.IntType(32), ir.IntType(64)
-
-
-def _vector_bytes() -> int:
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-VECTOR_BYTES = _vector_bytes()
 
 
 def lanes(dtype: Any) -> int:
