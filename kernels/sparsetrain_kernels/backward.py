@@ -16,7 +16,9 @@ from .panels import buffer, flat, pack, packed_together, sweeps, tile_width, unp
 from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
 from .sddmm import add_parts
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES
+from .vectors import REGISTERS, VECTOR_BYTES
+
+WIDEST = REGISTERS // 4  # vectors of a tile: its sums, its inputs, four dot products and what is at hand stay in registers
 
 
 @kernel
@@ -171,7 +173,7 @@ def backward(
         launch(narrow_backward_serial, narrow_backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
                plan_t.crow, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad, batch)
         return
-    width = tile_width(batch, x.dtype)
+    width = tile_width(batch, x.dtype, WIDEST)
     work = 2 * plan_t.col.size * sweeps(batch, x.dtype, len(width))
     parts = segments(plan_t, batch, len(width), x.dtype)
     partial = np.empty(plan_t.col.size * parts if parts > 1 else 0, x.dtype)

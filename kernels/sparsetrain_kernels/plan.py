@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import kernel
-from .vectors import lanes
+from .vectors import VECTOR_BYTES, lanes
 
 Array = npt.NDArray[Any]
 
-TILE_BYTES = 512  # of a panel's column, at most: eight of the widest registers
+TILE_BYTES = 8 * VECTOR_BYTES  # of a panel's column, at most
 CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
 GROUP = 8  # chunks that are swept together at most
 AHEAD = 3  # rows whose edges are asked for: in a block, those of the next row are somewhere else in memory
