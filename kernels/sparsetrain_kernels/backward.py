@@ -17,7 +17,9 @@ from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
 from .sddmm import add_parts
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import lanes
-from .width import VECTOR_BYTES
+from .width import REGISTERS, VECTOR_BYTES
+
+WIDEST = REGISTERS // 4  # vectors of a tile: its sums, its inputs, four dot products and what is at hand stay in registers
 
 
 @kernel
@@ -162,7 +164,7 @@ def backward(
                plan_t.crow, plan_t.col, perm, values, *flat(x), inputs, *flat(dy), outputs, plan_t.columns, *flat(dx), grad,
                batch)
         return
-    width = tile_width(batch, x.dtype)
+    width = tile_width(batch, x.dtype, WIDEST)
     work = 2 * plan_t.col.size * sweeps(batch, x.dtype, len(width))
     parts = segments(plan_t, batch, len(width), x.dtype)
     bias_grad = grad[:0] if bias_grad is None else bias_grad

@@ -144,9 +144,9 @@ SWEEP = 1.5  # what reading index and value costs an edge in a sweep, in vectors
 
 
 @lru_cache(maxsize=1024)
-def tile_width(batch, dtype):
+def tile_width(batch, dtype, most=MOST_VECTORS):
     """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges."""
-    return (0,) * min(range(1, MOST_VECTORS + 1), key=lambda v: (sweeps(batch, dtype, v), v))
+    return (0,) * min(range(1, most + 1), key=lambda v: (sweeps(batch, dtype, v), v))
 
 
 @lru_cache(maxsize=1024)

@@ -35,5 +35,6 @@ def chosen_bytes(asked: str | None, host: int) -> int:
 
 
 VECTOR_BYTES = chosen_bytes(os.environ.get(VARIABLE), host_bytes())
+REGISTERS = 32 if VECTOR_BYTES == 64 else 16  # that instructions of this width can name
 MOST_VECTORS = 8  # of a tile
 TILE_BYTES = MOST_VECTORS * VECTOR_BYTES  # of a panel's column, at most
