@@ -14,10 +14,11 @@ def _openmp() -> Any:
     try:
         from numba.np.ufunc import omppool
 
-        library = ctypes.PyDLL(omppool.__file__)  # its symbols are looked up in what it depends on, too
-        return library if hasattr(library, "omp_get_max_active_levels") else None
-    except (ImportError, OSError):
+        # as the linker binds it: to a library that all of the process sees, as torch's, else to one that it depends on
+        libraries = [ctypes.PyDLL(None), ctypes.PyDLL(omppool.__file__)]
+    except (ImportError, OSError, TypeError):
         return None
+    return next((library for library in libraries if hasattr(library, "omp_get_max_active_levels")), None)
 
 
 class settings_kept:  # noqa: N801  # reads as a statement: with settings_kept()
