@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import njit
-from numba.core.caching import IndexDataCacheFile
+from numba import config, njit
 
-from .width import VECTOR_BYTES
+from .disk_cache import cache_of
 
+COMPILES = not config.DISABLE_JIT  # else kernels are plain Python, far too slow to be used
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
@@ -40,8 +40,9 @@ def kernel(
     if function is None:
         return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
     liberties = {"reassoc", "contract"} if reorder else False
-    dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
-    cache = dispatcher._cache  # under another name for each width of vectors, or they would drive each other out
-    cache._cache_file = IndexDataCacheFile(cache.cache_path, f"{cache._impl.filename_base}-{VECTOR_BYTES}", _SOURCES)
+    if not COMPILES:
+        return function
+    dispatcher = njit(parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
+    dispatcher._cache = cache_of(function, _SOURCES)
     return dispatcher
 

@@ -136,8 +136,10 @@ def flat(x):
         return x.reshape(-1), x.shape[1], 1
     if x.flags.f_contiguous:
         return x.T.reshape(-1), 1, x.shape[0]
-    first = as_strided(x, (1,), (x.itemsize,))  # any view: only its start is taken from it, the strides are explicit
-    return first, x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
+    feature_stride, batch_stride = (stride // x.itemsize for stride in x.strides)
+    # from the first number to the last, gaps and all: a slice of an array ends with the array
+    extent = (x.shape[0] - 1) * feature_stride + (x.shape[1] - 1) * batch_stride + 1
+    return as_strided(x, (extent,), (x.itemsize,)), feature_stride, batch_stride
 
 
 SWEEP = 1.5  # what reading index and value costs an edge in a sweep, in vectors of arithmetic
