@@ -69,7 +69,8 @@ class SparseLinear(FromData):
             got = "neither" if density is None else "both"
             raise ValueError(f"{where}: expected exactly one of density and topology, got {got}.")
         if topology is None:
-            topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
+            with torch.device("cpu"):  # edges are real under torch.device("meta") too
+                topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
         if not isinstance(topology, Topology):
             raise TypeError(
                 f"{where}: expected a Topology, got {type(topology).__name__}. Make one with Topology.from_mask, "
@@ -84,6 +85,7 @@ class SparseLinear(FromData):
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
+        self.awaits_edges = density is not None and self.values.is_meta
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -178,7 +180,7 @@ class TransposedSparseLinear(EdgeModule):
         self.in_features, self.out_features = layer.out_features, layer.in_features
         self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
         self._listed: tuple[nn.Parameter | None] = (None,)  # what _follow has listed last
-        self.topology, self.sparse_grad = layer.topology, False
+        self.sparse_grad = False
         self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
         self.reset_parameters()
@@ -187,6 +189,24 @@ class TransposedSparseLinear(EdgeModule):
     def origin(self) -> SparseLinear:
         """The layer that the values belong to."""
         return self._tied[0]
+
+    @property
+    def topology(self) -> Topology:  # type: ignore[override]
+        """The edges of the layer that the values belong to, whenever they change."""
+        return self.origin.topology
+
+    @topology.setter
+    def topology(self, topology: Topology) -> None:
+        self.origin.topology = topology
+
+    @property
+    def awaits_edges(self) -> bool:  # type: ignore[override]
+        """Whether the edges are placeholders still."""
+        return self.origin.awaits_edges
+
+    @awaits_edges.setter
+    def awaits_edges(self, awaits: bool) -> None:
+        self.origin.awaits_edges = awaits
 
     def __getattr__(self, name: str) -> Any:
         if name != "values" or self._apart:
