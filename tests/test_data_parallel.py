@@ -1,6 +1,7 @@
 """DistributedDataParallel and ZeroRedundancyOptimizer over our layers, in two processes, against one."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def check_ranks(rank: int, _: Path) -> None:
     edges_of_rank_0(rank)
     constrained_layers_are_refused(rank)
     for unused in ("frozen", "dense"):
-        trains_as_one_process(rank, unused, lambda p: st.optim.AdamW(p, lr=0.1, weight_decay=0.1, unused=unused))
-        trains_as_one_process(rank, unused, lambda p: st.optim.SGD(p, lr=0.1, momentum=0.9, unused=unused))
+        trains_as_one_process(rank, unused, partial(st.optim.AdamW, lr=0.1, weight_decay=0.1, unused=unused))
+        trains_as_one_process(rank, unused, partial(st.optim.SGD, lr=0.1, momentum=0.9, unused=unused))
     trains_as_one_process(rank, "frozen", lambda p: zero(p, st.optim.Adagrad, lr=0.1))
     trains_as_one_process(rank, "dense", lambda p: zero(p, st.optim.SGD, lr=0.1, momentum=0.9, unused="dense"))
     trains_as_one_process(rank, "dense", lambda p: zero(p, torch.optim.SGD, lr=0.1), sparse=False)

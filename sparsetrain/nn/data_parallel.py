@@ -1,8 +1,8 @@
 """What DistributedDataParallel is told of our layers: which gradients are row-sparse, and whose edges hold.
 
 It asks nn.Embedding and nn.EmbeddingBag alone whether their gradients are sparse, in a private method that is extended
-here when sparsetrain is imported; for other modules nothing changes. It sends the parameters of rank 0 to all ranks, which
-drew edges of their own where they have no common seed: the edges of rank 0 are sent along, before.
+here when sparsetrain is imported; for other modules nothing changes. It sends the parameters of rank 0 to all ranks,
+which drew edges of their own where they have no common seed: the edges of rank 0 are sent along, before.
 """
 
 from functools import wraps
@@ -82,9 +82,10 @@ def _identity(layer: EdgeModule) -> tuple[Any, ...]:
 def _check_replaceable(name: str, layer: EdgeModule, shapes: set[tuple[int, int]]) -> None:
     if len(shapes) > 1:
         raise RuntimeError(f"DistributedDataParallel: expected {name!r} in one shape on all ranks, got {shapes}.")
-    if not isinstance(layer.values, nn.Parameter):
+    computed = not isinstance(layer.values, nn.Parameter)
+    if computed:
         raise RuntimeError(
             f"DistributedDataParallel: the edges of {name!r} differ between ranks, and its values are computed from "
-            "others, so that it can't go on with those of rank 0. Draw edges from a generator with the same seed on all "
-            "ranks, or constrain the layer after the model is wrapped."
+            "others, so that it can't go on with those of rank 0. Draw edges from a generator with the same seed on "
+            "all ranks."
         )

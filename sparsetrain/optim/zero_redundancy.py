@@ -1,4 +1,4 @@
-"""Whether torch's ZeroRedundancyOptimizer makes a step: it sends each parameter from its owner to the other ranks after."""
+"""Whether torch's ZeroRedundancyOptimizer makes a step: it sends each parameter from its owner to other ranks after."""
 
 import sys
 
