@@ -10,6 +10,8 @@ from ..rows import bring_up_to_date
 from ..topology import Topology
 from ..weights import check_replacement, replace_numbers
 from .frames import aligned, edge_frame
+from .same_edges import check_same_edges, is_sharded
+from .settable_state import Buffers
 from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
 
 
@@ -24,10 +26,28 @@ class EdgeModule(nn.Module):
     topology: Topology
     values: nn.Parameter
     awaits_edges = False  # whether the edges are placeholders, drawn on the meta device, for those of a state to come
+    _agreed: Topology | None = None  # edges that all ranks over which the values are sharded have
     reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["_buffers"] = Buffers(self, {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__["_buffers"] = Buffers(self, self._buffers)
+
+    @property
+    def _extra_state(self) -> Tensor:
+        return self.get_extra_state()
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == KEY:  # an empty tensor from transformers, for what a checkpoint lacks
+            return
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
+        if name == "values" and is_sharded(value) and self._agreed is not self.topology:
+            check_same_edges(type(self).__name__, self.topology, value.device_mesh)
+            super().__setattr__("_agreed", self.topology)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.bring_up_to_date()

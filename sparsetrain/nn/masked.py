@@ -161,7 +161,8 @@ def _edges(
             f"MaskedLinear: expected exactly one of {', '.join(given)}, got {' and '.join(names) or 'none'}."
         )
     if density is not None:
-        return patterns.uniform(shape, density, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            return patterns.uniform(shape, density, generator)
     if topology is None:
         topology = Topology.from_mask(mask)
     if topology.shape != shape:

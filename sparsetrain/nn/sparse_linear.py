@@ -126,9 +126,10 @@ class SparseLinear(FromData):
             raise ValueError(
                 f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}."
             )
-        t = mask.to(weight.device)
+        t = mask if weight.is_meta else mask.to(weight.device)
         layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
-        layer.values = nn.Parameter(weight[t.row.long(), t.col.long()], linear.weight.requires_grad)
+        values = weight.new_empty(t.nnz) if weight.is_meta else weight[t.row.long(), t.col.long()]
+        layer.values = nn.Parameter(values, linear.weight.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)

@@ -77,6 +77,8 @@ def unpacked(state: Any) -> Stored:
     if not isinstance(state, Tensor) or state.ndim != 1 or state.numel() < DIGEST.stop:
         got = f"a tensor of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
         raise ValueError(f"the stored edges are damaged: expected one vector that begins with a header, got {got}.")
+    if state.is_meta:
+        raise ValueError("expected edges that hold numbers, got a meta tensor. Layers over edges can't be offloaded.")
     state = state.detach().cpu()
     head = _small(state[: DIGEST.stop]).tolist()
     if head[0] != VERSION or max(head[DIGEST]) > 15:
