@@ -273,6 +273,30 @@ def test_edges_drawn_on_the_meta_device_wait_for_those_of_a_state(density: float
         given.load_state_dict(model[0].state_dict(), assign=True)
 
 
+def test_models_are_sparsified_on_the_meta_device() -> None:
+    def dense() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 6))
+
+    model = st.convert.sparsify(dense(), 0.4)
+    with torch.device("meta"):
+        other, delta = st.convert.sparsify(dense(), 0.4), st.convert.train_edges(dense(), density=0.4)
+        masked = st.convert.sparsify(dense(), masks={"0": model[0].topology, "2": model[2].topology})
+    random = st.convert.sparsify(dense().to("meta"), 0.4, select="random")
+    for each in (other, masked, random):
+        assert each[0].values.is_meta
+        assert each[0].topology.device.type == "cpu"
+        each.load_state_dict(model.state_dict(), assign=True)
+        assert identical(each.state_dict(), model.state_dict())
+    trained = st.convert.train_edges(dense(), density=0.4)
+    delta.load_state_dict(trained.state_dict(), assign=True)
+    assert identical(delta.state_dict(), trained.state_dict())
+    drawn = SparseLinear(5, 6, density=0.4, device="meta").to_empty(device="cpu")
+    drawn.reset_parameters()
+    assert drawn(torch.ones(2, 5)).isfinite().all()
+    with pytest.raises(RuntimeError, match="expected the same 12 edges"):
+        drawn.load_state_dict(SparseLinear(5, 6, topology=edges(0)).state_dict())
+
+
 # ---- replace_edges -----------------------------------------------------------------------------------------------------
 
 

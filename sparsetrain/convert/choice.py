@@ -44,8 +44,9 @@ def named(where: str, model: nn.Module, masks: Mapping[str, Any], left: set[nn.M
     return wanted
 
 
-def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Nothing of these layers would be lost."""
+def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module], largest: bool) -> None:
+    """Nothing of these layers would be lost, and there are weights where the largest are to be kept."""
+    meta = largest and torch.get_default_device().type != "meta"  # where models are made before their weights are read
     for name, layer in layers.items():
         advice = f"Leave it dense with skip=[{name!r}]."
         more = {*layer._parameters, *layer._buffers, *layer._modules} - PARTS
@@ -55,7 +56,7 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
                 f"{advice}"
             )
         weight = None if isinstance(layer, nn.LazyLinear) else current(layer, "weight")
-        if weight is None:
+        if weight is None or (meta and weight.is_meta):
             raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
         if weight.dtype not in FLOATS:
             raise TypeError(

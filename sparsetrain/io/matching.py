@@ -64,10 +64,10 @@ def check_model(
             edges = stored_in(stored, prefix)
         except ValueError as error:
             raise ValueError(f"{layer}: {error}") from None
-        error = difference(module.topology, edges) if edges else ""
-        if edges and error:
+        fault = difference(module.topology, edges) if edges else ""
+        if edges and fault:
             if not (adopt and edges.shape == module.topology.shape):
-                raise ValueError(f"{layer}: {error}")
+                raise ValueError(f"{layer}: {fault}")
             new = _adopted(layer, module, edges, stored.get(f"{prefix}values"))
             same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
             adopted[f"{prefix}values"] = new._replace(topology=shared.setdefault(same, new.topology))

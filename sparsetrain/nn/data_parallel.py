@@ -64,7 +64,7 @@ def share_edges(model: nn.Module, group: Any = None) -> None:
         return
     for name in differ:
         _check_replaceable(name, layers[name], {each[name][0] for each in said})
-    first = dist.get_global_rank(group or dist.group.WORLD, 0)
+    first = 0 if group is None else dist.get_global_rank(group, 0)
     sent: list[Any] = [None] * len(differ)
     if dist.get_rank() == first:
         sent = [(packed(layer.topology), layer.values.detach()) for layer in map(layers.__getitem__, differ)]

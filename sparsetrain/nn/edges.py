@@ -29,8 +29,8 @@ class EdgeModule(nn.Module):
     _agreed: Topology | None = None  # edges that all ranks over which the values are sharded have
     reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.__dict__["_buffers"] = Buffers(self, {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class EdgeModule(nn.Module):
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
         if name == "values" and is_sharded(value) and self._agreed is not self.topology:
             check_same_edges(type(self).__name__, self.topology, value.device_mesh)
-            super().__setattr__("_agreed", self.topology)
+            self.__dict__["_agreed"] = self.topology
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.bring_up_to_date()

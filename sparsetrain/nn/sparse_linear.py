@@ -90,6 +90,7 @@ class SparseLinear(FromData):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw values and bias anew, uniformly within 1 / sqrt(mean fan-in), as nn.Linear does with its fan-in."""
+        self.awaits_edges = self.awaits_edges and self.values.is_meta  # numbers are drawn for these edges
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ class TransposedSparseLinear(EdgeModule):
         return self._tied[0]
 
     @property
-    def topology(self) -> Topology:  # type: ignore[override]
+    def topology(self) -> Topology:
         """The edges of the layer that the values belong to, whenever they change."""
         return self.origin.topology
 
@@ -201,7 +202,7 @@ class TransposedSparseLinear(EdgeModule):
         self.origin.topology = topology
 
     @property
-    def awaits_edges(self) -> bool:  # type: ignore[override]
+    def awaits_edges(self) -> bool:
         """Whether the edges are placeholders still."""
         return self.origin.awaits_edges
 
