@@ -149,7 +149,7 @@ class EdgeModule(nn.Module):
             TypeError: it is no data frame.
 
         Example:
-            >>> import pandas
+            >>> import pandas, torch
             >>> from sparsetrain.nn import SparseLinear
             >>> layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
             >>> samples = pandas.DataFrame({"KRAS": [0.1], "MYC": [0.2], "TP53": [0.3]})
