@@ -1,6 +1,6 @@
 """Layers whose weights exist at the edges of a topology."""
 
-from . import data_parallel
+from . import data_parallel as _data_parallel
 from .edges import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
@@ -9,4 +9,4 @@ from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear
 
-data_parallel.extend()
+_data_parallel.extend()
