@@ -1,6 +1,7 @@
 """Layers whose weights exist at the edges of a topology."""
 
-from . import data_parallel as _data_parallel
+import sparsetrain.nn.data_parallel as _data_parallel  # no public name, which are imported below
+
 from .edges import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
