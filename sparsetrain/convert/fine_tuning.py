@@ -83,15 +83,19 @@ def train_edges(
         check_linear(f"{where}: {names[linear] or 'the model itself'}", linear)
     check_names_free(where, {names[linear]: linear for linear in wanted}, SparseDeltaLinear)
     edges: dict[nn.Module, Topology]
-    if density is None:
-        edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
-    elif closure is not None:
+    if closure is not None and density is not None:
         edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))
     else:
-        edges = by_density(where, list(wanted), density, method, select, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            if density is None:
+                edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+            else:
+                edges = by_density(where, list(wanted), density, method, select, generator)
     trained = {p for module in left for p in module.parameters() if p.requires_grad}
     model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    for layer in new.values():  # as in sparsify
+        layer.awaits_edges = density is not None and layer.values.is_meta
     for parameter in trained:  # also where a layer that was replaced has it too
         parameter.requires_grad_()
     return exchange(model, new)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..nn import EdgeModule
+from ..nn.stored_edges import KEY
 from . import archive, matching
 from .matching import Adopted, Groups
 
@@ -51,6 +52,7 @@ def save(path: Path, model: nn.Module, optimizer: Optimizer | None = None, evolv
         ...     load(f"{folder}/model.safetensors", model, optimizer)
     """
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
+    _share_edges(model, state)
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
     if optimizer is not None:
         parameters = _parameters(model, optimizer)
@@ -94,17 +96,26 @@ def load(
     for part, target in (("optimizer", optimizer), ("evolver", evolver)):
         if target is not None:
             matching.check_kind(where, part, _kind(target), content)
-    adopted = matching.check_model(where, model, content["model"], adopt=topology == "adopt")
+    state = matching.upgraded(where, model, content["model"])
+    adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
         matching.check_parameters(where, _parameters(model, optimizer, adopted), content["optimizer"]["parameters"])
-    with _undone_on_error(model, optimizer):
+    with undone_on_error(model, optimizer):
         for module, edges, values in adopted:
             module.replace_edges(edges, values)
-        model.load_state_dict(_with_versions(content["model"], content["versions"]))
+        model.load_state_dict(_with_versions(state, content["versions"]))
         if optimizer is not None:
             optimizer.load_state_dict(content["optimizer"]["state"])
         if evolver is not None:
             evolver.load_state_dict(content["evolver"]["state"])
+
+
+def _share_edges(model: nn.Module, state: State) -> None:
+    """One tensor for the edges of all layers that share a topology."""
+    first: dict[int, Any] = {}
+    for prefix, module in matching.edge_layers(model).items():
+        if prefix + KEY in state:
+            state[prefix + KEY] = first.setdefault(id(module.topology), state[prefix + KEY])
 
 
 def _with_versions(state: State, versions: State) -> State:
@@ -127,7 +138,7 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
 
 
 @contextmanager
-def _undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
+def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """Everything was checked before; this is for what modules, optimizers and evolvers of others may raise."""
     edges = [(module, module.topology) for module in model.modules() if isinstance(module, EdgeModule)]
     tensors = [(t, t.data, t.detach().clone(), t.grad) for t in (*model.parameters(), *model.buffers())]
