@@ -75,9 +75,10 @@ def test_tables_may_be_compressed_or_have_a_mark(written: Any) -> None:
         ("source,target,weight\na,b,1e999\n", r"got '1e999' in line 2"),
         (
             "source,target\na,b\nc,d,e\n",
-            r"a table of text with a header, '.*' is none \(.*Expected 2 fields in line 3, saw 3",
+            r"a table of text with a header, '.*' is none \(expected 2 fields in line 3, as in the header, got 3",
         ),
-        ("source,target\na,b,c\nd,e,f\n", r"is none \(Length of header"),
+        ("source,target\na,b,c\nd,e,f\n", r"is none \(expected 2 fields in line 2"),
+        ('source,target\n"a,b",c\n"d\ne",f,g\n', r"is none \(expected 2 fields in line 4"),
         ("source,source,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
         (" source,source ,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
         ("", r"is none \(No columns"),
