@@ -111,11 +111,11 @@ def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         metadata, tensors = _read(where, path, file)
     # files of version 0.1 have no checksum
     if metadata.get("checksum", "") not in ("", checksum := _checksum(metadata["content"], tensors)):
-        raise _damaged(where, path, f"their checksum is {checksum}, it was {metadata['checksum']}")
+        raise damaged(where, path, f"their checksum is {checksum}, it was {metadata['checksum']}")
     try:
         return {part: unpacked(value, tensors) for part, value in json.loads(metadata["content"]).items()}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise _damaged(where, path, repr(error)) from None
+        raise damaged(where, path, repr(error)) from None
 
 
 def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -137,7 +137,7 @@ def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dic
             "been cut off while it was written or copied."
         ) from None
     except (KeyError, RuntimeError) as error:  # types and sizes that torch does not have
-        raise _damaged(where, path, repr(error)) from None
+        raise damaged(where, path, repr(error)) from None
 
 
 def _checksum(content: str, tensors: dict[str, Tensor]) -> str:
@@ -147,7 +147,7 @@ def _checksum(content: str, tensors: dict[str, Tensor]) -> str:
         tensor = tensors[name]
         checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
         # by DLPack: .numpy() marks memory as not resizable, and this is the user's
-        data = np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8))
+        data = np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8)).data
         checksum = zlib.crc32(data, checksum)
     return f"{checksum:08x}"
 
@@ -165,10 +165,12 @@ def _check_header(where: str, path: str | os.PathLike[str], metadata: dict[str, 
         )
     strange = metadata.keys() - {"format", "version", "content", "checksum"}
     if strange or "content" not in metadata:
-        raise _damaged(where, path, f"the header has keys {sorted(metadata)}")
+        raise damaged(where, path, f"the header has keys {sorted(metadata)}")
 
 
-def _damaged(where: str, path: str | os.PathLike[str], fault: str) -> ValueError:
+def damaged(where: str, path: str | os.PathLike[str], fault: str) -> ValueError:
+    """What is said of a file that holds something else than what was written."""
     return ValueError(
-        f"{where}: the contents of {os.fspath(path)!r} are damaged ({fault}). Copy it again, or go back to an older one."
+        f"{where}: the contents of {os.fspath(path)!r} are damaged ({fault}). Copy it again, or go back to an older "
+        "one."
     )

@@ -25,7 +25,8 @@ def read_csv(
 ) -> Any:
     """Edges of a table with a header, a row for each edge, separated by commas or tabs; compressed ones too.
 
-    Names are read as they are written: 007 stays 007, and NA is a name. Blank lines are left out, and other columns are not read.
+    Names are read as they are written: 007 stays 007, and NA is a name. Blank lines are left out, other columns not
+    read.
 
     Args:
         path: of the file.

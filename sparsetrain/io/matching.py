@@ -43,9 +43,12 @@ def check_model(where: str, model: nn.Module, stored: Mapping[str, Any], adopt: 
     for prefix, module in layers.items():
         keys = structure_tensors(module.topology)
         structure = {key: stored[prefix + key] for key in (*keys, *NAMES) if prefix + key in stored}
-        error = difference(keys, dict(structure))
+        layer = f"{where}: {type(module).__name__} {prefix.rstrip('.') or '(the model itself)'}"
+        try:
+            error = difference(keys, dict(structure))
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
+            raise ValueError(f"{layer}: the stored edges or their names are damaged ({fault!r}).") from None
         if error:
-            layer = f"{where}: {type(module).__name__} {prefix.rstrip('.') or '(the model itself)'}"
             if not (adopt and torch.equal(structure["shape"], keys["shape"])):
                 raise ValueError(f"{layer}: {error}")
             new = _adopted(layer, module, structure, stored.get(f"{prefix}values"))
@@ -94,7 +97,7 @@ def _adopted(layer: str, module: EdgeModule, structure: dict[str, Tensor], value
         )
     try:
         topology = topology_from(structure)
-    except (IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{layer}: the stored edges are damaged. {error}") from None
     if difference(structure_tensors(topology), dict(structure)) or values.shape != (topology.nnz,):
         raise ValueError(f"{layer}: the stored edges are damaged: {topology!r} with {values.numel()} values.")
