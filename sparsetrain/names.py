@@ -4,12 +4,15 @@ A name is text. A number is the text that it has in Python, and a whole one that
 integers become floats where a data frame lacks one. Scalars of numpy and torch are what they hold; bytes are UTF-8.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
@@ -71,11 +74,13 @@ def plain(name: Any) -> Any:
         return name
     if isinstance(name, str | bytes):
         return _decoded(name)
-    if getattr(name, "ndim", None) == 0 and not isinstance(name, np.datetime64 | np.timedelta64):
-        return plain(name.item()) if isinstance(name.item(), int | float | str | bytes) else name
-    if isinstance(name, float | Decimal):
-        whole = name.is_integer() if isinstance(name, float) else name.is_finite() and name == name.to_integral_value()
-        return int(name) if whole and abs(name) <= LARGEST_WHOLE else name
+    if isinstance(name, np.integer | np.bool_):
+        return name.item()
+    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0:
+        return plain(name[()] if isinstance(name, np.ndarray) else name.item())
+    if isinstance(name, float | np.floating | Decimal | Fraction):
+        whole = isinstance(name, Fraction) or math.isfinite(name)
+        return int(name) if whole and abs(name) <= LARGEST_WHOLE and int(name) == name else name
     return tuple(map(plain, name)) if type(name) is tuple else name
 
 

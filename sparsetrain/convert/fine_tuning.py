@@ -14,9 +14,7 @@ from .choice import by_density, by_mask, is_linear, named
 from .gradients import by_gradient
 from .swap import check_names_free, check_untied, exchange, skipped
 
-TIED = (
-    "so that edges can't be merged into one of the two. Leave the layer as it is with skip=[{!r}], or untie them before."
-)
+TIED = "so that edges can't be merged into one of them. Leave the layer as it is with skip=[{!r}], or untie them before."
 
 
 def train_edges(
@@ -59,8 +57,8 @@ def train_edges(
         ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a mask or the
             density does not fit, a layer has no weights yet or is parametrized, or closure is missing or returns no
             loss that depends on every layer with finite gradients; or a weight is shared with another layer that is not
-            in skip, such as an embedding, so that its edges could not be merged. TypeError: weights that are not floats. Nothing is
-            changed then.
+            in skip, such as an embedding, so that its edges could not be merged. TypeError: weights that are not
+            floats. Nothing is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
