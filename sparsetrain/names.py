@@ -1,27 +1,35 @@
-"""Names of a layer's inputs and outputs."""
+"""Names of a layer's inputs and outputs, and the one rule for what a name is.
 
+A name is text. A number is the text that it has in Python, and a whole one that of the integer: 3.0 is 3, as columns of
+integers become floats where a data frame lacks one. Scalars of numpy and torch are what they hold; bytes are UTF-8.
+"""
+
+import math
 from collections.abc import Hashable, Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
+LARGEST_WHOLE = 2**53  # past which floats skip integers
 
 
 def checked(where: str, side: str, names: Iterable[Hashable], size: int | None = None) -> tuple[str, ...]:
     """The names as distinct strings, as many as ``size``."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"{where}: expected {side} to be a sequence of names, got {names!r}.")
-    given = list(names)
+    given = [plain(name) for name in names]
     if size is not None and len(given) != size:
         raise ValueError(f"{where}: expected {size} names in {side}, got {len(given)}.")
     seen: dict[str, Hashable] = {}
     for k, name in enumerate(given):
+        _check(where, side, name, f"position {k}. Give it a name.")
         text = str(name)
-        if is_missing(name):
-            raise ValueError(f"{where}: expected a name in {side}, got {name!r} at position {k}. Give it a name.")
         if text in seen:
             raise ValueError(
                 f"{where}: expected distinct names in {side}, got {seen[text]!r} and {name!r}, "
@@ -36,14 +44,12 @@ def numbered(
 ) -> tuple[Ids, tuple[str, ...]]:
     """The position of each label among the names, and the names: given, else remembered by the frame, else the labels
     in order of appearance."""
-    missing = next((k for k, label in enumerate(labels) if is_missing(label)), None)
-    if missing is not None:
-        raise ValueError(
-            f"{where}: expected a name in {side}, got {labels[missing]!r} at edge {missing}. Drop that edge."
-        )
+    labels = [plain(label) for label in labels]
+    for k, label in enumerate(labels):
+        _check(where, side, label, f"edge {k}. Drop that edge.")
     if names is None and remembered is not None:
         side, names = f"frame.attrs[{side!r}]", remembered
-    # a number and its float are one key of a dict, and two names
+    # True and 1 are one key of a dict, and two names
     known = checked(where, side, _distinct(labels) if names is None else names)
     position = {name: i for i, name in enumerate(known)}
     ids = [position.get(str(label), -1) for label in labels]
@@ -60,6 +66,49 @@ def numbered(
 def _distinct(labels: list[Any]) -> list[Any]:
     """The labels in order of appearance, each once, where equal ones read alike as text."""
     return list({(label, str(label)): label for label in labels}.values())
+
+
+def plain(name: Any) -> Any:
+    """A name as Python has it; what is equal and reads alike is one name."""
+    if type(name) is str:
+        return name
+    if isinstance(name, str | bytes):
+        return _decoded(name)
+    if isinstance(name, np.integer | np.bool_):
+        return name.item()
+    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0:
+        return plain(name[()] if isinstance(name, np.ndarray) else name.item())
+    if isinstance(name, float | np.floating | Decimal | Fraction):
+        whole = isinstance(name, Fraction) or math.isfinite(name)
+        return int(name) if whole and abs(name) <= LARGEST_WHOLE and int(name) == name else name
+    return tuple(map(plain, name)) if type(name) is tuple else name
+
+
+def text(name: Any) -> str:
+    """A name as text."""
+    return str(plain(name))
+
+
+def _decoded(name: str | bytes) -> Any:
+    try:
+        return name.decode() if isinstance(name, bytes) else str.__str__(name)
+    except UnicodeDecodeError:
+        return name
+
+
+def _check(where: str, side: str, name: Any, place: str) -> None:
+    """It is something, and one thing."""
+    if type(name) is str:
+        return
+    try:
+        hash(name)
+        one = getattr(name, "ndim", 0) == 0
+    except TypeError:
+        one = False
+    if not one:
+        raise TypeError(f"{where}: expected text or numbers as names in {side}, got {name!r} at {place}")
+    if is_missing(name):
+        raise ValueError(f"{where}: expected a name in {side}, got {name!r} at {place}")
 
 
 def is_missing(name: Any) -> bool:

@@ -295,9 +295,10 @@ def test_tensors_of_pairs_are_numbers() -> None:
     assert (t.inputs, t.outputs) == (("0", "2"), ("5",))
 
 
-def test_a_number_and_its_float_are_two_names() -> None:
-    t = SparseLinear.from_edges([(1, "x"), (1.0, "x")]).topology
-    assert t.inputs == ("1", "1.0")
+def test_a_whole_number_and_its_float_are_one_name() -> None:
+    with pytest.raises(ValueError, match=r"expected distinct edges, got \(1, 'x'\) more than once"):
+        SparseLinear.from_edges([(1, "x"), (1.0, "x")])
+    assert SparseLinear.from_edges([(1, "x"), (1.5, "x")]).topology.inputs == ("1", "1.5")
 
 
 def test_weights_of_a_matrix_are_finite_in_the_type_of_the_layer() -> None:

@@ -254,13 +254,29 @@ def test_an_input_changed_in_place_is_noticed() -> None:
 def test_a_tied_weight_is_not_merged() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
     model[1].weight = model[0].weight
-    train_edges(model, 0.1)
+    train_edges(model, 0.1, skip="0")
     before = model[0].weight.clone()
     nn.init.ones_(model[1].values)
     with pytest.raises(ValueError, match="are one tensor, which would change in both places"):
         merge_edges(model)
     assert torch.equal(model[0].weight, before)
     assert math.isclose(float(model[1].values.detach().sum()), 7.0)
+
+
+@pytest.mark.parametrize("select", ["random", "magnitude", "gradient"])
+def test_a_head_that_is_tied_is_refused_before_it_is_trained(select: str) -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9, bias=False))
+    model[2].weight = model[0].weight
+    closure = (lambda: model(torch.arange(3)).square().mean()) if select == "gradient" else None
+    message = r"^convert.train_edges: 0.weight and 2.weight are one tensor.* skip=\['2'\]"
+    with pytest.raises(ValueError, match=message):
+        train_edges(model, 0.1, select=select, closure=closure)
+    assert all(p.requires_grad for p in model.parameters())
+    assert type(model[1]) is nn.Linear
+    masks = {"2": torch.ones(9, 8)}
+    with pytest.raises(ValueError, match=message):
+        train_edges(model, masks=masks)
+    merge_edges(train_edges(model, 0.1, skip="2"))
 
 
 def test_constraints_that_forbid_a_merge_leave_all_layers_as_they_are() -> None:

@@ -39,9 +39,10 @@ def check_refused(path: Path, error: type[Exception], message: str, *parts: Any,
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], Any]) -> None:
-    """Change the tensors and the header of a file."""
+    """Change the tensors and the header of a file, as if it had no checksum: older ones have none."""
     with safe_open(path, "pt") as file:
         header = dict(file.metadata())
+    del header["checksum"]
     tensors = load_file(path)
     change(tensors, header)
     save_file(tensors, path, header)

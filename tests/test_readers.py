@@ -75,9 +75,10 @@ def test_tables_may_be_compressed_or_have_a_mark(written: Any) -> None:
         ("source,target,weight\na,b,1e999\n", r"got '1e999' in line 2"),
         (
             "source,target\na,b\nc,d,e\n",
-            r"a table of text with a header, '.*' is none \(.*Expected 2 fields in line 3, saw 3",
+            r"a table of text with a header, '.*' is none \(expected 2 fields in line 3, as in the header, got 3",
         ),
-        ("source,target\na,b,c\nd,e,f\n", r"is none \(Length of header"),
+        ("source,target\na,b,c\nd,e,f\n", r"is none \(expected 2 fields in line 2"),
+        ('source,target\n"a,b",c\n"d\ne",f,g\n', r"is none \(expected 2 fields in line 4"),
         ("source,source,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
         (" source,source ,target\na,b,c\n", r"columns of distinct names in '.*', got 'source' twice"),
         ("", r"is none \(No columns"),
@@ -134,6 +135,22 @@ def test_a_gmt_file(written: Any) -> None:
     expected = [["TP53", "apoptosis"], ["BAX", "apoptosis"], ["MYC", "cycle"]]
     assert io.read_gmt(written(text)).values.tolist() == expected
     assert io.read_gmt(written(gzip.compress(text.encode()), "sets.gmt.gz")).values.tolist() == expected
+
+
+def test_a_gmt_file_with_weights(written: Any) -> None:
+    text = "p\td\tTP53,1.0\tBAX,-2e-1\tTP53,1\nq\t\tMYC, 0.5"
+    frame = io.read_gmt(written(text))
+    assert frame.values.tolist() == [["TP53", "p", 1.0], ["BAX", "p", -0.2], ["MYC", "q", 0.5]]
+    assert SparseLinear.from_edges(frame).values.tolist() == pytest.approx([1.0, -0.2, 0.5])
+    assert io.read_gmt(written(text), weights=False).source.tolist() == ["TP53,1.0", "BAX,-2e-1", "TP53,1", "MYC, 0.5"]
+    mixed = written("p\td\tbutanediol-2,3\nq\td\tglucose\n")
+    with pytest.raises(ValueError, match=r"^io.read_gmt: expected a weight .* got 'glucose' in line 2 .*weights=False"):
+        io.read_gmt(mixed)
+    assert io.read_gmt(mixed, weights=False).source.tolist() == ["butanediol-2,3", "glucose"]
+    with pytest.raises(ValueError, match=r"expected a weight .* got 'a' in line 1"):
+        io.read_gmt(written("p\td\ta\n"), weights=True)
+    with pytest.raises(ValueError, match=r"expected one weight of 'a' in line 1 of '.*', got two"):
+        io.read_gmt(written("p\td\ta,1\ta,2\n"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from .choice import by_density, by_mask, is_linear, named
 from .gradients import by_gradient
 from .swap import check_names_free, check_untied, exchange, skipped
 
+TIED = "so that edges can't be merged into one of them. Leave the layer as it is with skip=[{!r}], or untie them first."
+
 
 def train_edges(
     model: nn.Module,
@@ -54,8 +56,9 @@ def train_edges(
     Raises:
         ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a mask or the
             density does not fit, a layer has no weights yet or is parametrized, or closure is missing or returns no
-            loss that depends on every layer with finite gradients. TypeError: weights that are not floats. Nothing is
-            changed then.
+            loss that depends on every layer with finite gradients; or a weight is shared with another layer that is not
+            in skip, such as an embedding, so that its edges could not be merged. TypeError: weights that are not
+            floats. Nothing is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
@@ -82,6 +85,8 @@ def train_edges(
     for linear in wanted:
         check_linear(f"{where}: {names[linear] or 'the model itself'}", linear)
     check_names_free(where, {names[linear]: linear for linear in wanted}, SparseDeltaLinear)
+    aside = {p for module in left for p in module.parameters()}  # tied to what is in skip: users know of it
+    check_untied(where, model, {names[linear]: linear for linear in wanted if linear.weight not in aside}, TIED)
     edges: dict[nn.Module, Topology]
     if closure is not None and density is not None:
         edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..edge_list import EdgeList, edge_list, edge_weights
-from ..names import checked, numbered
+from ..names import checked, numbered, plain, text
 from ..nn import Hierarchy, SparseLinear
 from ..nn.constraint_words import constraint_words
 from ..nn.unconnected import Unused, report_unconnected
@@ -103,10 +103,11 @@ def _named(graph: EdgeList) -> tuple[EdgeList, tuple[str, ...]]:
     """The edges and all their nodes as text."""
     if not graph.sources:
         raise ValueError(f"{WHERE}: expected edges, got none.")
-    for side, labels in (("sources", graph.sources), ("targets", graph.targets)):
+    ends = {"sources": graph.sources, "targets": graph.targets}
+    for side, labels in ends.items():
         numbered(WHERE, side, labels, None, None)
-    nodes = checked(WHERE, "the nodes", dict.fromkeys([*graph.sources, *graph.targets]))
-    return replace(graph, sources=list(map(str, graph.sources)), targets=list(map(str, graph.targets))), nodes
+    nodes = checked(WHERE, "the nodes", dict.fromkeys(map(plain, [*graph.sources, *graph.targets])))
+    return replace(graph, **{side: list(map(text, labels)) for side, labels in ends.items()}), nodes
 
 
 def _levels(graph: EdgeList) -> dict[str, int]:

@@ -1,21 +1,26 @@
 """Nested data with tensors in it, as one safetensors file: tensors as tensors, the rest as JSON that refers to them.
 
 JSON keeps None, booleans, integers, text, finite floats (exactly) and lists as they are. What it has no form for is an
-object with one key that says what it is: ``{"tensor": name}``, ``{"tuple": items}``, ``{"dict": pairs}`` and
-``{"float": "inf"}``. Reading makes these types and no others, so a file can't run code.
+object with one key that says what it is: ``{"tensor": name}``, ``{"tuple": items}``, ``{"dict": pairs}``,
+``{"counter": pairs}`` and ``{"float": "inf"}``. Reading makes these types and no others, so a file can't run code. A
+checksum over all of it tells a damaged file.
 """
 
 import json
 import math
 import os
-import secrets
-from pathlib import Path
-from typing import Any
+import zlib
+from collections import Counter
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from .readable import opened
+from .whole_file import replacing
 
 FORMAT, VERSION = "sparsetrain", "1"
 
@@ -28,6 +33,7 @@ class Packer:
         self.tensors: dict[str, Tensor] = {}
         self._names: dict[tuple[Any, ...], str] = {}
         self._storages: set[tuple[torch.device, int]] = set()
+        self._alive: list[Tensor] = []  # so that an address is one tensor's
 
     def pack(self, value: Any, path: str) -> Any:
         """The JSON of a value; its tensors are named after the path to them."""
@@ -41,7 +47,8 @@ class Packer:
             items = [self.pack(item, f"{path}/{i}") for i, item in enumerate(value)]
             return items if isinstance(value, list) else {"tuple": items}
         if isinstance(value, dict):
-            return {"dict": [[self.pack(key, path), self.pack(item, f"{path}/{key}")] for key, item in value.items()]}
+            kind = "counter" if isinstance(value, Counter) else "dict"  # the milestones of torch's MultiStepLR
+            return {kind: [[self.pack(key, path), self.pack(item, f"{path}/{key}")] for key, item in value.items()]}
         raise TypeError(
             f"{self.where}: expected tensors, numbers, text, None, and lists, tuples and dicts of them, got "
             f"{type(value).__name__} at {path}."
@@ -51,9 +58,12 @@ class Packer:
         if tensor.layout is not torch.strided or tensor.is_meta:
             kind = "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
             raise TypeError(f"{self.where}: expected tensors that hold their numbers, got {kind} at {path}.")
+        tensor = tensor.resolve_conj().resolve_neg()  # the format has bytes alone
+        self._alive.append(tensor)
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
         identity = (storage, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
         if not tensor.numel() or identity not in self._names:
+            path = path.encode(errors="backslashreplace").decode()  # names in the format are UTF-8
             while path in self.tensors:  # keys 0 and "0" of one dict
                 path += "'"
             # the format has no overlaps; what is left of them when aliases are gone is stored apart
@@ -75,6 +85,8 @@ def unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content]
     if kind == "tuple":
         return tuple(unpacked(content, tensors))
+    if kind == "counter":
+        return Counter(unpacked({"dict": content}, tensors))
     if kind == "dict":
         return {unpacked(key, tensors): unpacked(item, tensors) for key, item in content}
     if kind == "float":
@@ -85,54 +97,59 @@ def unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
 def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write the content to a file; whatever happens, the path holds the old file or the new one, whole."""
     packer = Packer(where)
-    packed = {part: packer.pack(value, part) for part, value in content.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "content": json.dumps(packed, allow_nan=False)}
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{where}: expected a file in a folder that exists, there is no folder {target.parent}."
-        )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.touch(exist_ok=False)
-        permissions = temporary.stat().st_mode
-        save_file(packer.tensors, temporary, metadata)
-        temporary.chmod(permissions)  # those that any new file gets, and safetensors does not give
-        _flush(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    packed = json.dumps({part: packer.pack(value, part) for part, value in content.items()}, allow_nan=False)
+    metadata = {
+        "format": FORMAT, "version": VERSION, "content": packed, "checksum": _checksum(packed, packer.tensors),
+    }  # fmt: skip
+    with replacing(where, path) as new:
+        save_file(packer.tensors, new, metadata)
 
 
 def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a file that ``write`` wrote, in memory of its own."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{where}: expected a checkpoint, there is no file {os.fspath(path)!r}.")
+    with opened(where, "a checkpoint", path) as file:
+        metadata, tensors = _read(where, path, file)
+    # files of version 0.1 have no checksum
+    if metadata.get("checksum", "") not in ("", checksum := _checksum(metadata["content"], tensors)):
+        raise damaged(where, path, f"their checksum is {checksum}, it was {metadata['checksum']}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        return {part: unpacked(value, tensors) for part, value in json.loads(metadata["content"]).items()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise damaged(where, path, repr(error)) from None
+
+
+def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header, checked, and the tensors."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # safetensors takes text that is UTF-8 alone
+        name = f"/dev/fd/{file.fileno()}"
+    try:
+        with safe_open(name, framework="pt") as safe:
+            metadata = safe.metadata() or {}
             _check_header(where, path, metadata)
             # copies: what safetensors returns may be a view of the file itself
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return metadata, {name: safe.get_tensor(name).clone() for name in safe.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{where}: expected a checkpoint, {os.fspath(path)!r} is no whole safetensors file ({error}). It may have "
             "been cut off while it was written or copied."
         ) from None
-    try:
-        return {part: unpacked(value, tensors) for part, value in json.loads(metadata["content"]).items()}
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: the contents of {os.fspath(path)!r} are damaged ({error!r}).") from None
+    except (KeyError, RuntimeError) as error:  # types and sizes that torch does not have
+        raise damaged(where, path, repr(error)) from None
+
+
+def _checksum(content: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of everything that a file holds, in hexadecimal."""
+    checksum = zlib.crc32(content.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        # by DLPack: .numpy() marks memory as not resizable, and this is the user's
+        data = np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8)).data
+        checksum = zlib.crc32(data, checksum)
+    return f"{checksum:08x}"
 
 
 def _check_header(where: str, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
@@ -146,3 +163,14 @@ def _check_header(where: str, path: str | os.PathLike[str], metadata: dict[str, 
             f"{where}: expected a checkpoint of version {VERSION}, {os.fspath(path)!r} has version "
             f"{metadata.get('version')}. Read it with the release of sparsetrain that wrote it."
         )
+    strange = metadata.keys() - {"format", "version", "content", "checksum"}
+    if strange or "content" not in metadata:
+        raise damaged(where, path, f"the header has keys {sorted(metadata)}")
+
+
+def damaged(where: str, path: str | os.PathLike[str], fault: str) -> ValueError:
+    """What is said of a file that holds something else than what was written."""
+    return ValueError(
+        f"{where}: the contents of {os.fspath(path)!r} are damaged ({fault}). Copy it again, or go back to an older "
+        "one."
+    )

@@ -1,46 +1,57 @@
 """Checkpoints: model, optimizer and evolution in one file, from which training goes on as if it had not stopped."""
 
 import os
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ..nn import EdgeModule
 from ..nn.stored_edges import KEY
-from . import archive, matching
+from . import archive, layout, matching, parts
 from .matching import Adopted, Groups
+from .optimizer_state import check_states
+from .parts import Schedulers, State, Stateful, kind_of
 
 Path = str | os.PathLike[str]
-State = dict[str, Any]
 
 
-class Stateful(Protocol):
-    """What an evolver is to a checkpoint: a state of tensors, numbers, text, None, lists, tuples and dicts."""
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: State, /) -> Any: ...
-
-
-def save(path: Path, model: nn.Module, optimizer: Optimizer | None = None, evolver: Stateful | None = None) -> None:
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    evolver: Stateful | None = None,
+    *,
+    scheduler: Schedulers | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint: a safetensors file that holds all of the training, or none of it.
 
-    The file is written under another name, flushed to the disk and renamed, so that a crash leaves the old one. Tied
-    parameters are stored once. Of random states the evolver's generator is stored, but not torch's global one.
+    The file is written in a folder beside it, flushed to the disk and moved, so that a crash leaves the old one. It
+    keeps the permissions of the file that it replaces. Tied parameters are stored once. A checksum covers all of it.
+
+    Not in the file, unless extra holds it: random states of torch, numpy and Python (of generators the evolver's is
+    stored), the place in the data, gradients, and hooks and attributes of modules that their state_dict leaves out.
 
     Args:
         path: of the file; its folder exists.
         model: any module, sparse layers in it or not.
         optimizer: of its parameters.
         evolver: what changes its topology; any object with ``state_dict`` and ``load_state_dict``.
+        scheduler: the schedule of the learning rate, or a list or a dict of several.
+        extra: whatever else belongs to the training, by name: data of tensors, numbers, text, None, lists, tuples and
+            dicts, or objects with ``state_dict`` and ``load_state_dict``, such as a GradScaler.
 
     Raises:
         TypeError: a state holds something that a file that can't run code does not hold. FileNotFoundError: no such
-            folder.
+            folder. IsADirectoryError: the path is a folder.
+
+    Warns:
+        UserWarning: the learning rates of the optimizer follow a schedule that is not saved.
 
     Example:
         >>> import tempfile, torch
@@ -48,18 +59,33 @@ def save(path: Path, model: nn.Module, optimizer: Optimizer | None = None, evolv
         >>> model = SparseLinear(20, 10, density=0.1)
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/model.safetensors", model, optimizer)
-        ...     load(f"{folder}/model.safetensors", model, optimizer)
+        ...     save(f"{folder}/model.safetensors", model, optimizer, extra={"epoch": 3})
+        ...     extra = {}
+        ...     load(f"{folder}/model.safetensors", model, optimizer, extra=extra)
+        >>> extra
+        {'epoch': 3}
     """
+    where = "io.save"
+    schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
     _share_edges(model, state)
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
     if optimizer is not None:
         parameters = _parameters(model, optimizer)
-        content["optimizer"] = {"class": _kind(optimizer), "parameters": parameters, "state": optimizer.state_dict()}
+        content["optimizer"] = {"class": kind_of(optimizer), "parameters": parameters, "state": optimizer.state_dict()}
     if evolver is not None:
-        content["evolver"] = {"class": _kind(evolver), "state": evolver.state_dict()}
-    archive.write("io.save", path, content)
+        content["evolver"] = parts.stored(evolver)
+    if schedulers:
+        content["scheduler"] = {name: parts.stored(part) for name, part in schedulers.items()}
+    elif optimizer is not None and any("initial_lr" in group for group in optimizer.param_groups):
+        warnings.warn(
+            f"{where}: the optimizer has a schedule of learning rates, which will start anew after loading. Pass it as "
+            "scheduler=.",
+            stacklevel=2,
+        )
+    if extra is not None:
+        content["extra"] = parts.stored_extra(where, extra)
+    archive.write(where, path, content)
 
 
 def load(
@@ -68,22 +94,32 @@ def load(
     optimizer: Optimizer | None = None,
     evolver: Stateful | None = None,
     topology: Literal["strict", "adopt"] = "strict",
+    *,
+    scheduler: Schedulers | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> None:
-    """Read a checkpoint into a model, an optimizer and an evolver, all checked before anything is changed.
+    """Read a checkpoint into a model, an optimizer and what else belongs to it, checked before anything is changed.
 
-    Training that goes on from there is bitwise the training that was not interrupted. Hyperparameters of the optimizer
-    come from the checkpoint, as with ``optimizer.load_state_dict``.
+    Training that goes on from there is bitwise the training that was not interrupted, given the same samples, random
+    states and schedules; see save for what is not in the file. Hyperparameters of the optimizer come from the
+    checkpoint, as with ``optimizer.load_state_dict``.
 
     Args:
         path: of a file written by save.
         model, optimizer, evolver: made as those that were saved were. What isn't asked for is left in the file.
+        scheduler: as it was saved: one, a list or a dict, made of this optimizer.
+        extra: a dict that takes the stored data, under its names. What it holds with a ``load_state_dict`` gets its
+            stored state; everything that it holds must be in the file.
         topology: ``"strict"`` refuses edges other than the model's; ``"adopt"`` goes on with the stored ones, in the
             same Parameters. Then an optimizer is loaded along, or made afterwards.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
             what is asked for, or keys, shapes, edges, classes or parameter groups differ. TypeError: dtypes differ.
-            Whatever is raised, nothing has changed.
+            OSError: it can't be read. Whatever is raised, nothing has changed.
+
+    Warns:
+        UserWarning: the optimizer is loaded without its schedule, which the file has.
 
     Example: see save.
     """
@@ -93,21 +129,36 @@ def load(
     content = archive.read(where, path)
     if "model" not in content:
         raise ValueError(f"{where}: expected a checkpoint, {os.fspath(path)!r} has edges alone. Use io.load_edges.")
+    layout.check(where, path, content)
     for part, target in (("optimizer", optimizer), ("evolver", evolver)):
         if target is not None:
-            matching.check_kind(where, part, _kind(target), content)
+            matching.check_kind(where, part, kind_of(target), content)
+    schedulers, kept = parts.named(where, "scheduler", scheduler), content.get("scheduler", {})
+    pairs: list[parts.Pair] = [] if evolver is None else [(evolver, content["evolver"]["state"])]
+    pairs += parts.matched(where, "scheduler", schedulers, kept)
+    others = content.get("extra", {"states": {}, "data": {}})
+    pairs += [] if extra is None else parts.matched_extra(where, extra, others)
     state = matching.upgraded(where, model, content["model"])
     adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
-        matching.check_parameters(where, _parameters(model, optimizer, adopted), content["optimizer"]["parameters"])
+        parameters = _parameters(model, optimizer, adopted)
+        matching.check_parameters(where, parameters, content["optimizer"]["parameters"])
+        check_states(where, optimizer, parameters, content["optimizer"]["state"])
     with undone_on_error(model, optimizer):
         for module, edges, values in adopted:
             module.replace_edges(edges, values)
         model.load_state_dict(_with_versions(state, content["versions"]))
         if optimizer is not None:
             optimizer.load_state_dict(content["optimizer"]["state"])
-        if evolver is not None:
-            evolver.load_state_dict(content["evolver"]["state"])
+        parts.load_states(pairs)
+    if extra is not None:
+        extra.update(others["data"])
+    if optimizer is not None and kept and not schedulers:
+        warnings.warn(
+            f"{where}: the checkpoint has a schedule of learning rates, which is not loaded and starts anew. Pass it "
+            "as scheduler=.",
+            stacklevel=2,
+        )
 
 
 def _share_edges(model: nn.Module, state: State) -> None:
@@ -123,10 +174,6 @@ def _with_versions(state: State, versions: State) -> State:
     marked = OrderedDict(state)
     marked._metadata = versions  # type: ignore[attr-defined]
     return marked
-
-
-def _kind(part: object) -> str:
-    return type(part).__name__
 
 
 def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopted] = ()) -> Groups:

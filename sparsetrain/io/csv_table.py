@@ -1,12 +1,15 @@
 """Edges from a table of text, with commas or tabs."""
 
-import warnings
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from ..edge_list import CONSTRAINT, WEIGHT
 from ..extras import needed
+from .readable import opened
 
 WHERE = "io.read_csv"
 FIRST = 2  # the line after the header
@@ -22,7 +25,8 @@ def read_csv(
 ) -> Any:
     """Edges of a table with a header, a row for each edge, separated by commas or tabs; compressed ones too.
 
-    Names are read as they are written: 007 stays 007, and NA is a name. Blank lines and other columns are left out.
+    Names are read as they are written: 007 stays 007, and NA is a name. Blank lines are left out, other columns not
+    read.
 
     Args:
         path: of the file.
@@ -44,19 +48,19 @@ def read_csv(
         [['TP53', 'apoptosis', 0.5], ['MYC', 'cycle', -1.0]]
     """
     pandas = needed(WHERE, "pandas", "edges")
-    table = _text(pandas, path)
+    separator, header = _header(pandas, path)
     wanted = [(source, "source"), (target, "target")]
     wanted += [
-        (name, kind) for name, kind in ((weight, WEIGHT), (constraint, CONSTRAINT)) if name in table or name != kind
+        (name, kind) for name, kind in ((weight, WEIGHT), (constraint, CONSTRAINT)) if name in header or name != kind
     ]
     columns = dict(wanted)
-    if len(columns) < len(wanted) or not all(name in table for name in columns):
+    if len(columns) < len(wanted) or not all(name in header for name in columns):
         names = ", ".join(repr(name) for name, _ in wanted)
         raise ValueError(
-            f"{WHERE}: expected columns {names} in {str(path)!r}, got {list(table.columns)}. "
+            f"{WHERE}: expected columns {names} in {str(path)!r}, got {_some(header)}. "
             "Name them with source=, target=, weight= and constraint=."
         )
-    frame = table[list(columns)].rename(columns=columns).dropna(how="all")
+    frame = _table(pandas, path, separator, header, list(columns)).rename(columns=columns).dropna(how="all")
     for kind in ("source", "target", WEIGHT):
         if kind in frame:
             _check(frame, kind, frame[kind].isna(), path)
@@ -67,32 +71,64 @@ def read_csv(
     return frame.reset_index(drop=True)
 
 
-def _text(pandas: Any, path: str | PathLike[str]) -> Any:
-    """The table as text: stripped, None where nothing is written."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{WHERE}: expected a table of edges, there is no file {str(path)!r}.")
-    options = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False, "index_col": False}
+OPTIONS = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False, "index_col": False}
+
+
+def _header(pandas: Any, path: str | PathLike[str]) -> tuple[str, list[str]]:
+    """What separates the columns, and their names as they are written: pandas numbers those that occur twice."""
+    opened(WHERE, "a table of edges", path).close()
+    with _in_our_words(path):
+        first = next(_lines(pandas, path, 1), "")
+        separator = "\t" if "\t" in first else ","
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+    twice = [name for name, times in Counter(header).items() if times > 1 and name]  # without a name they aren't read
+    if twice:
+        raise ValueError(f"{WHERE}: expected columns of distinct names in {str(path)!r}, got {twice[0]!r} twice.")
+    return separator, header
+
+
+def _table(pandas: Any, path: str | PathLike[str], separator: str, header: list[str], columns: list[str]) -> Any:
+    """These columns as text: stripped, None where nothing is written. Others are not read: there may be many."""
+    places = sorted(header.index(name) for name in columns)
+    with _in_our_words(path):
+        _check_rows(pandas, path, separator, len(header))
+        table = pandas.read_csv(path, sep=separator, usecols=places, **OPTIONS)
+    table.columns = [header[k] for k in places]
+    return table[columns].apply(lambda column: column.str.strip().replace("", None))
+
+
+def _check_rows(pandas: Any, path: str | PathLike[str], separator: str, columns: int) -> None:
+    """No row is longer than the header, of which pandas says nothing where it reads some columns alone."""
+    if all(line.count(separator) < columns for line in _lines(pandas, path)):
+        return
+    rows = csv.reader((f"{line}\n" for line in _lines(pandas, path)), delimiter=separator)
+    for row in rows:  # separators may be quoted
+        if len(row) > columns:
+            raise ValueError(f"expected {columns} fields in line {rows.line_num}, as in the header, got {len(row)}")
+
+
+def _lines(pandas: Any, path: str | PathLike[str], count: int | None = None) -> Iterator[str]:
+    """The first lines, or all, of a file that may be compressed."""
+    options = {"dtype": str, "na_filter": False, "skip_blank_lines": False, "chunksize": 10_000, "nrows": count}
+    with pandas.read_csv(path, sep="\0", header=None, quoting=csv.QUOTE_NONE, **options) as tables:
+        for table in tables:
+            yield from table[0]
+
+
+@contextmanager
+def _in_our_words(path: str | PathLike[str]) -> Iterator[None]:
+    """What pandas says of other files, in our words."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
-            tabs = len(pandas.read_csv(path, sep="\t", nrows=0, **options).columns) > 1
-            separator = "\t" if tabs else ","
-            table = pandas.read_csv(path, sep=separator, **options)
-            # as they are written: pandas numbers those that occur twice
-            table.columns = pandas.read_csv(path, sep=separator, nrows=1, header=None, **options).iloc[0].str.strip()
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        pandas.errors.ParserWarning,
-    ) as error:  # pandas' and unicode's are ValueErrors
+        yield
+    except (ValueError, OSError, EOFError, csv.Error) as error:  # pandas' and unicode's are ValueErrors
         raise ValueError(
             f"{WHERE}: expected a table of text with a header, {str(path)!r} is none ({str(error).strip()})."
         ) from None
-    twice = table.columns[table.columns.duplicated() & table.columns.notna()]  # columns without a name are not read
-    if len(twice):
-        raise ValueError(f"{WHERE}: expected columns of distinct names in {str(path)!r}, got {twice[0]!r} twice.")
-    return table.apply(lambda column: column.str.strip().replace("", None))
+
+
+def _some(header: list[str]) -> str:
+    """The first names of a header, for a message."""
+    return f"{header[:20]}" if len(header) <= 20 else f"{header[:20]} and {len(header) - 20} more"
 
 
 def _check(frame: Any, kind: str, wrong: Any, path: str | PathLike[str]) -> None:

@@ -11,7 +11,7 @@ from ..csr import from_positions
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
 from ..topology import Topology
-from . import archive
+from . import archive, layout
 from .checkpoint import Path
 
 
@@ -89,7 +89,10 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     content = archive.read(where, path)
     if "edges" not in content:
         raise ValueError(f"{where}: expected a file written by save_edges, {str(path)!r} is a checkpoint. Use io.load.")
+    layout.check(where, path, content)
     stored: dict[str, dict[str, Any]] = content["edges"]
+    if not stored:
+        raise ValueError(f"{where}: expected a file with edges, {str(path)!r} has none. Write it anew with save_edges.")
     modules = dict(model.named_modules(remove_duplicate=False))
     named = [modules[name] for name in stored if name in modules]
     if len(set(named)) < len(named):
@@ -123,10 +126,12 @@ def _checked(where: str, name: str, module: nn.Module | None, entry: dict[str, A
     elif not isinstance(module.values, nn.Parameter):
         raise TypeError(f"{where}: expected values that are a Parameter, those of {name!r} are computed from others.")
     size: Any = (module.out_features, module.in_features)
-    position, values, shape = entry["position"].long(), entry["values"], tuple(entry["shape"])
+    position, values, shape = entry["position"], entry["values"], tuple(entry["shape"])
     if shape != size:
         raise ValueError(f"{where}: expected edges of shape {size} for {name!r}, the file has {shape}.")
-    rising = bool((position.diff() > 0).all()) and not bool(((position < 0) | (position >= size[0] * size[1])).any())
-    if not rising or position.shape != values.shape:
+    whole = position.dtype in (torch.int32, torch.int64) and position.ndim == 1 and position.shape == values.shape
+    position = position.long()
+    inside = whole and bool(((position >= 0) & (position < size[0] * size[1])).all())
+    if not inside or bool((position.diff() <= 0).any()) or not values.is_floating_point():
         raise ValueError(f"{where}: the edges of {name!r} in the file are damaged.")
     return Topology(*from_positions(position, size), size), values

@@ -1,11 +1,16 @@
 """Edges from sets of genes to the sets: dictionaries, and GMT files."""
 
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
+from ..edge_list import WEIGHT
 from ..extras import needed
+from ..names import plain
 from .text_lines import fields
+
+WEIGHTED = re.compile(r"(.*\S)\s*,\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)")
 
 
 def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
@@ -32,27 +37,38 @@ def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
     for name, members in sets.items():
         if isinstance(members, str) or not isinstance(members, Iterable):
             raise TypeError(f"{where}: expected the members of {name!r} in a list, got {members!r}.")
-    return _frame(where, {name: _each_once(members) for name, members in sets.items()})
+    return _frame(where, {name: _each_once(where, name, members) for name, members in sets.items()})
 
 
-def _each_once(members: Iterable[Hashable]) -> list[Hashable]:
-    return sorted(members, key=str) if isinstance(members, set | frozenset) else list(dict.fromkeys(members))
+def _each_once(where: str, name: Hashable, members: Iterable[Hashable]) -> list[Hashable]:
+    plain_members = list(map(plain, members))
+    if isinstance(members, set | frozenset):
+        return sorted(plain_members, key=str)
+    try:
+        return list(dict.fromkeys(plain_members))
+    except TypeError:
+        raise TypeError(f"{where}: expected text or numbers as members of {name!r}, got {members!r}.") from None
 
 
-def read_gmt(path: str | PathLike[str]) -> Any:
+def read_gmt(path: str | PathLike[str], *, weights: bool | None = None) -> Any:
     """Edges (gene, set) of a GMT file: on each line a set, a description and its genes, separated by tabs.
 
-    A gene that a line names twice is in the set once. Descriptions are left out.
+    A gene that a line names twice is in the set once. Descriptions are left out. Some libraries write a weight behind
+    each gene, as in ``TP53,1.0``.
 
     Args:
         path: of the file, which may end in .gz.
+        weights: whether genes have weights. By default all do if any of them ends in a comma and a number; False keeps
+            that in the names.
 
     Returns:
-        A data frame with columns source (gene) and target (set), in the order of the file.
+        A data frame with columns source (gene), target (set) and, where genes have weights, weight, in the order of the
+        file.
 
     Raises:
         FileNotFoundError: no such file. ModuleNotFoundError: pandas is not installed.
-        ValueError: a line has no genes or no name, or a set occurs twice; the message names the line.
+        ValueError: a line has no genes or no name, some genes have weights and others none, a gene has two, or a set
+            occurs twice; the message names the line.
 
     Source: the GMT format of GSEA and MSigDB.
 
@@ -79,7 +95,29 @@ def read_gmt(path: str | PathLike[str]) -> Any:
                 f"{where}: expected each set once, got {name!r} in lines {lines[name]} and {number} of {str(path)!r}."
             )
         sets[name], lines[name] = list(dict.fromkeys(genes)), number
-    return _frame(where, sets)
+    found = any(WEIGHTED.fullmatch(gene) for genes in sets.values() for gene in genes)
+    if weights is False or not (weights or found):
+        return _frame(where, sets)
+    parted = {name: _parted(where, genes, f"line {lines[name]} of {str(path)!r}") for name, genes in sets.items()}
+    frame = _frame(where, {name: list(members) for name, members in parted.items()})
+    frame[WEIGHT] = [weight for members in parted.values() for weight in members.values()]
+    return frame
+
+
+def _parted(where: str, genes: list[str], place: str) -> dict[str, float]:
+    """The weights of genes that are written with them."""
+    found: dict[str, float] = {}
+    for gene in genes:
+        match = WEIGHTED.fullmatch(gene)
+        if match is None:
+            raise ValueError(
+                f"{where}: expected a weight behind every gene, as in 'TP53,1.0', or behind none, got {gene!r} in "
+                f"{place}. Pass weights=False if commas and numbers are parts of names."
+            )
+        name, weight = match.groups()
+        if found.setdefault(name, float(weight)) != float(weight):
+            raise ValueError(f"{where}: expected one weight of {name!r} in {place}, got two. Drop one.")
+    return found
 
 
 def _frame(where: str, sets: Mapping[Hashable, list[Any]]) -> Any:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from .readable import opened
+
 
 def fields(where: str, path: str | PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """The number of each line that is not blank, and what tabs separate in it; of a file that may be gzipped."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{where}: expected a table of text, there is no file {str(path)!r}.")
+    opened(where, "a table of text", path).close()
     number = 0
     try:
         with gzip.open(path, "rb") if Path(path).suffix == ".gz" else open(path, "rb") as file:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..arrays import array
 from ..edge_list import WEIGHT, named_nodes
 from ..extras import needed
-from ..names import Names
+from ..names import Names, text
 from ..topology import Topology
 
 
@@ -66,7 +66,7 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
         raise TypeError(f"{where}: expected a pandas data frame, got {type(frame).__name__}.")
     places = defaultdict(list)
     for k, column in enumerate(frame.columns):
-        places[str(column)].append(k)
+        places[text(column)].append(k)
     missing = [name for name in names if name not in places]
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..extras import needed
-from ..names import checked
+from ..names import checked, text
 from .columns import Columns
 from .edges import EdgeModule
 from .frames import aligned
@@ -151,9 +151,9 @@ class Hierarchy(nn.Module):
 
     def level_of(self, node: Any) -> int:
         """The level of a node, 0 for an input: the longest path from an input to it. ValueError: no such node."""
-        if str(node) not in self._level_of:
+        if text(node) not in self._level_of:
             raise ValueError(f"Hierarchy.level_of: expected the name of a node, got {node!r}.")
-        return self._level_of[str(node)]
+        return self._level_of[text(node)]
 
     def layer(self, level: int | str) -> SparseLinear:
         """The layer that computes a level, counted from 1, or the node of this name.
