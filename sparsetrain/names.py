@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from . import checks
+
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
 LARGEST_WHOLE = 2**53  # past which floats skip integers
@@ -21,9 +23,10 @@ LARGEST_WHOLE = 2**53  # past which floats skip integers
 
 def checked(where: str, side: str, names: Iterable[Hashable], size: int | None = None) -> tuple[str, ...]:
     """The names as distinct strings, as many as ``size``."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    listed = None if isinstance(names, str) else checks.listed(names)
+    if listed is None:
         raise TypeError(f"{where}: expected {side} to be a sequence of names, got {names!r}.")
-    given = [plain(name) for name in names]
+    given = [plain(name) for name in listed]
     if size is not None and len(given) != size:
         raise ValueError(f"{where}: expected {size} names in {side}, got {len(given)}.")
     seen: dict[str, Hashable] = {}
