@@ -82,7 +82,7 @@ def read_gmt(path: str | PathLike[str], *, weights: bool | None = None) -> Any:
         [['TP53', 'apoptosis'], ['BAX', 'apoptosis'], ['TP53', 'cycle']]
     """
     where = "io.read_gmt"
-    sets: dict[Hashable, list[str]] = {}
+    sets: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
     for number, (name, *rest) in fields(where, path):
         genes = [gene for gene in rest[1:] if gene]  # lines may end in tabs
@@ -121,7 +121,7 @@ def _parted(where: str, genes: list[str], place: str) -> dict[str, float]:
     return found
 
 
-def _frame(where: str, sets: Mapping[Hashable, list[Any]]) -> Any:
+def _frame(where: str, sets: Mapping[Any, list[Any]]) -> Any:
     pandas = needed(where, "pandas", "edges")
     empty = next((name for name, members in sets.items() if not members), None)
     if empty is not None:
