@@ -79,12 +79,15 @@ def plain(name: Any) -> Any:
         return _decoded(name)
     if isinstance(name, np.integer | np.bool_):
         return name.item()
-    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0:
+    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0 and not getattr(name, "is_meta", False):
         return plain(name[()] if isinstance(name, np.ndarray) else name.item())
     if isinstance(name, float | np.floating | Decimal | Fraction):
-        whole = isinstance(name, Fraction) or math.isfinite(name)
-        return int(name) if whole and abs(name) <= LARGEST_WHOLE and int(name) == name else name
+        return int(name) if _is_whole(name) else name
     return tuple(map(plain, name)) if type(name) is tuple else name
+
+
+def _is_whole(number: Any) -> bool:
+    return math.isfinite(number) and abs(number) <= LARGEST_WHOLE and int(number) == number
 
 
 def text(name: Any) -> str:
@@ -105,7 +108,7 @@ def _check(where: str, side: str, name: Any, place: str) -> None:
         return
     try:
         hash(name)
-        one = getattr(name, "ndim", 0) == 0
+        one = getattr(name, "ndim", 0) == 0 and not getattr(name, "is_meta", False)
     except TypeError:
         one = False
     if not one:
