@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/sparsetrain compare --json compare.json --plot compare.png
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
-"""The forward kernel alone, on one thread, beside dense GEMM and beside what this CPU's caches allow it.
+"""The kernels alone, on one thread, beside dense GEMM and beside what this CPU's caches allow them.
 
     python bench/kernel_speed.py [--size 1024 4096] [--density 0.5 0.2 0.1 0.05 0.01] [--batch 128] [--rounds 21]
 
-Billions of floating-point operations a second: of the whole call on row-major batches, and of the same without packing
-its input, which is timed apart. The ceilings are the kernel's own inner loop over one long row, with a panel that lies
+Billions of floating-point operations a second on row-major batches: of the whole forward call, of the same without
+packing its input, which is timed apart, and of the backward call beside the two dense products that it stands for. The
+ceilings are the kernel's own inner loop over one long row, with a panel that lies
 in L1, in L2 or beyond: each multiplication needs a load of its own, so no density can do better.
 """
 
@@ -23,9 +24,10 @@ import torch  # noqa: E402
 from sparsetrain_bench.rounds import measure  # noqa: E402
 from sparsetrain_kernels.jit import kernel  # noqa: E402
 from sparsetrain_kernels.lanes import axpy_segment  # noqa: E402
-from sparsetrain_kernels.panels import buffer, flat, pack, tile_width  # noqa: E402
-from sparsetrain_kernels.plan import TILE_BYTES  # noqa: E402
+from sparsetrain_kernels.panels import aligned, flat, pack, tile_width  # noqa: E402
+from sparsetrain_kernels.plan import GRADIENTS  # noqa: E402
 from sparsetrain_kernels.vectors import lanes  # noqa: E402
+from sparsetrain_kernels.width import MOST_VECTORS, TILE_BYTES, VECTOR_BYTES  # noqa: E402
 
 import sparsetrain as st  # noqa: E402
 from sparsetrain.ops.dense_products import fastest_precision  # noqa: E402
@@ -41,61 +43,72 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--density", nargs="*", type=float, default=[0.5, 0.2, 0.1, 0.05, 0.01])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=21)
-    options = parser.parse_args()
-    most = 8 * lanes(np.float32)  # a single tile, as packing is timed for one
-    if not 1 <= options.batch <= most:
-        parser.error(f"--batch: expected from 1 to {most}, got {options.batch}.")
-    return options
+    return parser.parse_args()
 
 
 @kernel
-def sweep_long_row(sums: Any, col: Any, values: Any, panel: Any, at: int, width: Any) -> None:
+def sweep_long_row(sums: Any, col: Any, values: Any, panel: Any, width: Any) -> None:
     for _ in range(REPEATS):
         axpy_segment(  # type: ignore[call-arg]
-            sums, np.int64(0), col, values, np.int64(0), np.int64(col.size), panel, np.int64(at), width
+            sums, np.int64(0), col, values, np.int64(0), np.int64(col.size), panel, np.int64(0), width
         )
 
 
 @kernel
-def pack_whole(x: Any, xf: int, xb: int, features: int, batch: int, panel: Any, at: int, width: Any) -> None:
-    pack(x, xf, xb, 0, features, 0, batch, panel, at, width)
+def pack_whole(x: Any, xf: int, xb: int, features: int, batch: int, panel: Any, width: Any) -> None:
+    for sample in range(0, batch, panel.size // features):
+        pack(x, xf, xb, 0, features, sample, batch, panel, 0, width)
+
+
+def room(size: int) -> Any:
+    """So many numbers, as a kernel's scratch has them."""
+    made: Any = aligned  # untyped
+    return made(size, np.dtype(np.float32))
 
 
 def ceiling(columns: int) -> Callable[[], None]:
     """The inner loop over a row of random columns, with a panel of so many."""
-    width = (0,) * 8
-    tile = 8 * lanes(np.float32)
-    panel, at = buffer(columns * tile, np.ones(1, np.float32))
+    width = (0,) * MOST_VECTORS
+    tile = MOST_VECTORS * lanes(np.float32)
+    panel = room(columns * tile)
     panel[:] = 1
     col = np.random.default_rng(0).integers(0, columns, LONG).astype(np.int32)
     sums, values = np.zeros(tile, np.float32), np.full(LONG, 1e-6, np.float32)
-    return lambda: sweep_long_row(sums, col, values, panel, at, width)
+    return lambda: sweep_long_row(sums, col, values, panel, width)
 
 
 def ceilings(rounds: int) -> None:
     panels = {"L1": 16_384, "L2": 524_288, "beyond": 64 << 20}  # bytes: half of the usual sizes
     seconds = measure({name: ceiling(size // TILE_BYTES) for name, size in panels.items()}, rounds, ORDER)
-    operations = 2 * REPEATS * LONG * 8 * lanes(np.float32)
+    operations = 2 * REPEATS * LONG * MOST_VECTORS * lanes(np.float32)
     found = (f"{name} {operations / statistics.median(run) / 1e9:.0f}" for name, run in seconds.items())
     print(f"ceilings of the inner loop, by where the panel lies, GFLOP/s: {', '.join(found)}")
 
 
 def contestants(size: int, density: float, batch: int) -> tuple[int, Mapping[str, Callable[[], object]]]:
-    """Edges, and what is timed: dense GEMM, the whole call, and packing by itself."""
+    """Edges, and what is timed: dense GEMM, the whole call, packing by itself, and both ways back."""
     t = st.patterns.uniform((size, size), density)
     flattened: Any = flat  # untyped
     plan, values = kernels.plan(t.crow.numpy(), t.col.numpy(), size), torch.randn(t.nnz).numpy()
     x, weight = torch.randn(batch, size), torch.randn(size, size)
     columns, y = x.t().numpy(), np.empty((size, batch), np.float32, order="F")
     width = tile_width(batch, columns.dtype)
-    panel, at = buffer(size * len(width) * lanes(np.float32), columns)
+    panel = room(size * len(width) * lanes(np.float32))
     dense = torch.zeros(size, size).index_put_((t.row.long(), t.col.long()), torch.from_numpy(values))
     kernels.spmm(plan, values, columns, y)
     torch.testing.assert_close(torch.from_numpy(y.T.copy()), x @ dense.t(), rtol=1e-4, atol=1e-3)
+    crow_t, col_t, perm = (array.numpy() for array in t.transposed)
+    plan_t, dx, grad = kernels.plan(crow_t, col_t, size, GRADIENTS), y.copy("F"), values.copy()
+    dy = torch.randn(batch, size)
+    outer = dy.t().numpy()
+    kernels.backward(plan_t, perm, values, columns, outer, dx, grad)
+    torch.testing.assert_close(torch.from_numpy(dx.T.copy()), dy @ dense, rtol=1e-4, atol=1e-3)
     return t.nnz, {
         "dense": lambda: torch.nn.functional.linear(x, weight),
         "whole": lambda: kernels.spmm(plan, values, columns, y),
-        "pack": lambda: pack_whole(*flattened(columns), size, batch, panel, at, width),
+        "pack": lambda: pack_whole(*flattened(columns), size, batch, panel, width),
+        "dense backward": lambda: (dy @ weight, dy.t() @ x),
+        "backward": lambda: kernels.backward(plan_t, perm, values, columns, outer, dx, grad),
     }
 
 
@@ -104,7 +117,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision(fastest_precision())
-    print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.2f}, medians of {options.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, one thread, vectors of {VECTOR_BYTES} bytes, load {os.getloadavg()[0]:.2f}, "
+        f"medians of {options.rounds} rounds"
+    )
     ceilings(options.rounds)
     for size in options.size:
         for density in options.density:
@@ -113,9 +129,13 @@ def main() -> None:
             dense = 2 * size * size * options.batch / median["dense"] / 1e9
             whole = 2 * edges * options.batch / median["whole"] / 1e9
             unpacked = 2 * edges * options.batch / (median["whole"] - median["pack"]) / 1e9
+            dense_back = 4 * size * size * options.batch / median["dense backward"] / 1e9
+            back = 4 * edges * options.batch / median["backward"] / 1e9
             print(
                 f"{size} -> {size}, {options.batch}, density {density:g}: dense GEMM {dense:.0f}, "
-                f"whole call {whole:.0f} ({whole / dense:.2f}), without packing {unpacked:.0f} ({unpacked / dense:.2f})"
+                f"whole call {whole:.0f} ({whole / dense:.2f}), "
+                f"without packing {unpacked:.0f} ({unpacked / dense:.2f}), "
+                f"backward {back:.0f} of {dense_back:.0f} ({back / dense_back:.2f})"
             )
 
 

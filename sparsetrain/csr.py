@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .arrays import array
 
 COUNTABLE = 2**63  # positions of a matrix that int64 numbers: 0 to rows * columns - 1, row by row
 
@@ -144,5 +145,5 @@ def find(crow: Tensor, col: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def ascending(numbers: Tensor) -> Tensor:
     """The numbers, sorted."""
     if numbers.device.type == "cpu":
-        return torch.from_numpy(np.sort(numbers.numpy()))  # vectorized, and several times as fast as torch's
+        return torch.from_numpy(np.sort(array(numbers)))  # vectorized, and several times as fast as torch's
     return numbers.sort().values

@@ -8,9 +8,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 import sparsetrain_kernels as kernels
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from . import checks
+from .arrays import array
 from .csr import check_canonical, find, row_pointers
 from .edge_list import named_nodes
 from .names import Names, checked
@@ -18,7 +20,7 @@ from .topology_forms import TopologyForms
 
 T = TypeVar("T")
 
-# found again by where its arrays are: a topology that lives keeps its arrays, and so their place
+# found again by where its arrays are, which changes when they are moved, as to the memory that processes share
 _living: "WeakValueDictionary[tuple[int, int, tuple[int, int]], Topology]" = WeakValueDictionary()
 
 
@@ -63,7 +65,7 @@ class Topology(TopologyForms):
         ([0, 1, 1], [0, 0, 1])
     """
 
-    __slots__ = ("__weakref__", "_derived", "col", "crow", "inputs", "outputs", "shape")
+    __slots__ = ("__weakref__", "_derived", "_versions", "col", "crow", "inputs", "outputs", "shape")
 
     crow: Tensor
     col: Tensor
@@ -71,6 +73,7 @@ class Topology(TopologyForms):
     inputs: Names
     outputs: Names
     _derived: dict[Callable[["Topology"], Any], Any]
+    _versions: int
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class Topology(TopologyForms):
                 for index in (crow.to(dtype).contiguous(), col.to(dtype).contiguous())
             )
         attributes = {"crow": crow, "col": col, "shape": shape, "inputs": inputs, "outputs": outputs, "_derived": {}}
+        attributes["_versions"] = crow._version + col._version
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
         _living[_place(crow, col, shape)] = self
@@ -105,7 +109,42 @@ class Topology(TopologyForms):
     @staticmethod
     def living(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
         """The topology that these very arrays belong to, if it is still in use."""
-        return _living.get(_place(crow, col, shape))
+        place = _place(crow, col, shape)
+        found = _living.get(place)
+        if found is None or not found._is_over(crow, col):
+            for topology in list(_living.values()):  # some may have been moved
+                _living[_place(topology.crow, topology.col, topology.shape)] = topology
+            found = _living.get(place)
+        return found if found is not None and found._is_over(crow, col) else None
+
+    def _is_over(self, crow: Tensor, col: Tensor) -> bool:
+        """Whether the arrays are these, or the same numbers in the same memory."""
+        return all(
+            (mine.data_ptr(), mine.dtype, mine.shape) == (other.data_ptr(), other.dtype, other.shape)
+            and other.is_contiguous()
+            for mine, other in ((self.crow, crow), (self.col, col))
+        )
+
+    def check_untouched(self) -> None:
+        """Kernels trust the arrays: whoever wrote into them is told. Called before each use, it costs nothing.
+
+        Raises:
+            RuntimeError: they were written to by torch's operations.
+        """
+        written = self.crow._version + self.col._version != self._versions
+        if _transposed in self._derived:
+            written = written or any(index._version for index in self.transposed)
+        if written:
+            raise RuntimeError(
+                f"the index arrays of {self!r} were written to: it is immutable. Make a new one, Topology(crow, col, "
+                "shape), of arrays that were cloned before they were changed."
+            )
+
+    @classmethod
+    def over(cls, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Self:
+        """A topology over these very arrays, once they are proven canonical."""
+        check_canonical("Topology", crow, col, shape)
+        return cls._trusted(crow, col, shape)
 
     @classmethod
     def _trusted(
@@ -221,14 +260,15 @@ class Topology(TopologyForms):
         return mask
 
     def to(self, device: torch.device | str) -> "Topology":
-        """The same topology on a device, always the same object for the same device: back home it is this one."""
+        """The same topology on a device: the same object for the same device, as long as that is in use."""
         device = torch.empty(0, device=device).device  # "cuda" is the current one
         copies = self.derived(_copies)
-        if device not in copies:
+        copy = copies.get(device)
+        if copy is None:
             crow, col = self.crow.to(device), self.col.to(device)
-            copies[device] = Topology._trusted(crow, col, self.shape, self.inputs, self.outputs)
-            copies[device]._derived[_copies] = copies
-        return copies[device]
+            copy = copies[device] = Topology._trusted(crow, col, self.shape, self.inputs, self.outputs)
+            copy._derived[_copies] = copies
+        return copy
 
     def transpose(self) -> "Topology":
         """The topology of the transposed matrix, shape (in, out): inputs become outputs.
@@ -259,13 +299,13 @@ class Topology(TopologyForms):
         return self  # immutable, and shared between layers on purpose
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Topology._trusted, (self.crow, self.col, self.shape, self.inputs, self.outputs)
+        return _restored, (self.crow, self.col, self.shape, self.inputs, self.outputs)
 
 
 def _digest(t: Topology) -> str:
     digest = hashlib.sha256(np.asarray(t.shape, dtype="<i8").tobytes())
     for index in (t.crow, t.col):
-        digest.update(index.cpu().numpy().astype("<i8", copy=False).data)
+        digest.update(array(index.cpu()).astype("<i8", copy=False).data)
     return digest.hexdigest()
 
 
@@ -281,14 +321,24 @@ def _held(t: Topology) -> Iterator[Any]:
             yield derived
 
 
-def _copies(t: Topology) -> dict[torch.device, Topology]:
-    return {t.device: t}
+def _restored(crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Topology:
+    """From a pickle, which may hold anything."""
+    if not crow.is_meta:
+        check_canonical("Topology (unpickled)", crow, col, shape)
+    return Topology._trusted(crow, col, shape, inputs, outputs)
+
+
+def _copies(t: Topology) -> "WeakValueDictionary[torch.device, Topology]":
+    """Of a topology on other devices, itself among them; weakly, or it would live until cycles are collected."""
+    return WeakValueDictionary({t.device: t})
 
 
 def _transposed(t: Topology) -> Transposed:
-    if t.device.type == "cpu":
-        arrays = kernels.transpose(t.crow.numpy(), t.col.numpy(), t.shape[1])
-        return Transposed(*(torch.from_numpy(array) for array in arrays))
+    t.check_untouched()
+    if t.device.type == "cpu" and COMPILES:
+        arrays = kernels.transpose(array(t.crow), array(t.col), t.shape[1])
+        with torch.inference_mode(False):  # they are used in training later
+            return Transposed(*(torch.from_numpy(each) for each in arrays))
     perm = t.col.argsort(stable=True).to(t.col.dtype)
     return Transposed(row_pointers(t.col, t.shape[1]).to(t.crow.dtype), t.row[perm], perm)
 

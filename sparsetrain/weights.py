@@ -52,6 +52,26 @@ def places_of(where: str, layer: Any, weights: Weights, edges: Edges) -> Tensor 
     return place if live is None or place is None else live[place]
 
 
+def check_replacement(where: str, ours: Topology, values: Tensor, topology: Any, numbers: Any) -> None:
+    """These edges, and a number for each, can take the place of a layer's own."""
+    if not isinstance(topology, Topology):
+        raise TypeError(
+            f"{where}: expected a Topology, got {type(topology).__name__}. Make one with Topology.from_mask, from_coo "
+            "or patterns.uniform."
+        )
+    if topology.shape != ours.shape:
+        raise ValueError(f"{where}: expected a topology of shape (out, in) = {ours.shape}, got {topology.shape}.")
+    if not isinstance(numbers, Tensor) or numbers.is_complex() or numbers.layout is not torch.strided:
+        got = f"{numbers.dtype}, {numbers.layout}" if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise TypeError(f"{where}: expected values to be a strided tensor of real numbers, got {got}.")
+    if numbers.shape != (topology.nnz,):
+        raise ValueError(
+            f"{where}: expected a value for each edge, shape ({topology.nnz},), got {tuple(numbers.shape)}."
+        )
+    if numbers.is_meta and not values.is_meta:
+        raise ValueError(f"{where}: expected values that hold numbers, got a meta tensor.")
+
+
 def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:
     """The same Parameter object, so that optimizers keep it, with other numbers, as many as there are, and no gradient.
 

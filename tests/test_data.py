@@ -74,6 +74,7 @@ def test_pixels_keep_their_places_and_range(folder: Path) -> None:
         (TEST_LABELS, gzip.compress(idx(np.zeros(3))), "as many t10k labels as images, got 3 labels and 2"),
         (TRAIN_LABELS, gzip.compress(idx(np.array([0, 10, 1]))), "from 0 to 9, got 10 at position 1"),
     ],
+    ids=range(10),  # and not their bytes, which hold the time
 )
 def test_a_damaged_file_is_refused_by_name(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)

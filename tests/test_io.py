@@ -202,8 +202,8 @@ def test_tied_parameters_are_stored_once(path: Path) -> None:
     model, other = tied(), tied()
     save(path, model, adam(model))
     stored = load_file(path)
-    once = ["model/0.col", "model/0.crow", "model/0.values"]
-    assert sorted(key for key in stored if key.endswith(("values", "crow", "col"))) == once
+    once = ["model/0._extra_state", "model/0.values"]
+    assert sorted(key for key in stored if key.endswith(("values", "_extra_state"))) == once
     load(path, other)
     assert identical(other.state_dict(), model.state_dict())
     assert other[0].values is other[1].values

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 import sparsetrain as st
 from sparsetrain.io import archive, load, save
 from sparsetrain.nn import MaskedLinear, SparseLinear
+from sparsetrain.nn.stored_edges import packed
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_keys_shapes_and_dtypes(path: Path) -> None:
         network().double(),
     )  # fmt: skip
     dense = st.convert.densify(network())
-    check_refused(path, ValueError, "it lacks 0.weight, 3.weight and has also 0.values, 0.crow", dense)
+    check_refused(path, ValueError, "it lacks 0.weight, 3.weight and has also 0.values, 0._extra_state", dense)
 
 
 def test_another_topology(path: Path) -> None:
@@ -132,11 +133,16 @@ def test_damaged_edges_are_not_adopted(path: Path) -> None:
         save(path, SparseLinear(5, 6, topology=edges(0)))
         rewritten(path, lambda all_tensors, _: all_tensors.update({f"model/{k}": v for k, v in tensors.items()}))
 
-    col = edges(0).col
+    def shifted(by: int) -> Tensor:
+        state = packed(edges(0))
+        state[-12:] += by  # the columns
+        return state
+
+    mixed = torch.cat([packed(edges(0))[:-18], packed(edges(2))[-18:]])  # with the digest of other edges
     for tensors, fault in (
-        ({"col": col + 5}, "edges are damaged. Topology: expected col from 0 to 4"),
-        ({"col": col[:-1].clone()}, "edges are damaged. Topology: expected crow to run from 0 to nnz = 11"),
-        ({"col": edges(2).col, "crow": edges(2).crow}, "edges are damaged: Topology(shape=(6, 5), nnz=12"),
+        ({"_extra_state": shifted(5)}, "edges are damaged. Topology: expected col from 0 to 4"),
+        ({"_extra_state": packed(edges(0))[:-1].clone()}, "edges are damaged: their sizes disagree"),
+        ({"_extra_state": mixed}, "edges are damaged: Topology(shape=(6, 5), nnz=12"),
         ({"values": torch.ones(11)}, "edges are damaged: Topology(shape=(6, 5), nnz=12, density=0.4) with 11 values."),
     ):
         stored(**tensors)

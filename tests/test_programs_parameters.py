@@ -20,8 +20,9 @@ def test_10_looking_at_parameters() -> None:
             for key, value in page.nested.state_dict().items()
             if key.startswith(f"{name}.")
         }
-        W = torch.zeros(state["shape"].tolist(), dtype=F64)
-        W[torch.arange(len(W)).repeat_interleave(state["crow"].diff()), state["col"].long()] = state["values"]
+        t = page.nested.get_submodule(name).topology
+        W = torch.zeros(t.shape, dtype=F64)
+        W[t.row.long(), t.col.long()] = state["values"].double()
         h = h @ W.t() + state["bias"]
         h = h if name == "1" else h.relu()
     close(page.y, h, atol=1e-15)

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 import sparsetrain as st
 from sparsetrain.nn import SparseLinear
+from sparsetrain.nn.stored_edges import unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -103,13 +104,14 @@ def test_the_topology_moves_along_and_comes_home(layer: SparseLinear) -> None:
 
 def test_state_dict_holds_values_bias_and_edges(layer: SparseLinear) -> None:
     state = nn.Sequential(layer).state_dict()
-    assert list(state) == ["0.values", "0.bias", "0.crow", "0.col", "0.shape", "0.digest"]
-    assert state["0.crow"].tolist() == [0, 2, 3]
-    assert state["0.col"].tolist() == [0, 2, 1]
-    assert state["0.shape"].tolist() == [2, 3]
-    assert bytes(state["0.digest"].tolist()).hex() == layer.topology.digest
+    assert list(state) == ["0.values", "0.bias", "0._extra_state"]
+    stored = unpacked(state["0._extra_state"])
+    assert (stored.shape, stored.nnz, stored.digest) == ((2, 3), 3, layer.topology.digest)
+    assert stored.fan_in.tolist() == [2, 1]
+    assert stored.col.tolist() == [0, 2, 1]
+    assert stored.topology().digest == layer.topology.digest
     named = SparseLinear(2, 1, topology=st.Topology.from_edges([("a", "y"), ("b", "y")])).state_dict()
-    assert bytes(named["inputs"].tolist()) == b'["a", "b"]'
+    assert unpacked(named["_extra_state"]).inputs == ["a", "b"]
 
 
 def test_parameters_are_named_and_leaf(layer: SparseLinear) -> None:
@@ -149,10 +151,10 @@ def test_missing_and_unexpected_keys(layer: SparseLinear) -> None:
     state = layer.state_dict()
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "foreign"'):
         layer.load_state_dict({**state, "foreign": torch.ones(1)})
-    del state["crow"], state["values"]
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "crow", "values"'):
+    del state["_extra_state"], state["values"]
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "values", "_extra_state"'):
         layer.load_state_dict(state)
-    assert layer.load_state_dict(state, strict=False).missing_keys == ["crow", "values"]
+    assert layer.load_state_dict(state, strict=False).missing_keys == ["values", "_extra_state"]
 
 
 def test_load_with_assign_takes_the_tensors(layer: SparseLinear) -> None:
@@ -197,7 +199,7 @@ def test_parametrized_values(layer: SparseLinear) -> None:
     torch.testing.assert_close(raw.grad, raw.detach().sigmoid())
     assert layer.double().values.dtype is torch.float64
     state = layer.state_dict()
-    assert {"parametrizations.values.original", "crow", "digest"} <= state.keys()
+    assert {"parametrizations.values.original", "_extra_state"} <= state.keys()
     layer.load_state_dict(state)
     parametrize.remove_parametrizations(layer, "values")
     torch.testing.assert_close(layer.values.detach(), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))

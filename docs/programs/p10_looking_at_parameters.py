@@ -25,10 +25,10 @@ print(net)
 # One layer
 # ---------
 # ``state_dict`` has the values and the bias, and the edges as well, so that values are never loaded onto other edges:
-# ``crow`` and ``col`` are the CSR structure, ``digest`` is a checksum of it.
+# ``_extra_state``, torch's key for what is neither a parameter nor a buffer, holds the CSR structure and its digest.
 
 for name, tensor in net[2].state_dict().items():
-    print(f"{name:7} {tuple(tensor.shape)!s:8} {tensor.dtype}")
+    print(f"{name:12} {tuple(tensor.shape)!s:8} {tensor.dtype}")
 
 # %%
 # One parameter

@@ -10,13 +10,16 @@ from numba import prange
 
 from .jit import kernel
 from .lanes import add_sums, ask, backward_segment, fill_tile
-from .launch import launch, workers
-from .narrow import NARROW, narrow_backward_parallel, narrow_backward_serial
-from .panels import buffer, flat, pack, packed_together, sweeps, tile_width, unpack
+from .launch import launch
+from .narrow import NARROW, narrow_backward_parallel, narrow_backward_serial, samples_like
+from .panels import flat, pack, packed_together, scratch, sweeps, tile_width, unpack
 from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
 from .sddmm import add_parts
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES
+from .vectors import lanes
+from .width import REGISTERS, VECTOR_BYTES
+
+WIDEST = REGISTERS // 4  # vectors of a tile: its sums, its inputs, four dot products and what is at hand stay in registers
 
 
 @kernel
@@ -30,31 +33,19 @@ def run_of(task, last, chunks, parts, tiles):
 
 
 @kernel
-def room_of(pointers, step, blocks, bounds, task, last, tiles):
-    """Edges of the largest run of a worker, of the only segment."""
-    room = 0
-    while task < last:
-        _, first, stop = run_of(task, last, bounds.size - 1, 1, tiles)
-        k0, k1 = edges_of(pointers, step, blocks, bounds, first, stop)
-        room = max(room, k1 - k0)
-        task += stop - first
-    return room
+def gather_values(first, last, values, perm, weights, at):
+    """weights[at + k] = values[perm[k]] for first <= k < last"""
+    shift = np.uint64(at)  # unsigned: a signed index may count from the end, and is checked
+    for k in range(np.uint64(first), np.uint64(last)):
+        weights[k + shift] = values[np.uint64(perm[k])]
 
 
 @kernel
-def gather_values(first, last, values, perm, weights):
-    """weights[k - first] = values[perm[k]] for first <= k < last"""
-    start = np.uint64(first)  # unsigned: a signed index may count from the end, and is checked
-    for k in range(start, np.uint64(last)):
-        weights[k - start] = values[np.uint64(perm[k])]
-
-
-@kernel
-def scatter_gradients(first, last, sums, perm, grad):
-    """grad[perm[k]] = sums[k - first] for first <= k < last"""
-    start = np.uint64(first)
-    for k in range(start, np.uint64(last)):
-        grad[np.uint64(perm[k])] = sums[k - start]
+def scatter_gradients(first, last, sums, at, perm, grad):
+    """grad[perm[k]] = sums[at + k] for first <= k < last"""
+    shift = np.uint64(at)
+    for k in range(np.uint64(first), np.uint64(last)):
+        grad[np.uint64(perm[k])] = sums[k + shift]
 
 
 @kernel
@@ -73,28 +64,25 @@ def sweep(sums, begin, inputs, start, row, weights, at_weights, grads, at_grads,
 
 
 @kernel
-def backward_worker(worker, workers, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                    dy, dyf, dyb, features, dx, dxf, dxb, grad, partial, bias_parts, parts, batch, width):
-    """A worker's share: chunks of columns over segments of the samples. Where there are several segments, their sums have
-    a row of partial each, and weights are gathered once for all; else both are kept for what is at hand."""
+def backward_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
+                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width):
+    """A worker's share: chunks of columns over segments of the samples. Weights and sums of gradients stand where edges do;
+    with ``run``, in room for so many edges that a worker uses again and again. Several segments have a row of sums each,
+    and weights that are there already."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // x.itemsize)
     tiles, chunks, packed, present = (batch + tile - 1) // tile, bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, parts * chunks)
-    panel, at = (panels, 0) if packed else buffer(features * tile, x)
-    inputs, start = buffer(height * tile, x)
-    sums, begin = buffer(height * tile, x)
-    single = parts == 1
-    room = room_of(pointers, step, blocks, bounds, task, last, tiles) if single else 0
-    weights, grads = np.empty(room if single else perm.size, x.dtype), np.empty(room, x.dtype) if single else partial
-    if not single and task < last:
-        gather_values(0, perm.size, values, perm, weights)
+    panel, inputs, sums, at = panels if packed else room, room, room, worker * (room.size // workers)
+    start = at if packed else at + features * tile
+    begin, single = start + height * tile, parts == 1
     while task < last:
         part, first, stop = run_of(task, last, chunks, parts, tiles)
         k0, k1 = edges_of(pointers, step, blocks, bounds, first, stop)
-        at_weights, at_grads = (-k0, -k0) if single else (0, part * perm.size)
+        at_weights = worker * run - k0 if run > 0 else 0
+        at_grads = at_weights if single else part * perm.size
         if single:
-            gather_values(k0, k1, values, perm, weights)
+            gather_values(k0, k1, values, perm, weights, at_weights)
         grads[at_grads + k0 : at_grads + k1] = 0
         for t in range(part * tiles // parts, (part + 1) * tiles // parts):
             if packed:
@@ -111,36 +99,39 @@ def backward_worker(worker, workers, panels, pointers, step, blocks, bounds, hei
                       c0, c1, panel, at, width)
                 unpack(sums, begin, c0, c1, dx, dxf, dxb, t * tile, batch, width)
         if single:
-            scatter_gradients(k0, k1, grads, perm, grad)
+            scatter_gradients(k0, k1, grads, at_grads, perm, grad)
         task += stop - first
     restore_subnormals(mode)
 
 
 @kernel
-def finish(partial, bias_parts, parts, perm, grad, bias_grad):
-    """The sums of all segments together."""
+def finish(grads, bias_parts, parts, perm, grad, bias_grad):
+    """The sums of all segments together, added to those of the first."""
     if parts > 1:
-        total = np.empty(perm.size, grad.dtype)
-        add_parts(partial, parts, total)
-        scatter_gradients(0, perm.size, total, perm, grad)
+        add_parts(grads, parts, grads[: perm.size])
+        scatter_gradients(0, perm.size, grads, 0, perm, grad)
     add_parts(bias_parts, parts, bias_grad)
 
 
 @kernel
-def backward_serial(workers, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb, dy, dyf, dyb,
-                    features, dx, dxf, dxb, grad, partial, bias_parts, bias_grad, parts, batch, width):
-    backward_worker(0, 1, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                    dy, dyf, dyb, features, dx, dxf, dxb, grad, partial, bias_parts, parts, batch, width)
-    finish(partial, bias_parts, parts, perm, grad, bias_grad)
+def backward_serial(workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb, dy, dyf, dyb,
+                    features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, width):
+    if parts > 1:
+        gather_values(0, perm.size, values, perm, weights, 0)
+    backward_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
+                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
+    finish(grads, bias_parts, parts, perm, grad, bias_grad)
 
 
 @kernel(parallel=True)
-def backward_parallel(workers, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb, dy, dyf, dyb,
-                      features, dx, dxf, dxb, grad, partial, bias_parts, bias_grad, parts, batch, width):
+def backward_parallel(workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
+                      dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, width):
+    if parts > 1:
+        gather_values(0, perm.size, values, perm, weights, 0)
     for worker in prange(workers):
-        backward_worker(worker, workers, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                        dy, dyf, dyb, features, dx, dxf, dxb, grad, partial, bias_parts, parts, batch, width)
-    finish(partial, bias_parts, parts, perm, grad, bias_grad)
+        backward_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
+                        dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
+    finish(grads, bias_parts, parts, perm, grad, bias_grad)
 
 
 def backward(
@@ -161,6 +152,7 @@ def backward(
         threads: at most so many; the result does not depend on it.
     """
     batch = x.shape[1]
+    inputs, outputs = (samples_like(x), samples_like(dy)) if batch <= NARROW else (None, None)
     if bias_grad is not None and (batch <= NARROW or plan_t.rows == 0):
         dy.sum(axis=1, out=bias_grad)
     if batch == 0 or plan_t.rows == 0:
@@ -169,14 +161,19 @@ def backward(
     types = (x.dtype.char, plan_t.col.dtype.char)
     if batch <= NARROW:
         launch(narrow_backward_serial, narrow_backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
-               plan_t.crow, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad, batch)
+               plan_t.crow, plan_t.col, perm, values, *flat(x), inputs, *flat(dy), outputs, plan_t.columns, *flat(dx), grad,
+               batch)
         return
-    width = tile_width(batch, x.dtype)
+    width = tile_width(batch, x.dtype, WIDEST)
     work = 2 * plan_t.col.size * sweeps(batch, x.dtype, len(width))
     parts = segments(plan_t, batch, len(width), x.dtype)
-    partial = np.empty(plan_t.col.size * parts if parts > 1 else 0, x.dtype)
     bias_grad = grad[:0] if bias_grad is None else bias_grad
-    launch(backward_serial, backward_parallel, (*types, width), work, threads, workers(threads),
-           packed_together(dy, width, threads), plan_t.pointers, plan_t.step, plan_t.blocks, plan_t.bounds, plan_t.height,
-           plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad, partial,
-           np.zeros(parts * bias_grad.size, x.dtype), bias_grad, parts, batch, width)
+    panels, tile, nnz = packed_together(dy, width, threads), len(width) * lanes(x.dtype), plan_t.col.size
+    room = (2 * plan_t.height + (0 if panels.size else plan_t.columns)) * tile
+    crew, room = scratch(room, x.dtype, threads, work)
+    run = plan_t.run if batch <= tile and crew * plan_t.run < nnz else 0  # of a single tile, edges are used but once
+    weights, grads = np.empty(crew * run or nnz, x.dtype), np.empty(crew * run or nnz * parts, x.dtype)
+    launch(backward_serial, backward_parallel, (*types, width), work, threads, crew, room, panels, plan_t.pointers,
+           plan_t.step, plan_t.blocks, plan_t.bounds, plan_t.height, plan_t.col, perm, values, *flat(x), *flat(dy),
+           plan_t.columns, *flat(dx), grad, weights, grads, run, np.zeros(parts * bias_grad.size, x.dtype), bias_grad,
+           parts, batch, width)

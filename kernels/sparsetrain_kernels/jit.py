@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
+from .disk_cache import cache_of
+
+COMPILES = not config.DISABLE_JIT  # else kernels are plain Python, far too slow to be used
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
@@ -37,7 +40,9 @@ def kernel(
     if function is None:
         return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
     liberties = {"reassoc", "contract"} if reorder else False
-    dispatcher = njit(cache=True, parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
-    dispatcher._cache._cache_file._source_stamp = _SOURCES
+    if not COMPILES:
+        return function
+    dispatcher = njit(parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
+    dispatcher._cache = cache_of(function, _SOURCES)
     return dispatcher
 

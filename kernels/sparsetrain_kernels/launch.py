@@ -7,6 +7,8 @@ from typing import Any
 
 import numba
 
+from .openmp import settings_kept
+
 PARALLEL_WORK = 50_000  # vectors of arithmetic, or edges gathered, below which waking a second thread does not pay
 PATIENCE = 1.0  # seconds of compiling before a word about it
 
@@ -19,8 +21,7 @@ class _Process:
     def __init__(self) -> None:
         self.first = threading.Lock()
         self.ready: set[Any] = set()  # forms and types that have run
-        self.started = False  # whether numba's threads run here
-        self.serial = False
+        self.threads: bool | None = None  # whether kernels may run on several; None before it was tried
         self.told = False
 
     def say_what_it_waits_for(self) -> None:
@@ -30,18 +31,58 @@ class _Process:
 
     def after_fork(self) -> None:
         self.first = threading.Lock()
-        self.serial = self.serial or self.started
+        if _layer() is not None:  # threads that ran in the parent, whoever started them
+            self.threads = False
+
+
+def _layer() -> str | None:
+    """numba's threading layer, if it has been started: by us, or by anybody else in this process."""
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return None
 
 
 _process = _Process()
-os.register_at_fork(after_in_child=_process.after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.after_fork)
 
 
-def prefer_openmp():
-    """numba's OpenMP threads share cores with torch's best; the caller's own choice, if any, is left alone."""
+def start_threads() -> bool:
+    """Start numba's threads, unless somebody has; whether kernels may run on them. A word is said where they may not."""
+    before = _layer()
+    try:
+        if before is None:
+            _start()
+    except Exception as error:  # as numba found no layer of the kind that was asked for
+        log.warning("sparsetrain: kernels run on one thread, as numba can start no others: %s", " ".join(str(error).split()))
+        return False
+    if _layer() != "workqueue":
+        return True
+    if numba.config.THREADING_LAYER == "workqueue" or "NUMBA_THREADING_LAYER_PRIORITY" in os.environ:
+        why = "it was asked for, by NUMBA_THREADING_LAYER or numba.config; ask for omp or tbb"
+    elif before is not None:
+        why = "other code in this process started it"
+    else:
+        why = "numba found neither OpenMP (libgomp1) nor TBB"
+    log.warning(
+        "sparsetrain: kernels run on one thread, since numba's workqueue aborts when two threads call at a time, and %s.",
+        why,
+    )
+    return False
+
+
+def _start() -> None:
+    """By OpenMP, whose threads share cores with torch's best; the caller's own choice, if any, is left alone."""
     chosen = {"NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY"} & os.environ.keys()
-    if not chosen and numba.config.THREADING_LAYER == "default":
-        numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+    priority = numba.config.THREADING_LAYER_PRIORITY
+    with settings_kept():
+        try:
+            if not chosen and numba.config.THREADING_LAYER == "default":
+                numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+            numba.get_num_threads()  # which starts them
+        finally:
+            numba.config.THREADING_LAYER_PRIORITY = priority
 
 
 def workers(threads):
@@ -52,28 +93,22 @@ def workers(threads):
 def launch(serial, parallel, types, work, threads, *args):
     """Run one of a kernel's two forms; which one does not change a bit of the result. Forms are compiled by ``types``."""
     threads = workers(threads)
-    together = threads > 1 and work >= PARALLEL_WORK and not _process.serial
+    together = threads > 1 and work >= PARALLEL_WORK and _process.threads is not False
     form = parallel if together else serial
-    key = (form, types)
-    if key in _process.ready:
+    if (form, types) in _process.ready:
         return _run(form, threads if together else 0, args)
     with _process.first:  # one at a time: a kernel is compiled once, and numba picks its threading layer once
+        if together and _process.threads is None:
+            _process.threads = start_threads()
+        if together and not _process.threads:
+            together, form = False, serial
         word = threading.Timer(PATIENCE, _process.say_what_it_waits_for)
         word.daemon = True
         word.start()
-        if together and _process.serial:  # as another thread found out while this one waited
-            together, form = False, serial
         try:
-            if together and not _process.started:
-                prefer_openmp()
             result = _run(form, threads if together else 0, args)
         finally:
             word.cancel()
-        if together and not _process.started:
-            _process.started = True
-            _process.serial = numba.threading_layer() == "workqueue"
-            if _process.serial:
-                log.warning("sparsetrain: numba found neither OpenMP (libgomp1) nor TBB; kernels run on one thread.")
         _process.ready.add((form, types))
         return result
 
@@ -82,8 +117,9 @@ def _run(form, threads, args):
     if not threads:
         return form(*args)
     before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        return form(*args)
-    finally:
-        numba.set_num_threads(before)
+    with settings_kept():
+        numba.set_num_threads(threads)
+        try:
+            return form(*args)
+        finally:
+            numba.set_num_threads(before)

@@ -13,14 +13,17 @@ from .subnormals import flush_subnormals, restore_subnormals
 NARROW = 3  # samples up to which gathering is the faster way
 
 
+def samples_like(x):
+    """Room for a batch as rows of samples."""
+    return np.empty(x.size, x.dtype)
+
+
 @kernel
-def samples_of(x, feature_stride, batch_stride, features, batch):
+def fill_samples(x, feature_stride, batch_stride, samples, features, batch):
     """x as flat rows of samples: number n*features + f is feature f of sample n."""
-    samples = np.empty(batch * features, x.dtype)
     for n in range(batch):
         for f in range(features):
             samples[n * features + f] = x[n * batch_stride + f * feature_stride]
-    return samples
 
 
 @kernel
@@ -37,14 +40,14 @@ def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, fea
 
 
 @kernel
-def narrow_spmm_serial(bounds, crow, col, values, bias, x, xf, xb, features, y, yf, yb, batch):
-    samples = samples_of(x, xf, xb, features, batch)
+def narrow_spmm_serial(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
+    fill_samples(x, xf, xb, samples, features, batch)
     narrow_spmm_tasks(0, bounds.size - 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
 
 @kernel(parallel=True)
-def narrow_spmm_parallel(bounds, crow, col, values, bias, x, xf, xb, features, y, yf, yb, batch):
-    samples = samples_of(x, xf, xb, features, batch)
+def narrow_spmm_parallel(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
+    fill_samples(x, xf, xb, samples, features, batch)
     for chunk in prange(bounds.size - 1):
         narrow_spmm_tasks(chunk, chunk + 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
@@ -64,14 +67,16 @@ def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, features, out, batc
 
 
 @kernel
-def narrow_sddmm_serial(bounds, crow, col, a, af, ab, b, bf, bb, features, out, batch):
-    left, right = samples_of(a, af, ab, crow.size - 1, batch), samples_of(b, bf, bb, features, batch)
+def narrow_sddmm_serial(bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
+    fill_samples(a, af, ab, left, crow.size - 1, batch)
+    fill_samples(b, bf, bb, right, features, batch)
     narrow_sddmm_tasks(0, bounds.size - 1, bounds, crow, col, left, right, features, out, batch)
 
 
 @kernel(parallel=True)
-def narrow_sddmm_parallel(bounds, crow, col, a, af, ab, b, bf, bb, features, out, batch):
-    left, right = samples_of(a, af, ab, crow.size - 1, batch), samples_of(b, bf, bb, features, batch)
+def narrow_sddmm_parallel(bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
+    fill_samples(a, af, ab, left, crow.size - 1, batch)
+    fill_samples(b, bf, bb, right, features, batch)
     for chunk in prange(bounds.size - 1):
         narrow_sddmm_tasks(chunk, chunk + 1, bounds, crow, col, left, right, features, out, batch)
 
@@ -94,15 +99,19 @@ def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, f
 
 
 @kernel
-def narrow_backward_serial(bounds, crow, row, perm, values, x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, batch):
-    inputs, outputs = samples_of(x, xf, xb, crow.size - 1, batch), samples_of(dy, dyf, dyb, features, batch)
+def narrow_backward_serial(bounds, crow, row, perm, values, x, xf, xb, inputs, dy, dyf, dyb, outputs, features,
+                          dx, dxf, dxb, grad, batch):
+    fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
+    fill_samples(dy, dyf, dyb, outputs, features, batch)
     narrow_backward_tasks(0, bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, features,
                           dx, dxf, dxb, grad, batch)
 
 
 @kernel(parallel=True)
-def narrow_backward_parallel(bounds, crow, row, perm, values, x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, batch):
-    inputs, outputs = samples_of(x, xf, xb, crow.size - 1, batch), samples_of(dy, dyf, dyb, features, batch)
+def narrow_backward_parallel(bounds, crow, row, perm, values, x, xf, xb, inputs, dy, dyf, dyb, outputs, features,
+                          dx, dxf, dxb, grad, batch):
+    fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
+    fill_samples(dy, dyf, dyb, outputs, features, batch)
     for chunk in prange(bounds.size - 1):
         narrow_backward_tasks(chunk, chunk + 1, bounds, crow, row, perm, values, inputs, outputs, features,
                               dx, dxf, dxb, grad, batch)

@@ -14,8 +14,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from .jit import kernel
 from .lanes import copy_tile, fill_tile, transpose_block
-from .launch import launch
-from .vectors import VECTOR_BYTES, lanes
+from .launch import PARALLEL_WORK, launch, workers
+from .vectors import lanes
+from .width import MOST_VECTORS, VECTOR_BYTES
 
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
 
@@ -23,17 +24,20 @@ PART = 128  # features of a packing task
 OWN_BYTES = 4 << 20  # of a panel, up to which every worker packs its own
 
 
-@kernel
-def aligned(buffer):
-    """The first element of ``buffer`` that starts a cache line; the buffer is ALIGNMENT bytes longer than its use."""
-    return np.int64((-buffer.ctypes.data) % ALIGNMENT // buffer.itemsize)
+def aligned(size, dtype):
+    """Room for so many numbers, from the start of a cache line on."""
+    room = np.empty(size + ALIGNMENT // dtype.itemsize, dtype)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
+    return room[start : start + size]
 
 
-@kernel
-def buffer(size, like):
-    """Room for so many numbers of the type of ``like``, and where in it the first cache line starts."""
-    room = np.empty(size + ALIGNMENT // like.itemsize, like.dtype)
-    return room, aligned(room)
+def scratch(size, dtype, threads, work):
+    """Workers of a launch, and room for so many numbers for each of them, one worker's after the other's.
+
+    It is made before a kernel starts, so that memory never runs out in the middle of one."""
+    crew = workers(threads) if work >= PARALLEL_WORK else 1
+    line = ALIGNMENT // dtype.itemsize
+    return crew, aligned(crew * (-(-size // line) * line), dtype)
 
 
 @kernel
@@ -120,9 +124,7 @@ def packed_together(x, width, threads):
     if features * tile * x.itemsize <= OWN_BYTES:
         return np.empty(0, x.dtype)
     tiles = -(-batch // tile)
-    room = np.empty(tiles * features * tile + ALIGNMENT // x.itemsize, x.dtype)
-    start = -room.ctypes.data % ALIGNMENT // x.itemsize
-    panels = room[start : start + tiles * features * tile]
+    panels = aligned(tiles * features * tile, x.dtype)
     launch(pack_serial, pack_parallel, (x.dtype.char, width), panels.size // 16, threads, tiles * (features // PART), *flat(x),
            features, batch, panels, width)
     return panels
@@ -134,17 +136,19 @@ def flat(x):
         return x.reshape(-1), x.shape[1], 1
     if x.flags.f_contiguous:
         return x.T.reshape(-1), 1, x.shape[0]
-    first = as_strided(x, (1,), (x.itemsize,))  # any view: only its start is taken from it, the strides are explicit
-    return first, x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
+    feature_stride, batch_stride = (stride // x.itemsize for stride in x.strides)
+    # from the first number to the last, gaps and all: a slice of an array ends with the array
+    extent = (x.shape[0] - 1) * feature_stride + (x.shape[1] - 1) * batch_stride + 1
+    return as_strided(x, (extent,), (x.itemsize,)), feature_stride, batch_stride
 
 
 SWEEP = 1.5  # what reading index and value costs an edge in a sweep, in vectors of arithmetic
 
 
 @lru_cache(maxsize=1024)
-def tile_width(batch, dtype):
+def tile_width(batch, dtype, most=MOST_VECTORS):
     """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges."""
-    return (0,) * min(range(1, 9), key=lambda v: (sweeps(batch, dtype, v), v))
+    return (0,) * min(range(1, most + 1), key=lambda v: (sweeps(batch, dtype, v), v))
 
 
 @lru_cache(maxsize=1024)

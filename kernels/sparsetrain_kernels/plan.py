@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from .jit import kernel
 from .vectors import lanes
+from .width import TILE_BYTES
 
 Array = npt.NDArray[Any]
 
-TILE_BYTES = 512  # of a panel's column, at most: eight of the widest registers
 CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
 GROUP = 8  # chunks that are swept together at most
 AHEAD = 3  # rows whose edges are asked for: in a block, those of the next row are somewhere else in memory
@@ -46,7 +46,7 @@ def _cache_bytes(level: int, usual: int) -> int:
 
 
 _L1, _L2 = (_cache_bytes(level, usual) // TILE_BYTES for level, usual in ((1, 32 * 1024), (2, 1024 * 1024)))
-_FAR = Block(1024, 8, 8192)  # even L3 is slow for panels as large as that
+_FAR = Block((1 << 19) // TILE_BYTES, 8, (1 << 22) // TILE_BYTES)  # even L3 is slow for panels as large as that
 # a product reads one vector for each multiplication and wants them in L1; the gradients compute twice as much on it,
 # and are content with L2. Few edges do not repay loading and storing the sums
 PRODUCT = (Block(_L1, 6, 2 * _L1), Block(2 * _L1, 6, 4 * _L1), _FAR)
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
     ``pointers[b*step + r] : pointers[(b + 1)*step + r]`` are the edges of row r in block b; without blocks that is
     ``crow`` itself, at step 1. ``bounds[c] : bounds[c + 1]`` are the rows of chunk c, and
-    ``height`` is no less than the rows of GROUP chunks.
+    ``height`` and ``run`` are no less than the rows and the edges of GROUP chunks.
     """
 
     rows: int
@@ -70,6 +70,7 @@ class Plan(NamedTuple):
     blocks: int
     bounds: Array
     height: int
+    run: int
 
     @property
     def nbytes(self) -> int:
@@ -96,7 +97,10 @@ def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUC
         pointers, step = np.empty((blocks + 1) * rows, crow.dtype), rows
         block_pointers(crow, col, block, blocks, pointers)
     bounds = _chunks(crow)
-    return Plan(rows, columns, crow, col, pointers, step, blocks, bounds, GROUP * int(np.diff(bounds).max()))
+    ends = crow[bounds]
+    group = min(GROUP, bounds.size - 1)
+    run = int((ends[group:] - ends[:-group]).max())
+    return Plan(rows, columns, crow, col, pointers, step, blocks, bounds, GROUP * int(np.diff(bounds).max()), run)
 
 
 @kernel

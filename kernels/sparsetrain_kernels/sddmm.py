@@ -5,24 +5,25 @@ from numba import prange
 
 from .jit import kernel
 from .lanes import ask, dot_segment
-from .launch import launch, workers
-from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial
-from .panels import buffer, flat, pack, packed_together, sweeps, tile_width
+from .launch import launch
+from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial, samples_like
+from .panels import flat, pack, packed_together, scratch, sweeps, tile_width
 from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES
+from .vectors import lanes
+from .width import VECTOR_BYTES
 
 
 @kernel
-def sddmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+def sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                  partial, parts, batch, width):
     """A worker's share: chunks of rows over a segment of the samples, whose sums have a row of their own in partial."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // a.itemsize)
     tiles, chunks, nnz, packed = (batch + tile - 1) // tile, bounds.size - 1, col.size, panels.size > 0
     task, last = share(worker, workers, parts * chunks)
-    panel, at = (panels, 0) if packed else buffer(features * tile, b)
-    rows, start = buffer(height * tile, a)
+    panel, rows, at = panels if packed else room, room, worker * (room.size // workers)
+    start = at if packed else at + features * tile
     while task < last:
         part, first = task // chunks, task % chunks
         stop = min(chunks, first + last - task)
@@ -58,20 +59,20 @@ def add_parts(partial, parts, out):
 
 
 @kernel
-def sddmm_serial(workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+def sddmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                  out, partial, parts, batch, width):
-    sddmm_worker(0, 1, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+    sddmm_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                  out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
         add_parts(partial, parts, out)
 
 
 @kernel(parallel=True)
-def sddmm_parallel(workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+def sddmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                    out, partial, parts, batch, width):
     for worker in prange(workers):
-        sddmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                     out if parts == 1 else partial, parts, batch, width)
+        sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
+                     features, out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
         add_parts(partial, parts, out)
 
@@ -93,12 +94,14 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
     types = (a.dtype.char, plan.col.dtype.char)
     if batch <= NARROW:
         launch(narrow_sddmm_serial, narrow_sddmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
-               plan.col, *flat(a), *flat(b), plan.columns, out, batch)
+               plan.col, *flat(a), samples_like(a), *flat(b), samples_like(b), plan.columns, out, batch)
         return
     width = tile_width(batch, a.dtype)
     work = plan.col.size * sweeps(batch, a.dtype, len(width))
     parts = segments(plan, batch, len(width), a.dtype)
     partial = np.empty(out.size * parts if parts > 1 else 0, out.dtype)
-    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, workers(threads), packed_together(b, width, threads),
+    panels = packed_together(b, width, threads)
+    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(a.dtype)
+    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, *scratch(room, a.dtype, threads, work), panels,
            plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns,
            out, partial, parts, batch, width)

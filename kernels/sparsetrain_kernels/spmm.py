@@ -5,24 +5,25 @@ from numba import prange
 
 from .jit import kernel
 from .lanes import ask, axpy_segment, fill_tile
-from .launch import launch, workers
-from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial
-from .panels import buffer, flat, pack, packed_together, sweeps, tile_width, unpack
+from .launch import launch
+from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial, samples_like
+from .panels import flat, pack, packed_together, scratch, sweeps, tile_width, unpack
 from .plan import AHEAD, GROUP, Array, Plan, share
 from .subnormals import flush_subnormals, restore_subnormals
-from .vectors import VECTOR_BYTES
+from .vectors import lanes
+from .width import VECTOR_BYTES
 
 
 @kernel
-def spmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, values, bias,
+def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
                 x, xf, xb, features, y, yf, yb, batch, width):
     """A worker's share of Y = W X + bias: chunks of rows over a tile of samples, summed where they stay in cache."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // y.itemsize)
     chunks, packed, present = bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, (batch + tile - 1) // tile * chunks)
-    panel, at = (panels, 0) if packed else buffer(features * tile, x)
-    sums, start = buffer(height * tile, y)
+    panel, sums, at = panels if packed else room, room, worker * (room.size // workers)
+    start = at if packed else at + features * tile
     while task < last:
         t, chunk = task // chunks, task % chunks
         end = min(chunk + GROUP, chunks, chunk + last - task)
@@ -49,18 +50,18 @@ def spmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height,
 
 
 @kernel
-def spmm_serial(workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+def spmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                 y, yf, yb, batch, width):
-    spmm_worker(0, 1, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+    spmm_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                 y, yf, yb, batch, width)
 
 
 @kernel(parallel=True)
-def spmm_parallel(workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
+def spmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                   y, yf, yb, batch, width):
     for worker in prange(workers):
-        spmm_worker(worker, workers, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
-                    y, yf, yb, batch, width)
+        spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
+                    x, xf, xb, features, y, yf, yb, batch, width)
 
 
 def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
@@ -81,10 +82,12 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
     types = (x.dtype.char, plan.col.dtype.char)
     if batch <= NARROW:
         launch(narrow_spmm_serial, narrow_spmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
-               plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch)
+               plan.col, values, bias, *flat(x), samples_like(x), plan.columns, *flat(y), batch)
         return
     width = tile_width(batch, x.dtype)
     work = plan.col.size * sweeps(batch, x.dtype, len(width))
-    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, workers(threads), packed_together(x, width, threads),
+    panels = packed_together(x, width, threads)
+    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(x.dtype)
+    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, *scratch(room, x.dtype, threads, work), panels,
            plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns,
            *flat(y), batch, width)

@@ -3,24 +3,23 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from .width import VECTOR_BYTES
+
 I32, I64 = ir.IntType(32), ir.IntType(64)
-
-
-def _vector_bytes() -> int:
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-VECTOR_BYTES = _vector_bytes()
 
 
 def lanes(dtype: Any) -> int:
     """Numbers of ``dtype`` in one vector register of this CPU."""
     return VECTOR_BYTES // int(np.dtype(dtype).itemsize)
+
+
+def _halves(lanes: int, least: int) -> list[int]:
+    """lanes / 2, lanes / 4, ... down to ``least``"""
+    return [] if lanes <= least else [lanes // 2, *_halves(lanes // 2, least)]
 
 
 class Emit:
@@ -87,22 +86,19 @@ class Emit:
 
     def sums(self, vectors: list[Any]) -> Any:
         """The sum of each of some vectors, as one vector of that length: two of them share a register from the first
-        addition on, so that many sums cost little more than one."""
-        b, lanes, groups = self.builder, range(self.lanes), 1
-        while len(vectors) > 1:
-            size = self.lanes // groups
-            low = [i for i in lanes if i % size < size // 2]
-            high = [i for i in lanes if i % size >= size // 2]
-            vectors = [
-                b.fadd(*(self.shuffle(x, y, half + [self.lanes + i for i in half]) for half in (low, high)))
-                for x, y in zip(vectors[::2], vectors[1::2], strict=True)
-            ]
-            groups *= 2
-        total, size = vectors[0], self.lanes // groups
-        while size > 1:
-            size //= 2
-            total = b.fadd(total, self.shuffle(total, total, [i ^ size for i in lanes]))
-        return self.shuffle(total, total, [i * self.lanes // groups for i in range(groups)])
+        addition on, so that many sums cost little more than one. Shuffles within a block of 16 bytes are the cheapest, so
+        a block's elements are summed first, neighbours to neighbours, and the blocks of a register last."""
+        b, count, block = self.builder, len(vectors), 16 // self.size
+        places = [n + k for k in range(0, self.lanes, block) for n in (0, self.lanes)]
+        even, odd = ([place + i for place in places for i in range(first, block, 2)] for first in (0, 1))
+        for _ in range(block.bit_length() - 1):
+            pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
+            vectors = [b.fadd(self.shuffle(x, y, even), self.shuffle(x, y, odd)) for x, y in pairs]
+        for lanes in _halves(self.lanes, block):
+            low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
+            vectors = [b.fadd(self.shuffle(x, x, low), self.shuffle(x, x, high)) for x in vectors]
+        total = vectors[0] if len(vectors) == 1 else self.shuffle(*vectors, list(range(2 * block)))
+        return self.shuffle(total, total, list(range(count)))
 
     def add_to(self, base: Any, vector: Any) -> None:
         """base[: +length] += vector, of any length"""

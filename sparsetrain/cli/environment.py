@@ -10,7 +10,7 @@ from typing import Any
 import numba
 import torch
 from llvmlite import binding
-from sparsetrain_kernels.vectors import VECTOR_BYTES
+from sparsetrain_kernels.width import VECTOR_BYTES, host_bytes
 
 PACKAGES = ("sparsetrain", "torch", "numba", "numpy", "scipy")
 FEATURES = ("avx512f", "avx2", "fma", "neon")
@@ -44,6 +44,7 @@ def cpu() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "features": [name for name in FEATURES if present.get(name)],
         "vector_bytes": VECTOR_BYTES,
+        "widest_vector_bytes": host_bytes(),
     }
 
 

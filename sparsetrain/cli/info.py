@@ -42,11 +42,13 @@ def _cache() -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> list[str]:
     processor, work, cache = facts["cpu"], facts["threads"], facts["kernel_cache"]
     cuda = f"{facts['backends']['cuda']} (" + ("a device is present)" if facts["cuda_available"] else "no device here)")
+    widest = processor["widest_vector_bytes"]
+    narrower = f" (SPARSETRAIN_VECTOR_BYTES; this CPU has {widest})" if processor["vector_bytes"] < widest else ""
     rows = {
         **facts["versions"],
         "CPU": f"{processor['model']}, {processor['cores']} cores",
         "CPU features": ", ".join(processor["features"]) or "none of those that matter",
-        "vector width": f"{processor['vector_bytes']} bytes",
+        "vector width": f"{processor['vector_bytes']} bytes" + narrower,
         "backend on cpu": facts["backends"]["cpu"],
         "backend on cuda": cuda,
         "torch threads": work["torch"],

@@ -44,8 +44,9 @@ def named(where: str, model: nn.Module, masks: Mapping[str, Any], left: set[nn.M
     return wanted
 
 
-def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Nothing of these layers would be lost."""
+def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module], largest: bool) -> None:
+    """Nothing of these layers would be lost, and there are weights where the largest are to be kept."""
+    meta = largest and torch.get_default_device().type != "meta"  # where models are made before their weights are read
     for name, layer in layers.items():
         advice = f"Leave it dense with skip=[{name!r}]."
         more = {*layer._parameters, *layer._buffers, *layer._modules} - PARTS
@@ -55,10 +56,13 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
                 f"{advice}"
             )
         weight = None if isinstance(layer, nn.LazyLinear) else current(layer, "weight")
-        if weight is None or weight.is_meta:
+        if weight is None or (meta and weight.is_meta):
             raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
         if weight.dtype not in FLOATS:
-            raise TypeError(f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. {advice}")
+            raise TypeError(
+                f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. Sparse values are trained "
+                f"in these: call model.float() before (from_pretrained takes dtype=torch.float32). Or: {advice}"
+            )
     check_names_free(where, layers, SparseLinear)
     check_untied(where, model, layers)
 
@@ -72,7 +76,11 @@ def by_density(
     if select == "random":
         drawn = [patterns.uniform(shape, d, generator) for shape, d in zip(shapes, densities, strict=True)]
     elif select == "magnitude":
-        drawn = [_largest(current(linear, "weight"), d) for linear, d in zip(linears, densities, strict=True)]
+        drawn = [
+            # placeholders of as many edges, where there are no weights to compare
+            patterns.uniform(shape, d, generator) if weight.is_meta else _largest(weight, d)
+            for weight, shape, d in zip((current(each, "weight") for each in linears), shapes, densities, strict=True)
+        ]
     else:
         raise ValueError(f"{where}: expected select to be 'magnitude' or 'random', got {select!r}.")
     return dict(zip(linears, drawn, strict=True))

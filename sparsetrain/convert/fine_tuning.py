@@ -14,7 +14,7 @@ from .choice import by_density, by_mask, is_linear, named
 from .gradients import by_gradient
 from .swap import check_names_free, check_untied, exchange, skipped
 
-TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
+TIED = "so that edges can't be merged into one of them. Leave the layer as it is with skip=[{!r}], or untie them first."
 
 
 def train_edges(
@@ -88,15 +88,19 @@ def train_edges(
     aside = {p for module in left for p in module.parameters()}  # tied to what is in skip: users know of it
     check_untied(where, model, {names[linear]: linear for linear in wanted if linear.weight not in aside}, TIED)
     edges: dict[nn.Module, Topology]
-    if density is None:
-        edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
-    elif closure is not None:
+    if closure is not None and density is not None:
         edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))
     else:
-        edges = by_density(where, list(wanted), density, method, select, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            if density is None:
+                edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+            else:
+                edges = by_density(where, list(wanted), density, method, select, generator)
     trained = {p for module in left for p in module.parameters() if p.requires_grad}
     model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    for layer in new.values():  # as in sparsify
+        layer.awaits_edges = density is not None and layer.values.is_meta
     for parameter in trained:  # also where a layer that was replaced has it too
         parameter.requires_grad_()
     return exchange(model, new)

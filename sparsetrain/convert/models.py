@@ -41,6 +41,9 @@ def sparsify(
     takes dense weights. Code that reads ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made
     afterwards.
 
+    Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
+    first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
+
     Args:
         model: any module.
         density: fraction of the edges that exist, from 0 to 1.
@@ -81,12 +84,16 @@ def sparsify(
     if not wanted:
         what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
-    check_replaceable(where, model, {names[linear]: linear for linear in wanted})
-    if density is not None:
-        edges = by_density(where, list(wanted), density, method, select, generator)
-    else:
-        edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+    largest = density is not None and select != "random"
+    check_replaceable(where, model, {names[linear]: linear for linear in wanted}, largest)
+    with torch.device("cpu"):  # edges are real under torch.device("meta") too
+        if density is not None:
+            edges = by_density(where, list(wanted), density, method, select, generator)
+        else:
+            edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
     new = {linear: _sparse(linear, t) for linear, t in edges.items()}
+    for layer in new.values():  # without weights even the largest are drawn
+        layer.awaits_edges = density is not None and layer.values.is_meta
     for linear in new:
         _drop_prune_hooks(linear)
     return exchange(model, new)

@@ -11,9 +11,9 @@ from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
 
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias"},
-    SparseLinear: {"values", "bias", "topology", "sparse_grad"},
+    SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
-    SparseDeltaLinear: {"linear", "values", "topology"},
+    SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
 
 

@@ -143,7 +143,6 @@ def _shrink(layer: EdgeModule, keep: Tensor | None) -> int:
     """Layers over one value array come one after the other: the first cuts it, the others find it cut."""
     if keep is None:
         return 0
-    t = layer.topology
-    values = layer.values.detach()
-    layer.replace_edges(part(t, keep), values if values.numel() < keep.numel() else values[keep])
-    return t.nnz - layer.topology.nnz
+    if layer.values.numel() == keep.numel():
+        layer.replace_edges(part(layer.topology, keep), layer.values.detach()[keep])
+    return keep.numel() - layer.topology.nnz

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..nn import EdgeModule
+from ..nn.stored_edges import KEY
 from . import archive, layout, matching, parts
 from .matching import Adopted, Groups
 from .optimizer_state import check_states
@@ -67,6 +68,7 @@ def save(
     where = "io.save"
     schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
+    _share_edges(model, state)
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
     if optimizer is not None:
         parameters = _parameters(model, optimizer)
@@ -136,15 +138,16 @@ def load(
     pairs += parts.matched(where, "scheduler", schedulers, kept)
     others = content.get("extra", {"states": {}, "data": {}})
     pairs += [] if extra is None else parts.matched_extra(where, extra, others)
-    adopted = matching.check_model(where, model, content["model"], adopt=topology == "adopt")
+    state = matching.upgraded(where, model, content["model"])
+    adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
         parameters = _parameters(model, optimizer, adopted)
         matching.check_parameters(where, parameters, content["optimizer"]["parameters"])
         check_states(where, optimizer, parameters, content["optimizer"]["state"])
-    with _undone_on_error(model, optimizer):
+    with undone_on_error(model, optimizer):
         for module, edges, values in adopted:
             module.replace_edges(edges, values)
-        model.load_state_dict(_with_versions(content["model"], content["versions"]))
+        model.load_state_dict(_with_versions(state, content["versions"]))
         if optimizer is not None:
             optimizer.load_state_dict(content["optimizer"]["state"])
         parts.load_states(pairs)
@@ -156,6 +159,14 @@ def load(
             "as scheduler=.",
             stacklevel=2,
         )
+
+
+def _share_edges(model: nn.Module, state: State) -> None:
+    """One tensor for the edges of all layers that share a topology."""
+    first: dict[int, Any] = {}
+    for prefix, module in matching.edge_layers(model).items():
+        if prefix + KEY in state:
+            state[prefix + KEY] = first.setdefault(id(module.topology), state[prefix + KEY])
 
 
 def _with_versions(state: State, versions: State) -> State:
@@ -174,7 +185,7 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
 
 
 @contextmanager
-def _undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
+def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """Everything was checked before; this is for what modules, optimizers and evolvers of others may raise."""
     edges = [(module, module.topology) for module in model.modules() if isinstance(module, EdgeModule)]
     tensors = [(t, t.data, t.detach().clone(), t.grad) for t in (*model.parameters(), *model.buffers())]

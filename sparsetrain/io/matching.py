@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..nn.edges import NAMES, EdgeModule, difference, structure_tensors, topology_from
+from ..nn import EdgeModule
+from ..nn.stored_edges import KEY, Stored, difference, stored_in, upgrade
 from ..topology import Topology
 
 Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters
@@ -28,35 +29,50 @@ def check_kind(where: str, part: str, kind: str, content: Mapping[str, Any]) -> 
         raise ValueError(f"{where}: expected an {part} of class {kind}, the checkpoint has {content[part]['class']}.")
 
 
-def check_model(where: str, model: nn.Module, stored: Mapping[str, Any], adopt: bool) -> list[Adopted]:
-    """The state fits the model; what comes back are the layers that it fits once they have the stored edges."""
-    ours = model.state_dict(keep_vars=True)
-    layers = {
+def edge_layers(model: nn.Module) -> dict[str, EdgeModule]:
+    """The layers over edges by the prefix of their keys in a state dict, under each of their names."""
+    return {
         f"{name}." if name else "": module
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, EdgeModule)
     }
-    names = {prefix + side for prefix in layers for side in NAMES}  # which may be there or not
-    _check_keys(where, model, ours, stored, optional=names)
+
+
+def upgraded(where: str, model: nn.Module, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with its edges in today's form."""
+    state = dict(stored)
+    for prefix, module in edge_layers(model).items():
+        try:
+            upgrade(state, prefix)
+        except ValueError as error:
+            raise ValueError(f"{_layer(where, prefix, module)}: {error}") from None
+    return state
+
+
+def check_model(
+    where: str, model: nn.Module, stored: Mapping[str, Any], adopt: bool, dtypes: bool = True
+) -> list[Adopted]:
+    """The state, ``upgraded``, fits the model; what comes back are the layers that it fits once they have its edges."""
+    ours = model.state_dict(keep_vars=True)
+    layers = edge_layers(model)
+    _check_keys(where, model, ours, stored)
     adopted: dict[str, Adopted] = {}
     shared: dict[tuple[Any, ...], Topology] = {}
     for prefix, module in layers.items():
-        keys = structure_tensors(module.topology)
-        structure = {key: stored[prefix + key] for key in (*keys, *NAMES) if prefix + key in stored}
-        layer = f"{where}: {type(module).__name__} {prefix.rstrip('.') or '(the model itself)'}"
+        layer = _layer(where, prefix, module)
         try:
-            error = difference(keys, dict(structure))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as fault:
-            raise ValueError(f"{layer}: the stored edges or their names are damaged ({fault!r}).") from None
-        if error:
-            if not (adopt and torch.equal(structure["shape"], keys["shape"])):
-                raise ValueError(f"{layer}: {error}")
-            new = _adopted(layer, module, structure, stored.get(f"{prefix}values"))
+            edges = stored_in(stored, prefix)
+        except ValueError as error:
+            raise ValueError(f"{layer}: {error}") from None
+        fault = difference(module.topology, edges) if edges else ""
+        if edges and fault:
+            if not (adopt and edges.shape == module.topology.shape):
+                raise ValueError(f"{layer}: {fault}")
+            new = _adopted(layer, module, edges, stored.get(f"{prefix}values"))
             same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
             adopted[f"{prefix}values"] = new._replace(topology=shared.setdefault(same, new.topology))
-        for key in keys:
-            del ours[prefix + key]
-    _check_tensors(where, ours, stored, resized=set(adopted))
+        ours.pop(prefix + KEY, None)
+    _check_tensors(where, ours, stored, resized=set(adopted), dtypes=dtypes)
     _check_ties(where, ours, stored)
     return list(adopted.values())
 
@@ -77,11 +93,13 @@ def check_parameters(where: str, ours: Groups, stored: Groups) -> None:
                 )
 
 
-def _check_keys(
-    where: str, model: nn.Module, ours: Mapping[str, Any], stored: Mapping[str, Any], optional: set[str]
-) -> None:
-    missing = [key for key in ours if key not in stored and key not in optional]
-    unexpected = [key for key in stored if key not in ours and key not in optional]
+def _layer(where: str, prefix: str, module: nn.Module) -> str:
+    return f"{where}: {type(module).__name__} {prefix.rstrip('.') or '(the model itself)'}"
+
+
+def _check_keys(where: str, model: nn.Module, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    missing = [key for key in ours if key not in stored]
+    unexpected = [key for key in stored if key not in ours]
     if missing or unexpected:
         faults = [f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has also", unexpected)) if keys]
         raise ValueError(
@@ -90,21 +108,23 @@ def _check_keys(
         )
 
 
-def _adopted(layer: str, module: EdgeModule, structure: dict[str, Tensor], values: Tensor | None) -> Adopted:
+def _adopted(layer: str, module: EdgeModule, edges: Stored, values: Tensor | None) -> Adopted:
     if values is None or not isinstance(module.values, nn.Parameter):
         raise ValueError(
             f"{layer}: can't adopt edges, as its values are computed from others. Load it where edges agree."
         )
     try:
-        topology = topology_from(structure)
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{layer}: the stored edges are damaged. {error}") from None
-    if difference(structure_tensors(topology), dict(structure)) or values.shape != (topology.nnz,):
+        topology = edges.topology()
+    except ValueError as error:
+        raise ValueError(f"{layer}: {error}") from None
+    if values.shape != (topology.nnz,):
         raise ValueError(f"{layer}: the stored edges are damaged: {topology!r} with {values.numel()} values.")
     return Adopted(module, topology, values)
 
 
-def _check_tensors(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any], resized: set[str]) -> None:
+def _check_tensors(
+    where: str, ours: Mapping[str, Any], stored: Mapping[str, Any], resized: set[str], dtypes: bool
+) -> None:
     for key, tensor in ours.items():
         other = stored[key]
         if isinstance(tensor, Tensor) != isinstance(other, Tensor):
@@ -115,7 +135,7 @@ def _check_tensors(where: str, ours: Mapping[str, Any], stored: Mapping[str, Any
                     f"{where}: expected {key} of shape {tuple(tensor.shape)}, the checkpoint has {tuple(other.shape)}."
                     f"{_advice(key)}"
                 )
-            if tensor.dtype is not other.dtype:
+            if dtypes and tensor.dtype is not other.dtype:
                 raise TypeError(
                     f"{where}: expected {key} in {tensor.dtype}, the checkpoint has {other.dtype}. Convert the model "
                     "with .to(dtype) before."

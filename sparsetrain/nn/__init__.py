@@ -1,5 +1,7 @@
 """Layers whose weights exist at the edges of a topology."""
 
+import sparsetrain.nn.data_parallel as _data_parallel  # no public name, which are imported below
+
 from .edges import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
@@ -7,3 +9,5 @@ from .masked import MaskedLinear as MaskedLinear
 from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear
+
+_data_parallel.extend()

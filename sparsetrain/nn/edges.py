@@ -1,34 +1,53 @@
 """What every layer over edges shares: a value Parameter and a Topology that travel, save and load together."""
 
-import json
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from ..rows import bring_up_to_date
 from ..topology import Topology
-from ..weights import replace_numbers
+from ..weights import check_replacement, replace_numbers
 from .frames import aligned, edge_frame
-
-NAMES = ("inputs", "outputs")
+from .same_edges import check_same_edges, is_sharded
+from .settable_state import Buffers
+from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
 
 
 class EdgeModule(nn.Module):
     """A module that keeps its weight as one value for each edge of a topology.
 
     The topology is a plain attribute that modules share, not a buffer: loading a state must not write into what other
-    layers use, and ``.to`` must not make copies of it. ``state_dict`` holds it all the same, so that values are never
-    loaded onto other edges.
+    layers use, and ``.to`` must not make copies of it. ``state_dict`` holds a copy all the same, as torch's extra
+    state, so that values are never loaded onto other edges.
     """
 
     topology: Topology
     values: nn.Parameter
+    awaits_edges = False  # whether the edges are placeholders, drawn on the meta device, for those of a state to come
+    _agreed: Topology | None = None  # edges that all ranks over which the values are sharded have
     reads_transposed = False  # whether the edges' rows are inputs here, and their columns outputs
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.__dict__["_buffers"] = Buffers(self, {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__["_buffers"] = Buffers(self, self._buffers)
+
+    @property
+    def _extra_state(self) -> Tensor:
+        return self.get_extra_state()
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == KEY:  # an empty tensor from transformers, for what a checkpoint lacks
+            return
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
+        if name == "values" and is_sharded(value) and self._agreed is not self.topology:
+            check_same_edges(type(self).__name__, self.topology, value.device_mesh)
+            self.__dict__["_agreed"] = self.topology
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.bring_up_to_date()
@@ -40,27 +59,54 @@ class EdgeModule(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self.bring_up_to_date()
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, tensor in structure_tensors(self.topology).items():
-            # copies: people average state dicts in place, and the topology's own arrays are shared and trusted
-            destination[prefix + name] = tensor if keep_vars else tensor.clone()
+
+    def get_extra_state(self) -> Tensor:
+        """The edges as one tensor, a copy."""
+        return packed(self.topology)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Edges that come with values. They are compared with the layer's; a layer that was made on the meta device,
+        with edges drawn at random, goes on with them.
+
+        ValueError: these are other edges, or damaged ones.
+        """
+        stored = unpacked(state)
+        error = difference(self.topology, stored)
+        if not error:
+            self.awaits_edges = False
+            return
+        topology = stored.topology() if self.awaits_edges and stored.shape == self.topology.shape else None
+        if topology is None or (self.values.numel() != topology.nnz and not self.values.is_meta):
+            raise ValueError(f"{type(self).__name__}: {error}")
+        if self.values.numel() != topology.nnz:
+            self.values = nn.Parameter(self.values.new_empty(topology.nnz), self.values.requires_grad)
+        self.topology = topology if self.values.is_meta else topology.to(self.values.device)
+        self.awaits_edges = False
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
-        ours = structure_tensors(self.topology)
-        error = difference(ours, {name: state_dict.get(prefix + name) for name in ours})
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        for hook in self._load_state_dict_pre_hooks.values():  # they may give keys the names that are checked
+            hook(state_dict, prefix, *rest)
+        try:
+            upgrade(state_dict, prefix)
+            if self.awaits_edges and prefix + KEY in state_dict:
+                self.set_extra_state(state_dict[prefix + KEY])
+            stored = stored_in(state_dict, prefix)
+            error = difference(self.topology, stored) if stored else ""
+        except ValueError as damaged:
+            error = str(damaged)
         if error:
             error_msgs.append(f"{type(self).__name__} {prefix.rstrip('.') or '(the model itself)'}: {error}")
             return
         self.bring_up_to_date()  # what was owed was owed to the old numbers
-        missing_keys.extend(prefix + name for name in ("crow", "col") if prefix + name not in state_dict)
-        known = len(unexpected_keys)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        structure = {prefix + name for name in (*ours, *NAMES)}
-        unexpected_keys[known:] = [key for key in unexpected_keys[known:] if key not in structure]
+        hooks, self._load_state_dict_pre_hooks = self._load_state_dict_pre_hooks, OrderedDict()
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+        finally:
+            self._load_state_dict_pre_hooks = hooks
 
     def bring_up_to_date(self) -> None:
         """Values are read, saved or copied: what an optimizer owes to unused edges is paid before."""
@@ -103,7 +149,7 @@ class EdgeModule(nn.Module):
             TypeError: it is no data frame.
 
         Example:
-            >>> import pandas
+            >>> import pandas, torch
             >>> from sparsetrain.nn import SparseLinear
             >>> layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
             >>> samples = pandas.DataFrame({"KRAS": [0.1], "MYC": [0.2], "TP53": [0.3]})
@@ -117,16 +163,36 @@ class EdgeModule(nn.Module):
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
-        A graph recorded before can't be used afterwards. TypeError: the values are computed by a parametrization.
+        A graph recorded before can't be used afterwards.
+
+        Args:
+            topology: of the same shape as the present one.
+            values: one number for each of its edges, shape ``(nnz,)``, which take dtype and device of the present ones.
+
+        Raises:
+            TypeError: these are no topology and no tensor of real numbers, or the present values are computed by a
+                parametrization. ValueError: they are of another shape, or on the meta device. Nothing is changed then.
+
+        Example:
+            >>> import torch
+            >>> from sparsetrain import Topology
+            >>> from sparsetrain.nn import SparseLinear
+            >>> layer = SparseLinear(3, 2, density=0.5)
+            >>> layer.replace_edges(Topology.from_mask([[1, 0, 0], [0, 0, 1]]), torch.tensor([5.0, 7.0]))
+            >>> layer.values.tolist()
+            [5.0, 7.0]
         """
+        where = f"{type(self).__name__}.replace_edges"
         if not isinstance(self.values, nn.Parameter):
             raise TypeError(
-                f"{type(self).__name__}.replace_edges: expected values that are a Parameter, got values computed from "
+                f"{where}: expected values that are a Parameter, got values computed from "
                 'others. Call torch.nn.utils.parametrize.remove_parametrizations(layer, "values") before.'
             )
+        check_replacement(where, self.topology, self.values, topology, values)
         self.bring_up_to_date()
-        replace_numbers(self.values, values.to(self.values))
-        self.topology = topology.to(self.values.device)
+        replace_numbers(self.values, values.detach().to(self.values, copy=True))
+        self.topology = topology if self.values.is_meta else topology.to(self.values.device)
+        self.awaits_edges = False
 
 
 class Parametrizations(nn.ModuleDict):
@@ -135,53 +201,3 @@ class Parametrizations(nn.ModuleDict):
     @property
     def values(self) -> Any:
         raise AttributeError("values")  # so that nn.Module looks for a parametrization
-
-
-def structure_tensors(t: Topology) -> dict[str, Tensor]:
-    """A topology as tensors alone, the form that every checkpoint format takes."""
-    tensors = {
-        "crow": t.crow,
-        "col": t.col,
-        "shape": torch.tensor(t.shape),
-        "digest": torch.frombuffer(bytearray.fromhex(t.digest), dtype=torch.uint8),
-    }
-    for side in NAMES:
-        names = getattr(t, side)
-        if names is not None:
-            tensors[side] = torch.frombuffer(bytearray(json.dumps(names).encode()), dtype=torch.uint8)
-    return tensors
-
-
-def topology_from(tensors: dict[str, Tensor]) -> Topology:
-    """The topology that ``structure_tensors`` wrote, checked anew."""
-    names = {side: _names(tensors[side]) for side in NAMES if side in tensors}
-    return Topology(tensors["crow"], tensors["col"], tensors["shape"].tolist(), **names)
-
-
-def difference(ours: dict[str, Tensor], stored: dict[str, Tensor | None]) -> str:
-    """What speaks against loading a stored structure into ours, or nothing. Keys that are not stored say nothing."""
-    shape, digest = stored.get("shape"), stored.get("digest")
-    if shape is not None and shape.tolist() != ours["shape"].tolist():
-        return f"expected edges of shape {tuple(ours['shape'].tolist())}, the checkpoint has {tuple(shape.tolist())}."
-    if digest is not None and digest.tolist() != ours["digest"].tolist():
-        edges = stored.get("col")
-        return (
-            f"expected the same {ours['col'].numel()} edges, the checkpoint has other edges"
-            f"{'' if edges is None else f' ({edges.numel()})'}. Make the layer from the stored topology, or load with "
-            'sparsetrain.io.load(..., topology="adopt").'
-        )
-    for side in NAMES:
-        names, other = (None if tensor is None else _names(tensor) for tensor in (ours.get(side), stored.get(side)))
-        if names is not None and other is not None and names != other:
-            k = next(k for k, pair in enumerate(zip(names, other, strict=True)) if pair[0] != pair[1])
-            return (
-                f"expected the same names in {side}, the checkpoint has {other[k]!r} where the layer has {names[k]!r} "
-                f"(number {k}). Make the layer from the stored topology, or load with "
-                'sparsetrain.io.load(..., topology="adopt").'
-            )
-    return ""
-
-
-def _names(tensor: Tensor) -> list[str]:
-    names: list[str] = json.loads(bytes(tensor.tolist()))
-    return names

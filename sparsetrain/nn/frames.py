@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..arrays import array
 from ..edge_list import WEIGHT, named_nodes
 from ..extras import needed
 from ..names import Names, text
@@ -105,7 +106,7 @@ def edge_frame(where: str, topology: Topology, values: Tensor, backwards: bool) 
     columns = {
         "source": named_nodes(source_names, source.tolist()),
         "target": named_nodes(target_names, target.tolist()),
-        WEIGHT: weights.numpy().copy(),
+        WEIGHT: array(weights).copy(),
     }
     frame = pandas.DataFrame(columns)
     frame.attrs = {"inputs": source_names or tuple(range(sources)), "outputs": target_names or tuple(range(targets))}

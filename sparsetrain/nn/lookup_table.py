@@ -115,7 +115,7 @@ class LookupTable(nn.Module):
                 y = lookup(flat, self.weight, self.padding_idx)
             else:
                 y = pooled_lookup(flat, self.weight, offsets.to(flat), self.pool, self.padding_idx)
-        y = y if self.pool else y.view(*ids.shape, self.dim)
+        y = y if self.pool else y.view(*ids.shape, y.shape[-1])
         return y.movedim(-1, 0) if self.columns else y
 
     def _by_torch(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, sparse: bool) -> Tensor:
@@ -136,11 +136,12 @@ class LookupTable(nn.Module):
             raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
         if ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(ids))
-            if low < 0 or high >= self.rows:
-                place = ((ids < 0) | (ids >= self.rows)).nonzero()[0].tolist()
+            rows = self.weight.shape[0]  # not self.rows: the weight may have been tied, replaced or resized
+            if low < 0 or high >= rows:
+                place = ((ids < 0) | (ids >= rows)).nonzero()[0].tolist()
                 hint = " An id can't count from the end here; in sparsetrain.subtensor it can." if low < 0 else ""
                 raise IndexError(
-                    f"{where}: expected ids from 0 to {self.rows - 1}, got {int(ids[tuple(place)])} at position "
+                    f"{where}: expected ids from 0 to {rows - 1}, got {int(ids[tuple(place)])} at position "
                     f"{place[0] if len(place) == 1 else tuple(place)}.{hint}"
                 )
         if self.pool is None:

@@ -86,6 +86,17 @@ class MaskedLinear(nn.Module):
             self.weight.zero_()
         init.reset_(self, generator)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        mask = state_dict.get(f"{prefix}mask")
+        if isinstance(mask, Tensor) and not mask.is_meta:  # a mean of masks is one but for rounding
+            whole = mask.round()
+            if not bool(((whole == 0) | (whole == 1)).all()) or not bool(((mask - whole).abs() < 0.01).all()):
+                where = f"MaskedLinear {prefix.rstrip('.') or '(the model itself)'}"
+                rest[-1].append(f"{where}: expected a mask of zeros and ones, the checkpoint has other numbers.")
+                return
+            state_dict[f"{prefix}mask"] = whole
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Tensor) -> Tensor:
         """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
         return linear(x, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
@@ -150,7 +161,8 @@ def _edges(
             f"MaskedLinear: expected exactly one of {', '.join(given)}, got {' and '.join(names) or 'none'}."
         )
     if density is not None:
-        return patterns.uniform(shape, density, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            return patterns.uniform(shape, density, generator)
     if topology is None:
         topology = Topology.from_mask(mask)
     if topology.shape != shape:

@@ -69,7 +69,8 @@ class SparseLinear(FromData):
             got = "neither" if density is None else "both"
             raise ValueError(f"{where}: expected exactly one of density and topology, got {got}.")
         if topology is None:
-            topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
+            with torch.device("cpu"):  # edges are real under torch.device("meta") too
+                topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
         if not isinstance(topology, Topology):
             raise TypeError(
                 f"{where}: expected a Topology, got {type(topology).__name__}. Make one with Topology.from_mask, "
@@ -84,10 +85,12 @@ class SparseLinear(FromData):
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
+        self.awaits_edges = density is not None and self.values.is_meta
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw values and bias anew, uniformly within 1 / sqrt(mean fan-in), as nn.Linear does with its fan-in."""
+        self.awaits_edges = self.awaits_edges and self.values.is_meta  # numbers are drawn for these edges
         init.reset_(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,9 +127,10 @@ class SparseLinear(FromData):
             raise ValueError(
                 f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}."
             )
-        t = mask.to(weight.device)
+        t = mask if weight.is_meta else mask.to(weight.device)
         layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
-        layer.values = nn.Parameter(weight[t.row.long(), t.col.long()], linear.weight.requires_grad)
+        values = weight.new_empty(t.nnz) if weight.is_meta else weight[t.row.long(), t.col.long()]
+        layer.values = nn.Parameter(values, linear.weight.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
@@ -178,7 +182,7 @@ class TransposedSparseLinear(EdgeModule):
         self.in_features, self.out_features = layer.out_features, layer.in_features
         self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
         self._listed: tuple[nn.Parameter | None] = (None,)  # what _follow has listed last
-        self.topology, self.sparse_grad = layer.topology, False
+        self.sparse_grad = False
         self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
         self.reset_parameters()
@@ -187,6 +191,24 @@ class TransposedSparseLinear(EdgeModule):
     def origin(self) -> SparseLinear:
         """The layer that the values belong to."""
         return self._tied[0]
+
+    @property
+    def topology(self) -> Topology:
+        """The edges of the layer that the values belong to, whenever they change."""
+        return self.origin.topology
+
+    @topology.setter
+    def topology(self, topology: Topology) -> None:
+        self.origin.topology = topology
+
+    @property
+    def awaits_edges(self) -> bool:
+        """Whether the edges are placeholders still."""
+        return self.origin.awaits_edges
+
+    @awaits_edges.setter
+    def awaits_edges(self, awaits: bool) -> None:
+        self.origin.awaits_edges = awaits
 
     def __getattr__(self, name: str) -> Any:
         if name != "values" or self._apart:

@@ -1,12 +1,15 @@
 """Which backend computes an operation. A backend has three functions, ``spmm``, ``sddmm`` and ``backward``, without
 autograd; everything above works through them."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from ..topology import Topology
@@ -40,6 +43,8 @@ _forced = _Forced()
 def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
     """The backend that computes on this device: the one forced by use_backend, else "numba" on a CPU, else "torch".
 
+    With NUMBA_DISABLE_JIT set it is always "torch".
+
     Args:
         device: where the operands are.
         dtype: float32 or float64, the types that are computed in.
@@ -60,7 +65,19 @@ def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
         )
     if _forced.name is not None:
         return _forced.name
+    if not COMPILES:
+        _say_what_computes()
+        return "torch"
     return "numba" if torch.device(device).type == "cpu" else "torch"
+
+
+@cache
+def _say_what_computes() -> None:
+    """Once."""
+    logging.getLogger("sparsetrain").warning(
+        "sparsetrain: numba's compiler is switched off (NUMBA_DISABLE_JIT). The torch backend computes, which is "
+        "slower."
+    )
 
 
 @contextmanager
@@ -71,7 +88,7 @@ def use_backend(name: str) -> Iterator[None]:
         name: ``"numba"`` (CPU only) or ``"torch"``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name. RuntimeError: ``"numba"`` while NUMBA_DISABLE_JIT is set.
 
     Example:
         >>> with use_backend("torch"):
@@ -80,6 +97,8 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: expected one of {sorted(BACKENDS)}, got {name!r}.")
+    if name == "numba" and not COMPILES:
+        raise RuntimeError("use_backend: numba's compiler is switched off. Start Python without NUMBA_DISABLE_JIT.")
     before, _forced.name = _forced.name, name
     try:
         yield

@@ -41,13 +41,27 @@ class Operators:
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
-    """The topology of these arrays: the living one, or in a graph that was loaded a new one that stays with them."""
+    """The topology of these arrays: the living one, or in a graph that was loaded a new one that stays with them.
+    Anybody can call an operator with anything, and kernels check nothing."""
+    if crow.ndim != 1 or not crow.numel():
+        raise ValueError(f"Topology: expected crow of shape (out + 1,), got {tuple(crow.shape)}.")
     shape = (crow.numel() - 1, columns)
     known = Topology.living(crow, col, shape)
     if known is None:
-        known = Topology._trusted(crow, col, shape)
+        # over other tensors of the same memory: one that keeps itself lives until cycles are collected
+        known = Topology.over(crow.detach(), col.detach(), shape)
         crow._sparsetrain = known  # type: ignore[attr-defined]
     return known
+
+
+def _check(where: str, t: Topology, *expected: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+    """Operands of the shapes that are expected, and of one dtype."""
+    dtypes = {operand.dtype for _, operand, _ in expected if operand is not None}
+    for name, operand, shape in expected:
+        if operand is not None and operand.shape != shape:
+            raise ValueError(f"{where}: expected {name} of shape {shape} for {t!r}, got {tuple(operand.shape)}.")
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise TypeError(f"{where}: expected operands in one dtype, float32 or float64, got {sorted(map(str, dtypes))}.")
 
 
 @torch.library.impl(_library, "spmm", "CompositeExplicitAutograd")
@@ -61,19 +75,30 @@ def _spmm(
     transpose: bool,
     backend: str,
 ) -> Tensor:
-    return BACKENDS[backend].spmm(_topology(crow, col, columns), values, x, bias, transpose)
+    where = "sparsetrain::spmm"
+    t = _topology(crow, col, columns)
+    outputs, inputs = t.shape[::-1] if transpose else t.shape
+    _check(where, t, ("values", values, (t.nnz,)), ("x", x, (inputs, *x.shape[1:2])), ("bias", bias, (outputs,)))
+    return BACKENDS[backend].spmm(t, values, x, bias, transpose)
 
 
 @torch.library.impl(_library, "sddmm", "CompositeExplicitAutograd")
 def _sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
-    return BACKENDS[backend].sddmm(_topology(crow, col, b.shape[0]), a, b)
+    where = "sparsetrain::sddmm"
+    t = _topology(crow, col, b.shape[0])
+    _check(where, t, ("a", a, (t.shape[0], *b.shape[1:2])), ("b", b, (t.shape[1], *b.shape[1:2])))
+    return BACKENDS[backend].sddmm(t, a, b)
 
 
 @torch.library.impl(_library, "backward", "CompositeExplicitAutograd")
 def _backward(
     crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad, dx, bias_grad = BACKENDS[backend].backward(_topology(crow, col, x.shape[0]), values, x, dy, bias)
+    where = "sparsetrain::backward"
+    t = _topology(crow, col, x.shape[0])
+    batch = x.shape[1:2]
+    _check(where, t, ("values", values, (t.nnz,)), ("x", x, (t.shape[1], *batch)), ("dy", dy, (t.shape[0], *batch)))
+    grad, dx, bias_grad = BACKENDS[backend].backward(t, values, x, dy, bias)
     return grad, dx, dy.new_empty(0) if bias_grad is None else bias_grad
 
 

@@ -1,59 +1,78 @@
-"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels."""
+"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels. Shapes and dtypes were checked by
+the caller, and kernels trust them."""
 
-import numpy.typing as npt
 import sparsetrain_kernels as kernels
 import torch
 from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
+from ..arrays import array, flat
 from ..topology import Topology
 from .layout import empty_like_layout
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     y = empty_like_layout(x, t.shape[1] if transpose else t.shape[0])
-    plan, ordered = t.derived(_plan), values
+    plan, ordered = t.derived(_forward), values
     if transpose:
-        plan, ordered = t.derived(_plan_t), values.detach()[t.transposed.perm]
+        plan, ordered = t.derived(_backward), values.detach()[t.transposed.perm]
     kernels.spmm(
-        plan, _flat(ordered), _array(x), _array(y), None if bias is None else _flat(bias), torch.get_num_threads()
+        plan.of(t), flat(ordered), array(x), array(y), None if bias is None else flat(bias), torch.get_num_threads()
     )
     return y
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     out = a.new_empty(t.nnz)
-    kernels.sddmm(t.derived(_plan), _array(a), _array(b), _array(out), torch.get_num_threads())
+    kernels.sddmm(t.derived(_forward).of(t), array(a), array(b), array(out), torch.get_num_threads())
     return out
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     grad, dx = x.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
     bias_grad = x.new_empty(t.shape[0]) if bias else None
-    plan_t, perm = t.derived(_plan_t), t.transposed.perm.numpy()
     kernels.backward(
-        plan_t, perm, _flat(values), _array(x), _array(dy), _array(dx), _array(grad),
-        None if bias_grad is None else _array(bias_grad), torch.get_num_threads(),
+        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), array(x), array(dy), array(dx), array(grad),
+        None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
     )  # fmt: skip
     return grad, dx, bias_grad
 
 
 def used(x: Tensor) -> Tensor:
     """Which features of x, (features, batch), are not zero in every sample."""
-    return torch.from_numpy(kernels.used(_array(x), torch.get_num_threads()))
+    return torch.from_numpy(kernels.used(array(x), torch.get_num_threads()))
 
 
-def _array(tensor: Tensor) -> npt.NDArray:  # type: ignore[type-arg]
-    return tensor.numpy(force=True)
+class _Kept:
+    """A plan that is kept, and with it arrays over tensors. These may be moved to other memory at any time, as those
+    are that are sent to a process, so the arrays are used only while the tensors are where they were."""
+
+    __slots__ = ("col", "crow", "places", "plan")
+
+    def __init__(self, plan: Plan, crow: Tensor, col: Tensor) -> None:
+        self.plan, self.crow, self.col, self.places = plan, crow, col, (crow.data_ptr(), col.data_ptr())
+
+    @property
+    def nbytes(self) -> int:
+        return self.plan.nbytes
+
+    def of(self, t: Topology) -> Plan:
+        """The plan, for this call."""
+        t.check_untouched()
+        plan, places = self.plan, (self.crow.data_ptr(), self.col.data_ptr())
+        if places != self.places:
+            crow, pointers = array(self.crow), plan.pointers
+            plan = plan._replace(crow=crow, col=array(self.col), pointers=pointers if plan.blocks > 1 else crow)
+            self.plan = plan  # before the places, by which another thread trusts it
+            self.places = places
+        return plan
 
 
-def _flat(vector: Tensor) -> npt.NDArray:  # type: ignore[type-arg]
-    return vector.detach().contiguous().numpy()
+def _forward(t: Topology) -> _Kept:
+    t.check_untouched()
+    return _Kept(kernels.plan(array(t.crow), array(t.col), t.shape[1]), t.crow, t.col)
 
 
-def _plan(t: Topology) -> Plan:
-    return kernels.plan(t.crow.numpy(), t.col.numpy(), t.shape[1])
-
-
-def _plan_t(t: Topology) -> Plan:
-    return kernels.plan(t.transposed.crow_t.numpy(), t.transposed.col_t.numpy(), t.shape[0], GRADIENTS)
+def _backward(t: Topology) -> _Kept:
+    crow_t, col_t, _ = t.transposed
+    return _Kept(kernels.plan(array(crow_t), array(col_t), t.shape[0], GRADIENTS), crow_t, col_t)

@@ -2,26 +2,27 @@
 
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 import torch
 from sparsetrain_kernels import rows as kernels
 from torch import Tensor
 
+from ..arrays import Array, array, flat
 from .row_gradient import RowGradient
-
-Array = npt.NDArray[Any]
 
 
 def gather(ids: Tensor, table: Tensor) -> Tensor:
+    if not table.is_contiguous():
+        return table.index_select(0, ids)
     out = table.new_empty(ids.numel(), table.shape[1])
-    kernels.gather(ids.contiguous().numpy(), _flat(table), _flat(out), table.shape[1], torch.get_num_threads())
+    kernels.gather(flat(ids), flat(table), flat(out), table.shape[1], torch.get_num_threads())
     return out
 
 
 def total(g: RowGradient) -> tuple[Tensor, Tensor]:
     out = g.values.new_empty(g.groups.rows.size, g.dim)
-    kernels.total(g.groups, _flat(g.values.contiguous().resolve_neg()), _flat(out), g.dim, torch.get_num_threads())
-    return torch.from_numpy(g.groups.rows), out
+    kernels.total(g.groups, flat(g.values), flat(out), g.dim, torch.get_num_threads())
+    return g.used, out
 
 
 def sgd(
@@ -67,9 +68,9 @@ def idle_adam(
 
 def _step(kernel: Any, g: RowGradient, tables: tuple[Tensor | None, ...], l1: float | Tensor, **numbers: Any) -> None:
     arrays = _tables(*tables)
-    one = arrays[0][:0] if not isinstance(l1, Tensor) else _flat(l1.to(g.values).contiguous())
+    one = arrays[0][:0] if not isinstance(l1, Tensor) else flat(l1.to(g.values))
     kernel(
-        g.groups, _flat(g.values.contiguous().resolve_neg()), *arrays, dim=g.dim, l1_values=one,
+        g.groups, flat(g.values), *arrays, dim=g.dim, l1_values=one,
         l1=0.0 if isinstance(l1, Tensor) else float(l1), threads=torch.get_num_threads(), **numbers,
     )  # fmt: skip
     _announce(*tables)
@@ -78,25 +79,19 @@ def _step(kernel: Any, g: RowGradient, tables: tuple[Tensor | None, ...], l1: fl
 def _idle(
     kernel: Any, rows: Tensor, behind: Tensor, steps: Tensor, tables: tuple[Tensor | None, ...], **numbers: Any
 ) -> None:
-    arrays = (rows.numpy(), behind.numpy(), steps.numpy(), *_tables(*tables))
+    arrays = (array(rows), array(behind), array(steps), *_tables(*tables))
     kernel(*arrays, threads=torch.get_num_threads(), **numbers)
     _announce(*tables)
 
 
-def _flat(tensor: Tensor) -> Array:
-    """A contiguous tensor as a flat array over the same memory."""
-    array: Array = tensor.detach().view(-1).numpy()
-    return array
-
-
 def _tables(weights: Tensor | None, *states: Tensor | None) -> list[Array]:
     """Tables as arrays; one that is not kept is an array of size 0."""
-    nothing = _flat(weights)[:0]  # type: ignore[arg-type]  # weights always are
-    return [nothing if table is None else _flat(table) for table in (weights, *states)]
+    nothing = flat(weights)[:0]  # type: ignore[arg-type]  # weights always are
+    return [nothing if table is None else flat(table) for table in (weights, *states)]
 
 
 def _counts(counts: Tensor | None) -> Array:
-    return torch.empty(0, dtype=torch.int32).numpy() if counts is None else counts.numpy()
+    return np.empty(0, np.int32) if counts is None else array(counts)
 
 
 def _announce(*tensors: Tensor | None) -> None:

@@ -9,7 +9,10 @@ from functools import cached_property
 
 import torch
 from sparsetrain_kernels import rows as kernels
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
+
+from ..arrays import Array, array
 
 
 class RowGradient:
@@ -42,14 +45,25 @@ class RowGradient:
     @cached_property
     def groups(self) -> kernels.Groups:
         """The distinct rows and their places in ``values``, as arrays: on a CPU."""
-        places = None if self.places is None else self.places.numpy()
-        return kernels.group(self.ids.numpy(), self.rows, torch.get_num_threads(), places)
+        low, high = (int(bound) for bound in torch.aminmax(self.ids)) if self.ids.numel() else (0, -1)
+        if low < 0 or high >= self.rows:
+            raise IndexError(
+                f"expected a gradient over rows 0 to {self.rows - 1}, got row {low if low < 0 else high}. "
+                "Its indices were changed, or made without a check."
+            )
+        places = None if self.places is None else array(self.places)
+        return kernels.group(self._ids, self.rows, torch.get_num_threads(), places)
+
+    @cached_property
+    def _ids(self) -> Array:
+        return array(self.ids)
 
     @cached_property
     def used(self) -> Tensor:
         """The distinct rows, ascending."""
-        if self.ids.device.type == "cpu":
-            return torch.from_numpy(self.groups.rows)
+        if self.ids.device.type == "cpu" and COMPILES:
+            # where the ids rise they are the rows, and no array over them may outlive the call
+            return self.ids if self.groups.rows is self._ids else torch.from_numpy(self.groups.rows)
         return self.ids if self.distinct else torch.unique(self.ids)
 
 

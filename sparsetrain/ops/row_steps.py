@@ -6,14 +6,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..arrays import lends_memory
 from . import numba_rows, torch_rows
 from .backends import backend_for
 from .row_gradient import RowGradient, sparse_rows
 
 
 def backend_of(parameter: Tensor) -> ModuleType:
-    """Where rows of this parameter are stepped, by the same rule as products."""
-    return numba_rows if backend_for(parameter.device, parameter.dtype) == "numba" else torch_rows
+    """Where rows of this parameter are stepped, by the same rule as products; kernels need its memory as it is."""
+    if backend_for(parameter.device, parameter.dtype) != "numba":
+        return torch_rows
+    return numba_rows if parameter.is_sparse or lends_memory(parameter) else torch_rows
 
 
 def coalesced(gradient: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from .. import rows as table_rows
 from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .arrears import Arrears, Idle
+from .zero_redundancy import sends_parameters
 
 Unused = Literal["frozen", "dense"]
 Group = dict[str, Any]
@@ -92,6 +93,8 @@ class RowOptimizer(Optimizer):
             for group, p, g in tables:
                 self._step_table(group, p, g)
             self._shrink()
+            if any(group["unused"] == "dense" for group in self.param_groups) and sends_parameters():
+                self.flush()
         return loss
 
     def _init_group(self, group: Group, *lists: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..arrays import array
 
 Part = int | slice | Tensor  # what selects from one dimension
 
@@ -155,7 +156,7 @@ def _elements(where: str, parts: tuple[Any, ...], shape: tuple[int, ...]) -> tup
     numpy itself applies the index, to the coordinates along each dimension. They are spread over the table's shape
     with stride 0, so that memory is that of the result.
     """
-    index = tuple(part.cpu().numpy() if isinstance(part, Tensor) else part for part in parts)
+    index = tuple(array(part.cpu()) if isinstance(part, Tensor) else part for part in parts)
     try:
         flat = np.broadcast_to(np.int64(0), shape)[index]
         for dim, size in enumerate(shape):

@@ -44,11 +44,11 @@ def adagrad_row(g, at, w, s, at_s, rowwise, eps, weight_decay, lr):
 
 
 @kernel
-def adagrad_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, sums, rowwise,
+def adagrad_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, sums, rowwise,
                   lr, eps, weight_decay, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g = np.empty(dim, weights.dtype)
+    g = room[first * dim : (first + 1) * dim]
     for i in range(bounds[first], bounds[last]):
         if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
@@ -90,6 +90,6 @@ def adagrad(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(adagrad_serial, adagrad_parallel, weights.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.rows,
-           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, sums, rowwise, lr, eps,
+    launch(adagrad_serial, adagrad_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+           groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, sums, rowwise, lr, eps,
            weight_decay, l1, l1_values)

@@ -37,11 +37,11 @@ def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shr
 
 
 @kernel
-def adam_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq,
+def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq,
                counts, step, lr, beta1, beta2, eps, coupled, shrink, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g = np.empty(dim, weights.dtype)
+    g = room[first * dim : (first + 1) * dim]
     for i in range(bounds[first], bounds[last]):
         if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
@@ -97,6 +97,6 @@ def adam(
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
     coupled, shrink = (0.0, 1.0 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-    launch(adam_serial, adam_parallel, weights.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.rows,
-           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, exp_avg, exp_avg_sq,
+    launch(adam_serial, adam_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+           groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, exp_avg, exp_avg_sq,
            max_exp_avg_sq, counts, step, lr, *betas, eps, coupled, shrink, l1, l1_values)

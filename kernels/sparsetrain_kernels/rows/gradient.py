@@ -8,6 +8,7 @@ than its arithmetic. Places are unsigned: a signed one may count from the end, w
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -117,7 +118,7 @@ def shrink_row(w, at, dim, lr, l1, l1_values, denominator):
             w[k] = soft_threshold(w[k], lr * l1 / denominator[k - start])
 
 
-def tasks(groups: Groups) -> Array:
+def bounds_of(groups: Groups) -> Array:
     """Bounds between the rows, such that each task has about as many rows and occurrences as another."""
     rows = groups.rows.size
     count = max(1, -(-rows // TASK))
@@ -126,6 +127,13 @@ def tasks(groups: Groups) -> Array:
     bounds = np.empty(count + 1, np.int64)
     balanced(groups.starts, rows, bounds)
     return bounds
+
+
+def tasks(groups: Groups, dim: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+    """Bounds between the rows of tasks, and room for a row's gradient in each task: made before a step begins, so that
+    memory never runs out in the middle of one."""
+    bounds = bounds_of(groups)
+    return bounds, np.empty((bounds.size - 1) * dim, dtype)
 
 
 def work_of(groups: Groups, dim: int) -> int:

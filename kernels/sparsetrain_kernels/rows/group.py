@@ -35,10 +35,10 @@ def count_digits(first, last, ids, shift, counts):
 
 
 @kernel
-def start_digits(counts):
+def start_digits(counts, total):
     """Counts become places: by digit, then by chunk, which keeps the sort stable."""
     chunks, digits = counts.shape
-    total = np.zeros(digits, counts.dtype)
+    total[:] = 0
     for chunk in range(chunks):
         for d in range(digits):
             total[d] += counts[chunk, d]
@@ -66,19 +66,28 @@ def place_digits(first, last, ids, order, shift, places, new_ids, new_order):
 
 
 @kernel
-def count_firsts(first, last, ids, counts):
-    """counts[chunk] = places of the chunk where a new id begins"""
+def count_firsts(first, last, ids, firsts):
+    """firsts[chunk + 1] = places of the chunk where a new id begins"""
     for chunk in range(first, last):
         total = 0
         for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
             total += k == 0 or ids[k] != ids[k - 1]
-        counts[chunk] = total
+        firsts[chunk + 1] = total
 
 
 @kernel
-def place_firsts(first, last, ids, begins, rows, starts):
+def add_up(firsts):
+    """firsts[chunk] = places in all chunks before it where a new id begins; returns those of all"""
+    firsts[0] = 0
+    for chunk in range(1, firsts.size):
+        firsts[chunk] += firsts[chunk - 1]
+    return firsts[-1]
+
+
+@kernel
+def place_firsts(first, last, ids, firsts, rows, starts):
     for chunk in range(first, last):
-        u = begins[chunk]
+        u = firsts[chunk]
         for k in range(chunk * CHUNK, min(ids.size, (chunk + 1) * CHUNK)):
             if k == 0 or ids[k] != ids[k - 1]:
                 rows[u], starts[u] = ids[k], k
@@ -86,47 +95,38 @@ def place_firsts(first, last, ids, begins, rows, starts):
 
 
 @kernel
-def group_serial(ids, new_ids, order, digits, bits):
-    chunks = (ids.size + CHUNK - 1) // CHUNK
-    new_order = np.empty_like(order)
-    counts = np.empty((chunks, 1 << bits), np.int32)
+def group_serial(ids, new_ids, order, new_order, counts, total, firsts, rows, starts, digits, bits):
+    """Distinct ids, how many they are; the order is in ``order`` after an even number of digits, else in ``new_order``."""
+    chunks = counts.shape[0]
     for digit in range(digits):
         count_digits(0, chunks, ids, digit * bits, counts)
-        start_digits(counts)
+        start_digits(counts, total)
         place_digits(0, chunks, ids, order, digit * bits, counts, new_ids, new_order)
         ids, new_ids, order, new_order = new_ids, ids, new_order, order
-    firsts = np.zeros(chunks + 1, np.int64)
-    begun = firsts[1:]
-    count_firsts(0, chunks, ids, begun)
-    firsts = np.cumsum(firsts)
-    rows, starts = np.empty(firsts[-1], np.int64), np.empty(firsts[-1] + 1, np.int32)
-    starts[-1] = ids.size
+    count_firsts(0, chunks, ids, firsts)
+    distinct = add_up(firsts)
     place_firsts(0, chunks, ids, firsts, rows, starts)
-    return rows, starts, order
+    starts[distinct] = ids.size
+    return distinct
 
 
 @kernel(parallel=True)
-def group_parallel(ids, new_ids, order, digits, bits):
-    chunks = (ids.size + CHUNK - 1) // CHUNK
-    new_order = np.empty_like(order)
-    counts = np.empty((chunks, 1 << bits), np.int32)
+def group_parallel(ids, new_ids, order, new_order, counts, total, firsts, rows, starts, digits, bits):
+    chunks = counts.shape[0]
     for digit in range(digits):
         for chunk in prange(chunks):
             count_digits(chunk, chunk + 1, ids, digit * bits, counts)
-        start_digits(counts)
+        start_digits(counts, total)
         for chunk in prange(chunks):
             place_digits(chunk, chunk + 1, ids, order, digit * bits, counts, new_ids, new_order)
         ids, new_ids, order, new_order = new_ids, ids, new_order, order
-    firsts = np.zeros(chunks + 1, np.int64)
-    begun = firsts[1:]
     for chunk in prange(chunks):
-        count_firsts(chunk, chunk + 1, ids, begun)
-    firsts = np.cumsum(firsts)
-    rows, starts = np.empty(firsts[-1], np.int64), np.empty(firsts[-1] + 1, np.int32)
-    starts[-1] = ids.size
+        count_firsts(chunk, chunk + 1, ids, firsts)
+    distinct = add_up(firsts)
     for chunk in prange(chunks):
         place_firsts(chunk, chunk + 1, ids, firsts, rows, starts)
-    return rows, starts, order
+    starts[distinct] = ids.size
+    return distinct
 
 
 @kernel
@@ -160,8 +160,15 @@ def group(ids: Array, size: int, threads: int = 1, places: Array | None = None) 
     order = np.arange(ids.size, dtype=np.int32) if places is None else places.astype(np.int32)
     width = max(1, (size - 1).bit_length())
     digits = -(-width // BITS)
+    bits, chunks = -(-width // digits), -(-ids.size // CHUNK)
     keys = ids.astype(np.int32 if width < 32 else np.int64)  # a copy, which the sort may write into
-    work = ids.size * (digits + 1)
-    arrays = launch(group_serial, group_parallel, keys.dtype.char, work, threads, keys, np.empty_like(keys), order, digits,
-                    -(-width // digits))
-    return Groups(*arrays)
+    # all memory is taken before a kernel starts
+    new_order, counts, total = np.empty_like(order), np.empty((chunks, 1 << bits), np.int32), np.empty(1 << bits, np.int32)
+    rows, starts = np.empty(ids.size, np.int64), np.empty(ids.size + 1, np.int32)
+    distinct = launch(
+        group_serial, group_parallel, keys.dtype.char, ids.size * (digits + 1), threads, keys, np.empty_like(keys), order,
+        new_order, counts, total, np.empty(chunks + 1, np.int64), rows, starts, digits, bits,
+    )
+    rows.resize(distinct, refcheck=False)  # what was not needed goes back
+    starts.resize(distinct + 1, refcheck=False)
+    return Groups(rows, starts, new_order if digits % 2 else order)

@@ -49,11 +49,11 @@ def rmsprop_row(g, at, w, v, a, b, alpha, correction, eps, weight_decay, momentu
 
 
 @kernel
-def rmsprop_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, square_avg, grad_avg,
+def rmsprop_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, square_avg, grad_avg,
                   momentum_buffer, counts, lr, alpha, eps, weight_decay, momentum, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g = np.empty(dim, weights.dtype)
+    g = room[first * dim : (first + 1) * dim]
     for i in range(bounds[first], bounds[last]):
         if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
@@ -104,6 +104,6 @@ def rmsprop(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(rmsprop_serial, rmsprop_parallel, weights.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.rows,
-           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, square_avg, grad_avg,
+    launch(rmsprop_serial, rmsprop_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+           groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, square_avg, grad_avg,
            momentum_buffer, counts, lr, alpha, eps, weight_decay, momentum, l1, l1_values)

@@ -31,11 +31,11 @@ def sgd_row(g, at, w, b, momentum, keep, weight_decay, nesterov, lr):
 
 
 @kernel
-def sgd_tasks(first, last, bounds, rows, starts, order, gradients, dim, scale, weights, momentum_buffer, counts,
+def sgd_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, momentum_buffer, counts,
               momentum, dampening, weight_decay, nesterov, lr, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
-    g = np.empty(dim, weights.dtype)
+    g = room[first * dim : (first + 1) * dim]
     for i in range(bounds[first], bounds[last]):
         if i + AHEAD < rows.size:
             ahead = rows[i + AHEAD]
@@ -82,6 +82,6 @@ def sgd(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(sgd_serial, sgd_parallel, weights.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.rows,
-           groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, momentum_buffer, counts,
+    launch(sgd_serial, sgd_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+           groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, momentum_buffer, counts,
            momentum, dampening, weight_decay, nesterov, lr, l1, l1_values)

@@ -5,7 +5,7 @@ from numba import prange
 from ..jit import kernel
 from ..launch import launch
 from ..plan import Array
-from .gradient import row_gradient, tasks, work_of
+from .gradient import bounds_of, row_gradient, work_of
 from .group import Groups
 
 
@@ -29,5 +29,5 @@ def total_parallel(bounds, *args):
 
 def total(groups: Groups, gradients: Array, out: Array, dim: int, threads: int = 1) -> None:
     """out[u] = sum of gradients[k] over the places k of row u; flat, rows of dim."""
-    launch(total_serial, total_parallel, gradients.dtype.char, work_of(groups, dim), threads, tasks(groups), groups.starts,
+    launch(total_serial, total_parallel, gradients.dtype.char, work_of(groups, dim), threads, bounds_of(groups), groups.starts,
            groups.order, gradients, dim, out)

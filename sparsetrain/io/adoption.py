@@ -1,0 +1,76 @@
+"""Edges of a state dict taken over by a model that has others."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..optim.row_optimizer import RowOptimizer
+from . import matching
+from .checkpoint import undone_on_error
+from .matching import Adopted
+
+
+def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
+    """Load a state dict whose layers have other edges than the model's: the model goes on with the stored ones.
+
+    For models whose edges are drawn at random, in a process that has drawn others. It is
+    ``model.load_state_dict(state_dict)``, and ends in the same state, for a state dict of any origin: torch.save,
+    Lightning, safetensors, a mean of several. Layers whose edges agree are loaded as usual. The others get the
+    stored topology, with its names, in the same Parameters. Files of io.save are loaded by
+    ``io.load(..., topology="adopt")``.
+
+    Args:
+        model: layers of the same shapes under the same names as the one that the state is of.
+        state_dict: of the whole model, of version 0.1 or later.
+        optimizer: of its parameters. What it holds for values that get other edges, such as moments, belongs to the old
+            edges and is dropped; its own state is loaded afterwards, by ``optimizer.load_state_dict``.
+
+    Raises:
+        ValueError: keys or shapes differ, the stored edges are damaged, for instance by arithmetic, or values are
+            computed by a parametrization; or the optimizer has an ``l1`` for each of the old values. TypeError: the
+            state is no mapping. Nothing is changed then.
+
+    Example:
+        >>> from sparsetrain.nn import SparseLinear
+        >>> model, other = SparseLinear(20, 10, density=0.1), SparseLinear(20, 10, density=0.1)
+        >>> adopt(other, model.state_dict())
+        >>> other.topology.digest == model.topology.digest
+        True
+    """
+    where = "io.adopt"
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"{where}: expected a state dict, got {type(state_dict).__name__}.")
+    state: OrderedDict[str, Any] = OrderedDict(matching.upgraded(where, model, state_dict))
+    state._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
+    adopted = matching.check_model(where, model, state, adopt=True, dtypes=False)
+    changed = {module.values for module, _, _ in adopted}
+    if optimizer is not None:
+        _check_optimizer(where, optimizer, changed)
+    with undone_on_error(model, None):
+        _replace(adopted)
+        model.load_state_dict(state)
+    if optimizer is not None:
+        for p in changed & {p for group in optimizer.param_groups for p in group["params"]}:
+            optimizer.state.pop(p, None)
+            if isinstance(optimizer, RowOptimizer):
+                optimizer.resized(p)
+
+
+def _replace(adopted: list[Adopted]) -> None:
+    for module, topology, values in adopted:
+        module.replace_edges(topology, values)
+
+
+def _check_optimizer(where: str, optimizer: Any, changed: set[nn.Parameter]) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
+    for group in optimizer.param_groups:
+        l1 = group.get("l1")
+        if isinstance(l1, Tensor) and l1.ndim and not changed.isdisjoint(group["params"]):
+            raise ValueError(
+                f"{where}: an l1 for each value can't go on with other edges. Set it to a number in that group, and to "
+                "a tensor for the new edges afterwards."
+            )

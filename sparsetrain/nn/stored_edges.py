@@ -1,0 +1,172 @@
+"""The edges of a layer as one tensor of a state dict, in a form that the arithmetic of averaging leaves readable.
+
+A state dict goes through many hands: averages in place or not, casts, files that hold tensors alone. So the edges are
+one tensor of floating point, under the key that torch has for what is neither a parameter nor a buffer. It begins with
+small numbers, at most 255, that any mean of equal copies gives back after rounding, whatever the dtype: the sizes and
+the digest, which are all that loading compares. Then come the edges of each row and the columns, which are only read to
+go on with stored edges, and the names as UTF-8.
+"""
+
+import json
+from collections.abc import Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..topology import Topology
+
+KEY = "_extra_state"  # as in torch.nn.Module
+LEGACY = ("crow", "col", "shape", "digest", "inputs", "outputs")  # a tensor each, before version 0.2
+
+VERSION = 1
+SIZES = 5  # rows, columns, edges, bytes of the names of inputs and of outputs plus one (0: none)
+BYTES = 8  # for each size, the smallest first
+DIGEST = slice(1 + SIZES * BYTES, 1 + SIZES * BYTES + 64)  # in hexadecimal digits
+EXACT = 1 << 24  # integers up to here are exact in float32
+
+ADOPT = (
+    "Make the layer from the stored topology, or go on with the stored edges: sparsetrain.io.adopt(model, state_dict), "
+    'and for a file of io.save sparsetrain.io.load(path, model, topology="adopt").'
+)
+LEAVE_OUT = (
+    f"Leave the keys that end in {KEY!r} out when states are averaged or converted, and keep those of one of them."
+)
+
+
+class Stored(NamedTuple):
+    """What a state says of the edges of a layer."""
+
+    shape: tuple[int, int]
+    nnz: int
+    digest: str
+    inputs: list[str] | None
+    outputs: list[str] | None
+    fan_in: Tensor
+    col: Tensor
+
+    def topology(self) -> Topology:
+        """The edges themselves, checked anew. ValueError: they are not those that were stored."""
+        try:
+            rows, columns = (_whole(index) for index in (self.fan_in, self.col))
+            t = Topology(_pointers(rows), columns, self.shape, inputs=self.inputs, outputs=self.outputs)
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"the stored edges are damaged. {error} {LEAVE_OUT}") from None
+        if t.digest != self.digest:
+            raise ValueError(f"the stored edges are damaged: {t!r} has another digest than was stored. {LEAVE_OUT}")
+        return t
+
+
+def packed(t: Topology) -> Tensor:
+    """A topology as one tensor, a copy, on its device."""
+    names = [None if side is None else json.dumps(side).encode() for side in (t.inputs, t.outputs)]
+    sizes = (*t.shape, t.nnz, *(0 if text is None else len(text) + 1 for text in names))
+    head = [VERSION, *(byte for size in sizes for byte in size.to_bytes(BYTES, "little"))]
+    head += [int(digit, 16) for digit in t.digest]
+    dtype = torch.float32 if max(t.shape) <= EXACT else torch.float64
+
+    def numbers(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=t.device)
+
+    tail = [numbers(list(text)) for text in names if text]
+    return torch.cat([numbers(head), t.fan_in.to(dtype), t.col.to(dtype), *tail])
+
+
+def unpacked(state: Any) -> Stored:
+    """What ``packed`` has written. ValueError: it was something else, or was changed since."""
+    if not isinstance(state, Tensor) or state.ndim != 1 or state.numel() < DIGEST.stop:
+        got = f"a tensor of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(f"the stored edges are damaged: expected one vector that begins with a header, got {got}.")
+    if state.is_meta:
+        raise ValueError("expected edges that hold numbers, got a meta tensor. Layers over edges can't be offloaded.")
+    state = state.detach().cpu()
+    head = _small(state[: DIGEST.stop]).tolist()
+    if head[0] != VERSION or max(head[DIGEST]) > 15:
+        raise ValueError(f"the stored edges are damaged, or of another release of sparsetrain. {LEAVE_OUT}")
+    sizes = [int.from_bytes(head[k : k + BYTES], "little") for k in range(1, DIGEST.start, BYTES)]
+    rows, columns, nnz, *lengths = sizes
+    lengths = [max(0, length - 1) for length in lengths]
+    if state.numel() != DIGEST.stop + rows + nnz + sum(lengths):
+        raise ValueError(f"the stored edges are damaged: their sizes disagree. {LEAVE_OUT}")
+    _, fan_in, col, inputs, outputs = state.split([DIGEST.stop, rows, nnz, *lengths])
+    digest = "".join(f"{digit:x}" for digit in head[DIGEST])
+    return Stored((rows, columns), nnz, digest, _names(inputs), _names(outputs), fan_in, col)
+
+
+def difference(ours: Topology, stored: Stored) -> str:
+    """What speaks against loading values of the stored edges into a layer with ours, or nothing."""
+    if stored.shape != ours.shape:
+        return f"expected edges of shape {ours.shape}, the checkpoint has {stored.shape}."
+    if stored.digest != ours.digest:
+        return f"expected the same {ours.nnz} edges, the checkpoint has other edges ({stored.nnz}). {ADOPT}"
+    for side in ("inputs", "outputs"):
+        names, other = getattr(ours, side), getattr(stored, side)
+        if names is not None and other is not None and list(names) != other:
+            k = next((k for k, pair in enumerate(zip(names, other, strict=False)) if pair[0] != pair[1]), -1)
+            return (
+                f"expected the same names in {side}, the checkpoint has {other[k]!r} where the layer has {names[k]!r} "
+                f"(number {k}). {ADOPT}"
+            )
+    return ""
+
+
+def upgrade(state: MutableMapping[str, Any], prefix: str) -> None:
+    """Bring a state of version 0.1, with a tensor for each array, into today's form, in place.
+
+    Its digest is a vector of bytes, which wrap around in a sum: after arithmetic the arrays alone say what the edges
+    are. ValueError: they are damaged.
+    """
+    old = {name: state[prefix + name] for name in LEGACY if isinstance(state.get(prefix + name), Tensor)}
+    if prefix + KEY in state or not {"crow", "col", "shape"} <= old.keys():
+        return
+    names = {side: json.loads(bytes(_small(old[side]).tolist())) for side in ("inputs", "outputs") if side in old}
+    try:
+        t = Topology(_whole(old["crow"]), _whole(old["col"]), _whole(old["shape"]).tolist(), **names)
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"the stored edges are damaged. {error}") from None
+    digest = old.get("digest")
+    if digest is not None and digest.dtype is torch.uint8 and bytes(digest.tolist()).hex() != t.digest:
+        raise ValueError(
+            "the stored edges are damaged: they have another digest than was stored. Leave crow, col, shape and digest "
+            "out when states are averaged or converted, and keep those of one of them."
+        )
+    for name in old:
+        del state[prefix + name]
+    state[prefix + KEY] = packed(t)
+
+
+def stored_in(state: Mapping[str, Any], prefix: str) -> Stored | None:
+    """The edges of the layer of this prefix, or None where the state does not say."""
+    return unpacked(state[prefix + KEY]) if prefix + KEY in state else None
+
+
+def _pointers(fan_in: Tensor) -> Tensor:
+    return torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)])
+
+
+def _whole(numbers: Tensor) -> Tensor:
+    """Integers that may have become floating point, and are whole but for rounding."""
+    if not numbers.is_floating_point():
+        return numbers
+    if not bool(numbers.isfinite().all()):
+        raise ValueError("Some are not finite.")
+    return numbers.double().round().long()
+
+
+def _small(numbers: Tensor) -> Tensor:
+    """Integers from 0 to 255 after arithmetic that has not changed them but for rounding."""
+    exact = numbers.double()
+    whole = exact.round()
+    if not bool(((exact - whole).abs() < 0.25).all()) or not bool(((whole >= 0) & (whole < 256)).all()):
+        raise ValueError(f"the stored edges were changed by arithmetic, as in a mean over other edges. {LEAVE_OUT}")
+    return whole.long()
+
+
+def _names(text: Tensor) -> list[str] | None:
+    if not text.numel():
+        return None
+    try:
+        names: list[str] = json.loads(bytes(_small(text).tolist()))
+    except ValueError as error:
+        raise ValueError(f"the stored names are damaged ({error}).") from None
+    return names

@@ -1,0 +1,32 @@
+"""Two processes of a gloo group, for the tests of torch.distributed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+RANKS = 2
+
+
+def in_each(check: Callable[..., None], folder: Path) -> None:
+    """Run ``check(rank, folder)`` in each process; what one raises is raised here."""
+    mp.spawn(_run, args=(check, str(folder)), nprocs=RANKS, join=True)
+
+
+def _run(rank: int, check: Callable[..., None], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    try:
+        check(rank, Path(folder))
+    finally:
+        dist.destroy_process_group()
+
+
+def equal_everywhere(value: Any) -> None:
+    """Fails where ranks have different ones."""
+    said: list[Any] = [None] * RANKS
+    dist.all_gather_object(said, value)
+    assert all(each == said[0] for each in said), said

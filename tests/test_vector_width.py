@@ -1,0 +1,54 @@
+"""The width of vectors is this CPU's, or a narrower one from outside: kernels are right at each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sparsetrain_kernels.transpose import transpose_into
+from sparsetrain_kernels.width import VARIABLE, VECTOR_BYTES, WIDTHS, chosen_bytes, host_bytes
+
+ROOT = Path(__file__).parent.parent
+NARROWER = [width for width in WIDTHS if width < VECTOR_BYTES]
+# outputs and gradients of every kernel whose code depends on the width, in tiles, blocks, segments, and on threads
+WHAT = "spmm or sddmm or backward or pack or blocks or segment or panels or tile_width or (not_depend and size2)"
+
+
+def python(*arguments: str, width: object) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels"))
+    environment = os.environ | {VARIABLE: str(width), "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("width", NARROWER)
+def test_kernels_at_a_narrower_width(width: int) -> None:
+    done = python("-m", "pytest", "-o", "addopts=-q", "tests/test_kernels.py", "-k", WHAT, width=width)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("width", NARROWER[:1])
+def test_info_shows_the_width(width: int) -> None:
+    done = python("-m", "sparsetrain", "info", width=width)
+    assert f"{width} bytes (SPARSETRAIN_VECTOR_BYTES; this CPU has {host_bytes()})" in done.stdout, done.stderr
+
+
+def test_no_width_is_refused_at_import() -> None:
+    done = python("-c", "import sparsetrain_kernels", width="48")
+    assert "ValueError: SPARSETRAIN_VECTOR_BYTES: expected 16, 32 or 64, got '48'." in done.stderr
+
+
+def test_what_may_be_asked_for() -> None:
+    assert chosen_bytes(None, 32) == chosen_bytes("", 32) == chosen_bytes("32", 32) == 32
+    assert chosen_bytes("16", 64) == 16
+    with pytest.raises(ValueError, match="this processor has vectors of 32 bytes, got 64; set 32 or less"):
+        chosen_bytes("64", 32)
+    for other in ("0", "8", "128", "wide", "-16", " 32"):
+        with pytest.raises(ValueError, match="expected 16, 32 or 64"):
+            chosen_bytes(other, 64)
+
+
+def test_compiled_kernels_of_each_width_have_files_of_their_own() -> None:
+    assert transpose_into._cache._cache_file._index_name.endswith(f"-{VECTOR_BYTES}.nbi")
