@@ -62,10 +62,9 @@ def one_hot(batch: int) -> Tensor:
 
 def layer(sparse_grad: bool) -> st.nn.SparseLinear:
     generator = torch.Generator().manual_seed(0)
-    made = st.nn.SparseLinear(
+    return st.nn.SparseLinear(
         IN, OUT, topology=st.patterns.uniform((OUT, IN), 0.3, generator), sparse_grad=sparse_grad, generator=generator
     )
-    return made
 
 
 def results(x: Tensor, dy: Tensor, sparse_grad: bool, for_x: bool) -> list[Tensor]:

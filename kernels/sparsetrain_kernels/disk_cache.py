@@ -32,7 +32,7 @@ def _say(reason: object) -> None:
         )
 
 
-class _NoCache(NullCache):  # type: ignore[misc]
+class _NoCache(NullCache):
     """In memory alone."""
 
     def __init__(self, reason: object) -> None:
@@ -42,7 +42,7 @@ class _NoCache(NullCache):  # type: ignore[misc]
         _say(self.reason)
 
 
-class _Files(IndexDataCacheFile):  # type: ignore[misc]
+class _Files(IndexDataCacheFile):
     """An index and its data, with a digest: damaged machine code would run. The key is kept with the data, as numbers of
     files are given twice when two processes write an index at a time."""
 
@@ -72,7 +72,7 @@ class _Files(IndexDataCacheFile):  # type: ignore[misc]
         return pickle.loads(whole[32:])
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)

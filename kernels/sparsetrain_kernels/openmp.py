@@ -12,7 +12,7 @@ def _openmp() -> Any:
     """The OpenMP library that numba's layer is linked with; None without. Not loaded before it is needed: the first that a
     process loads serves all, and that should be torch's."""
     try:
-        from numba.np.ufunc import omppool
+        from numba.np.ufunc import omppool  # type: ignore[attr-defined]
 
         # as the linker binds it: to a library that all of the process sees, as torch's, else to one that it depends on
         libraries = [ctypes.PyDLL(None), ctypes.PyDLL(omppool.__file__)]
