@@ -62,10 +62,9 @@ def one_hot(batch: int) -> Tensor:
 
 def layer(sparse_grad: bool) -> st.nn.SparseLinear:
     generator = torch.Generator().manual_seed(0)
-    made = st.nn.SparseLinear(
+    return st.nn.SparseLinear(
         IN, OUT, topology=st.patterns.uniform((OUT, IN), 0.3, generator), sparse_grad=sparse_grad, generator=generator
     )
-    return made
 
 
 def results(x: Tensor, dy: Tensor, sparse_grad: bool, for_x: bool) -> list[Tensor]:
@@ -122,7 +121,10 @@ def test_views_of_the_operands_of_sddmm_and_of_the_transposed_product(view: str)
     plain = [operand.contiguous().resolve_neg() for operand in (a, b)]
     torch.testing.assert_close(st.ops.sddmm(t, a, b), st.ops.sddmm(t, *plain), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        st.ops.spmm(t, values, a, transpose=True), st.ops.spmm(t, values, plain[0], transpose=True), rtol=1e-5, atol=1e-5
+        st.ops.spmm(t, values, a, transpose=True),
+        st.ops.spmm(t, values, plain[0], transpose=True),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -149,7 +151,9 @@ def test_tables_that_kernels_cannot_write_into_are_stepped_all_the_same(view: st
     for weight in (VIEWS[view](start.clone()), start.clone()):
         parameter = torch.nn.Parameter(weight)
         optimizer = getattr(st.optim, name)([parameter], lr=0.1)
-        parameter.grad = torch.sparse_coo_tensor(torch.tensor([[3, 7, 3]]), torch.ones(3, 8), (40, 8), check_invariants=True)
+        parameter.grad = torch.sparse_coo_tensor(
+            torch.tensor([[3, 7, 3]]), torch.ones(3, 8), (40, 8), check_invariants=True
+        )
         optimizer.step()
         found.append(parameter.detach().clone())
     torch.testing.assert_close(*found)
