@@ -9,6 +9,7 @@ from torch import Tensor
 from ..topology import Topology
 from .backends import BACKENDS
 from .layout import empty_like_layout, sum_over_batch
+from .tracing import beside
 
 _library = torch.library.Library("sparsetrain", "DEF")
 for _schema in (
@@ -29,15 +30,18 @@ class Operators:
         self.backend = backend
 
     def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-        return _ops.spmm(t.crow, t.col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), x)
+        return _ops.spmm(crow, col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
 
     def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor:
-        return _ops.sddmm(t.crow, t.col, a, b, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), a)
+        return _ops.sddmm(crow, col, a, b, self.backend)  # type: ignore[no-any-return]
 
     def backward(
         self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        return _ops.backward(t.crow, t.col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), x)
+        return _ops.backward(crow, col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..topology import Topology
-from . import autograd, library, used_columns
+from . import autograd, library, tracing, used_columns
 from .backends import backend_for
 
 FLOATS = (torch.float32, torch.float64)
@@ -129,7 +129,7 @@ def checked_linear(
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
     columns = x.t() if x.ndim == 2 else x.reshape(math.prod(leading), inputs).t()
-    if sparse_grad and not (torch.compiler.is_compiling() or autograd.transforming()):
+    if sparse_grad and not (tracing.watched(x, values) or tracing.transforming()):
         y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
     else:
         y = _spmm(t, values, columns, bias, transpose)
@@ -159,11 +159,12 @@ def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose
 
 
 def _in_graph() -> bool:
-    """Whether torch.compile is tracing. Under torch.func or forward mode the call leaves the graph: torch's operators
-    have no such rules there, and would be silently wrong. With fullgraph=True that is torch's usual error."""
-    if not torch.compiler.is_compiling():
-        return False
-    if autograd.transforming():
+    """Whether torch.compile or torch.jit.trace is tracing. Under torch.func or forward mode the call leaves a compiled
+    graph: torch's operators have no such rules there, and would be silently wrong. With fullgraph=True that is torch's
+    usual error."""
+    if not tracing.compiling():
+        return tracing.recording()
+    if tracing.transforming():
         torch._dynamo.graph_break()
         return False
     return True
