@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 LARGEST = torch.iinfo(torch.int64).max
 INDEX_DTYPES = (
@@ -78,6 +79,11 @@ def generator(where: str, value: torch.Generator | None) -> torch.Generator | No
 def numbers(where: str, name: str, value: Any) -> Tensor:
     """A tensor as it is, anything else as a new tensor."""
     if isinstance(value, Tensor):
+        if value.is_meta or isinstance(value, FakeTensor):
+            raise TypeError(
+                f"{where}: expected {name} to hold numbers, got a tensor without data (meta device or fake). Make it "
+                'outside of torch.device("meta") and FakeTensorMode.'
+            )
         return value.detach()
     try:
         return torch.from_numpy(np.array(value))  # a copy: torch warns of arrays that are read-only, as pandas' are

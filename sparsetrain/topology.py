@@ -72,6 +72,7 @@ class Topology(TopologyForms):
     outputs: Names
     _derived: dict[Callable[["Topology"], Any], Any]
 
+    @with_data()
     def __init__(
         self,
         crow: Any,
@@ -138,6 +139,7 @@ class Topology(TopologyForms):
         return self.nnz / self.numel if self.numel else 0.0
 
     @property
+    @with_data()
     def row(self) -> Tensor:
         """Row of each edge, shape ``(nnz,)``, expanded anew from ``crow`` at each call."""
         rows = torch.arange(self.shape[0], dtype=self.col.dtype, device=self.device)
@@ -220,6 +222,7 @@ class Topology(TopologyForms):
         mask[self.row.long(), self.col.long()] = True
         return mask
 
+    @with_data()
     def to(self, device: torch.device | str) -> "Topology":
         """The same topology on a device, always the same object for the same device: back home it is this one."""
         device = torch.empty(0, device=device).device  # "cuda" is the current one
@@ -245,7 +248,8 @@ class Topology(TopologyForms):
     def derived(self, build: Callable[["Topology"], T]) -> T:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
         if build not in self._derived:
-            self._derived[build] = build(self)
+            with with_data():
+                self._derived[build] = build(self)
         kept: T = self._derived[build]
         return kept
 

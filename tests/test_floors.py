@@ -14,7 +14,7 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
     {"checks", "names", "edge_list", "extras", "csr", "topology_forms", "topology", "patterns", "rows", "edge_sets"}
-    | {"weights"},
+    | {"weights", "with_data"},
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},

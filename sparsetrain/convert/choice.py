@@ -44,8 +44,8 @@ def named(where: str, model: nn.Module, masks: Mapping[str, Any], left: set[nn.M
     return wanted
 
 
-def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Nothing of these layers would be lost."""
+def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module], reads_weights: bool = True) -> None:
+    """Nothing of these layers would be lost; ``reads_weights`` says whether weights are read."""
     for name, layer in layers.items():
         advice = f"Leave it dense with skip=[{name!r}]."
         more = {*layer._parameters, *layer._buffers, *layer._modules} - PARTS
@@ -55,7 +55,7 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
                 f"{advice}"
             )
         weight = None if isinstance(layer, nn.LazyLinear) else current(layer, "weight")
-        if weight is None or weight.is_meta:
+        if weight is None or (reads_weights and weight.is_meta):
             raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
         if weight.dtype not in FLOATS:
             raise TypeError(f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. {advice}")

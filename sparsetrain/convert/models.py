@@ -81,7 +81,8 @@ def sparsify(
     if not wanted:
         what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
-    check_replaceable(where, model, {names[linear]: linear for linear in wanted})
+    reads_weights = masks is None and (density is None or select == "magnitude")
+    check_replaceable(where, model, {names[linear]: linear for linear in wanted}, reads_weights)
     if density is not None:
         edges = by_density(where, list(wanted), density, method, select, generator)
     else:

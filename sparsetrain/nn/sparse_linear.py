@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns
+from ..ops import tracing
 from ..ops.verbs import checked_linear
 from ..topology import Topology
+from .arguments import by_either_name
 from .edges import EdgeModule
 from .from_data import FromData
 
@@ -90,15 +92,19 @@ class SparseLinear(FromData):
         """Draw values and bias anew, uniformly within 1 / sqrt(mean fan-in), as nn.Linear does with its fan-in."""
         init.reset_(self, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x W(values)' + bias``: x (..., in) gives (..., out)."""
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+        """``x W(values)' + bias``: x (..., in) gives (..., out). By keyword it is ``x`` or, as in nn.Linear, ``input``."""
+        if input is None or x is not None:
+            input = by_either_name("SparseLinear", input, x, "x")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         if self.sparse_grad and "values" not in self._parameters:
             raise ValueError(
                 "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
                 "others, which torch has no sparse gradients for. Set layer.sparse_grad = False."
             )
         return checked_linear(
-            "SparseLinear", x, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
+            "SparseLinear", input, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
         )
 
     @classmethod
@@ -119,14 +125,17 @@ class SparseLinear(FromData):
         """
         weight, bias = linear.weight.detach(), linear.bias
         if not isinstance(mask, Topology):
+            if mask is None and weight.is_meta:
+                raise ValueError("SparseLinear.from_dense: expected a mask, as weights on the meta device have no zeros.")
             mask = Topology.from_mask(weight != 0 if mask is None else mask)
         if mask.shape != tuple(weight.shape):
             raise ValueError(
                 f"SparseLinear.from_dense: expected a mask of shape {tuple(weight.shape)}, got {mask.shape}."
             )
-        t = mask.to(weight.device)
+        t = mask if weight.is_meta else mask.to(weight.device)
         layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
-        layer.values = nn.Parameter(weight[t.row.long(), t.col.long()], linear.weight.requires_grad)
+        values = weight.new_empty(t.nnz) if weight.is_meta else weight[t.row.long(), t.col.long()]
+        layer.values = nn.Parameter(values, linear.weight.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
@@ -178,7 +187,7 @@ class TransposedSparseLinear(EdgeModule):
         self.in_features, self.out_features = layer.out_features, layer.in_features
         self._tied = (layer,)  # in a tuple it is no child, whose parameters would be listed here
         self._listed: tuple[nn.Parameter | None] = (None,)  # what _follow has listed last
-        self.topology, self.sparse_grad = layer.topology, False
+        self.sparse_grad = False
         self._follow()
         self.bias = nn.Parameter(layer.values.new_empty(self.out_features)) if bias else None
         self.reset_parameters()
@@ -187,6 +196,19 @@ class TransposedSparseLinear(EdgeModule):
     def origin(self) -> SparseLinear:
         """The layer that the values belong to."""
         return self._tied[0]
+
+    @property
+    def topology(self) -> Topology:  # type: ignore[override]
+        """Which edges exist: those of the layer that the values belong to, also once it has other ones."""
+        own: Topology | None = self.__dict__.get("_own_topology")
+        return self.origin.topology if own is None else own
+
+    @topology.setter
+    def topology(self, topology: Topology) -> None:
+        if self._apart:
+            self.__dict__["_own_topology"] = topology
+        else:
+            self.origin.topology = topology
 
     def __getattr__(self, name: str) -> Any:
         if name != "values" or self._apart:
@@ -231,10 +253,14 @@ class TransposedSparseLinear(EdgeModule):
         """Draw the bias anew; the values belong to the layer they are tied to."""
         init.reset_bias_(self, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
         """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
+        if input is None or x is not None:
+            input = by_either_name("TransposedSparseLinear", input, x, "x")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         self.bring_up_to_date()
-        return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
+        return checked_linear("TransposedSparseLinear", input, self.topology, self.values, self.bias, transpose=True)
 
     extra_repr: Any = SparseLinear.extra_repr
 

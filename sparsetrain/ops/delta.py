@@ -19,7 +19,7 @@ from .backends import BACKENDS, backend_for
 from .dense_products import dense_product
 from .layout import sum_over_batch
 from .tracing import transforming, watched
-from .verbs import HALVES, checked_linear
+from .verbs import HALVES, SPARSE, checked_linear
 
 PART = 2**22  # bytes of a sparse product at a time; twice as many are no faster, and malloc keeps more of them
 TILE = 128  # samples that the kernels work on together
@@ -27,6 +27,8 @@ TILE = 128  # samples that the kernels work on together
 
 def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: Topology, values: Tensor) -> Tensor:
     """``x (weight + S(values))' + bias`` in the name of a layer."""
+    if isinstance(x, Tensor) and x.layout in SPARSE:
+        x = x.to_dense()
     if not _in_parts(x, weight, t):
         delta = checked_linear(where, _wide(x), t, values, None, transpose=False)
         y = linear(x, weight, bias)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..topology import Topology
 from .backends import BACKENDS
@@ -169,3 +170,19 @@ for _name, _gradients, _keep in (
     ("backward", _backward_gradients, _keep_backward),
 ):
     torch.library.register_autograd(f"sparsetrain::{_name}", _gradients, setup_context=_keep, lib=_library)
+
+
+def _flops_of_spmm(crow: Any, col: Any, values: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(col[0]) * int(x[1])
+
+
+def _flops_of_sddmm(crow: Any, col: Any, a: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(col[0]) * int(a[1])
+
+
+def _flops_of_backward(crow: Any, col: Any, values: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 4 * int(col[0]) * int(x[1])  # a product and a sampled one
+
+
+for _name, _flops in (("spmm", _flops_of_spmm), ("sddmm", _flops_of_sddmm), ("backward", _flops_of_backward)):
+    register_flop_formula(getattr(_ops, _name))(_flops)

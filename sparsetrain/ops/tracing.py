@@ -40,6 +40,15 @@ def watched(*tensors: Any) -> bool:
     )
 
 
+def readable(*tensors: Tensor) -> bool:
+    """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
+    if compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return False
+    return not any(tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN for tensor in tensors)
+
+
 def mapped_by_autograd(tensor: Tensor | None) -> bool:
     """Whether autograd maps a backward pass over many gradients (is_grads_batched)."""
     return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
@@ -70,3 +79,11 @@ def as_leaf(module: torch.nn.Module, *args: Any) -> Any:
             "Trace a model that contains it, such as nn.Sequential(layer)."
         )
     return tracer.create_proxy("call_module", path, args, {})
+
+
+def refuse_script(module: torch.nn.Module) -> Any:
+    """What torch.jit.script calls as ``__prepare_scriptable__`` before it reads a module's code."""
+    raise TypeError(
+        f"{type(module).__name__}: torch.jit.script can't compile this layer. Use torch.compile, torch.export or "
+        "torch.jit.trace."
+    )
