@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 LARGEST = torch.iinfo(torch.int64).max
 INDEX_DTYPES = (
@@ -92,9 +93,13 @@ def generator(where: str, value: torch.Generator | None) -> torch.Generator | No
 def numbers(where: str, name: str, value: Any) -> Tensor:
     """A tensor as it is, anything else as a new tensor."""
     if isinstance(value, Tensor):
-        if value.is_meta or value.layout is not torch.strided:
-            kind = "a meta tensor" if value.is_meta else f"one of layout {value.layout}"
-            raise TypeError(f"{where}: expected {name} to be a dense tensor that holds its numbers, got {kind}.")
+        if value.is_meta or isinstance(value, FakeTensor):
+            raise TypeError(
+                f"{where}: expected {name} to hold numbers, got a meta tensor or a fake one, without data. Make it "
+                'outside of torch.device("meta") and FakeTensorMode.'
+            )
+        if value.layout is not torch.strided:
+            raise TypeError(f"{where}: expected {name} to be a dense tensor, got one of layout {value.layout}.")
         return value.detach()
     try:
         return torch.from_numpy(np.array(value))  # a copy: torch warns of arrays that are read-only, as pandas' are

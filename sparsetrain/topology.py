@@ -17,6 +17,7 @@ from .csr import check_canonical, find, row_pointers
 from .edge_list import named_nodes
 from .names import Names, checked
 from .topology_forms import TopologyForms
+from .with_data import with_data
 
 T = TypeVar("T")
 
@@ -75,6 +76,7 @@ class Topology(TopologyForms):
     _derived: dict[Callable[["Topology"], Any], Any]
     _versions: int
 
+    @with_data()
     def __init__(
         self,
         crow: Any,
@@ -177,6 +179,7 @@ class Topology(TopologyForms):
         return self.nnz / self.numel if self.numel else 0.0
 
     @property
+    @with_data()
     def row(self) -> Tensor:
         """Row of each edge, shape ``(nnz,)``, expanded anew from ``crow`` at each call."""
         rows = torch.arange(self.shape[0], dtype=self.col.dtype, device=self.device)
@@ -259,6 +262,7 @@ class Topology(TopologyForms):
         mask[self.row.long(), self.col.long()] = True
         return mask
 
+    @with_data()
     def to(self, device: torch.device | str) -> "Topology":
         """The same topology on a device: the same object for the same device, as long as that is in use."""
         device = torch.empty(0, device=device).device  # "cuda" is the current one
@@ -285,7 +289,8 @@ class Topology(TopologyForms):
     def derived(self, build: Callable[["Topology"], T]) -> T:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
         if build not in self._derived:
-            self._derived[build] = build(self)
+            with with_data():
+                self._derived[build] = build(self)
         kept: T = self._derived[build]
         return kept
 

@@ -12,6 +12,7 @@ from . import checks
 from .csr import compressed, coordinates, masked, row_pointers
 from .edge_list import EdgeList, edge_list
 from .names import Names, numbered
+from .with_data import with_data
 
 
 class TopologyForms(ABC):
@@ -27,6 +28,7 @@ class TopologyForms(ABC):
         """A topology from arrays that are canonical already."""
 
     @classmethod
+    @with_data()
     def from_coo(
         cls, row: Any, col: Any, shape: Sequence[int], *, duplicates: Literal["error", "merge"] = "error"
     ) -> Self:
@@ -52,6 +54,7 @@ class TopologyForms(ABC):
         return cls._trusted(*compressed(where, row, col, size, duplicates), size)
 
     @classmethod
+    @with_data()
     def from_mask(cls, mask: Any) -> Self:
         """The edges where a matrix of zeros and ones is one.
 
@@ -70,6 +73,7 @@ class TopologyForms(ABC):
         return cls._trusted(*masked("Topology.from_mask", mask))
 
     @classmethod
+    @with_data()
     def from_scipy(cls, matrix: Any, *, duplicates: Literal["error", "merge"] = "error") -> Self:
         """The stored entries of a scipy sparse matrix or array of any format, explicit zeros among them.
 
@@ -97,6 +101,7 @@ class TopologyForms(ABC):
         return cls._trusted(*compressed(where, coo.row, coo.col, size, duplicates), size)
 
     @classmethod
+    @with_data()
     def from_edges(
         cls, pairs: Any, *, inputs: Sequence[Hashable] | None = None, outputs: Sequence[Hashable] | None = None
     ) -> Self:
@@ -123,6 +128,7 @@ class TopologyForms(ABC):
         return cls.linked(where, edge_list(where, pairs), inputs, outputs)[0]
 
     @classmethod
+    @with_data()
     def linked(
         cls, where: str, edges: EdgeList, inputs: Sequence[Hashable] | None, outputs: Sequence[Hashable] | None
     ) -> tuple[Self, Tensor]:

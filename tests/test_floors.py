@@ -15,6 +15,7 @@ FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
     {
         "arrays",
+        "with_data",
         "checks",
         "names",
         "edge_list",

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from ..ops.tracing import refuse_script
 from ..rows import bring_up_to_date
 from ..topology import Topology
 from ..weights import check_replacement, replace_numbers
@@ -112,6 +113,8 @@ class EdgeModule(nn.Module):
         """Values are read, saved or copied: what an optimizer owes to unused edges is paid before."""
         if "values" in self._parameters:  # and not a parametrization of them
             bring_up_to_date(self.values)
+
+    __prepare_scriptable__ = refuse_script
 
     def __getstate__(self) -> Any:
         self.bring_up_to_date()

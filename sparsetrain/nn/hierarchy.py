@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..extras import needed
 from ..names import checked, text
+from ..ops import tracing
 from .columns import Columns
 from .edges import EdgeModule
 from .frames import aligned
@@ -104,6 +105,8 @@ class Hierarchy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs, shape (..., outputs), for inputs of shape (..., inputs), each in the order of its names."""
+        if tracing.is_symbolic(x):
+            return cast(Tensor, tracing.as_leaf(self, x))
         return cast(Tensor, self.returns(self._tensors(x)))
 
     def activations(self, x: Tensor, nodes: Iterable[Any]) -> Tensor:
@@ -130,6 +133,8 @@ class Hierarchy(nn.Module):
             raise ValueError("Hierarchy.activations: expected names of nodes, got none.")
         columns = self._columns("Hierarchy.activations", names)
         return cast(Tensor, columns.to(x.device)(self._tensors(x)))
+
+    __prepare_scriptable__ = tracing.refuse_script
 
     def _tensors(self, x: Tensor) -> list[Tensor]:
         if x.shape[-1:] != (len(self.inputs),):

@@ -1,18 +1,20 @@
 """A table of which each step reads and trains a few rows."""
 
 from operator import index
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks
-from ..ops.autograd import transforming
-from ..ops.lookup import lookup, pooled_lookup
+from ..ops import tracing
+from ..ops.lookup import lookup, most_of_bags, pooled_lookup
 from ..rows import bring_up_to_date
+from .arguments import by_either_name
+from .bags import check_bags
 
-Pool = Literal["sum", "mean"]
+Pool = Literal["sum", "mean", "max"]
 FLOATS = (torch.float32, torch.float64)
 
 
@@ -21,8 +23,8 @@ class LookupTable(nn.Module):
 
     What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may owe steps
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
-    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. In
-    torch.compile and torch.func the gradient is dense, and a compiled graph can't bring rows up to date: call
+    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. Under
+    torch.func the gradient is dense. A compiled or traced graph neither checks ids nor brings rows up to date: call
     ``optimizer.flush()`` before it runs.
 
     Args:
@@ -32,13 +34,16 @@ class LookupTable(nn.Module):
             stored by columns, ``weight`` having one in each row, so that it trains as fast.
         padding_idx: an id whose row gets no gradient, starts at zero, and does not count in a pool.
         max_norm, norm_type: rows of a larger norm are scaled to it when they are read, as in nn.Embedding.
-        pool: return the ``"sum"`` or the ``"mean"`` of the rows of each bag, as nn.EmbeddingBag does.
+        pool: return the ``"sum"``, the ``"mean"`` or the largest numbers (``"max"``) of the rows of each bag, as
+            nn.EmbeddingBag does.
+        include_last_offset: offsets have one number more, which is the number of ids, as pointers of CSR have.
         generator: of the initial values.
         device, dtype: of the table.
 
     Shape:
         ids ``(*)`` to ``(*, dim)``, or ``(dim, *)`` with columns. With a pool: ids ``(bags, length)``, or ``(k,)`` and
-        offsets ``(bags,)`` where each bag begins, to ``(bags, dim)``, or ``(dim, bags)`` with columns.
+        offsets ``(bags,)`` where each bag begins, ``(bags + 1,)`` with include_last_offset, to ``(bags, dim)``, or
+        ``(dim, bags)`` with columns.
 
     Attributes:
         weight: shape ``(rows, dim)``; N(0, 1) at first. Under ``unused="dense"`` read it after ``optimizer.flush()``.
@@ -68,6 +73,7 @@ class LookupTable(nn.Module):
         max_norm: float | None = None,
         norm_type: float = 2.0,
         pool: Pool | None = None,
+        include_last_offset: bool = False,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -78,12 +84,15 @@ class LookupTable(nn.Module):
         padding_idx = None if padding_idx is None else index(padding_idx)
         if padding_idx is not None and not -rows <= padding_idx < rows:
             raise ValueError(f"{where}: expected padding_idx from {-rows} to {rows - 1}, got {padding_idx}.")
-        if pool not in (None, "sum", "mean"):
-            raise ValueError(f"{where}: expected pool to be None, 'sum' or 'mean', got {pool!r}.")
+        if pool not in (None, *get_args(Pool)):
+            raise ValueError(f"{where}: expected pool to be None, 'sum', 'mean' or 'max', got {pool!r}.")
+        if include_last_offset and pool is None:
+            raise ValueError(f"{where}: include_last_offset is for a table with a pool.")
         for name, number in (("max_norm", max_norm), ("norm_type", norm_type)):
             if number is not None and not number > 0:
                 raise ValueError(f"{where}: expected {name} > 0, got {number}.")
         self.columns, self.pool, self.max_norm, self.norm_type = columns, pool, max_norm, norm_type
+        self.include_last_offset = include_last_offset
         self.padding_idx = None if padding_idx is None else padding_idx % rows
         self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=dtype))
         self.reset_parameters(generator)
@@ -96,40 +105,67 @@ class LookupTable(nn.Module):
         if self.padding_idx is not None:
             self.weight[self.padding_idx] = 0
 
-    def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
-        """The rows of the ids; with a pool of each bag's, times ``per_sample_weights`` (shape of ids) where given."""
-        traced = torch.compiler.is_compiling() or transforming()
-        if not traced:
-            self._check(ids, offsets, per_sample_weights)
-        bring_up_to_date(self.weight, None if traced or per_sample_weights is not None else ids)
-        if offsets is None and self.pool is not None:
-            bags, length = ids.shape
-            offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)
-        flat = ids.reshape(-1)
-        if traced or per_sample_weights is not None or self.weight.dtype not in FLOATS:
-            y = self._by_torch(flat, offsets, per_sample_weights, sparse=not traced)
-        else:
-            if self.max_norm is not None:
-                torch.embedding_renorm_(self.weight.detach(), flat, self.max_norm, self.norm_type)
-            if offsets is None or self.pool is None:
-                y = lookup(flat, self.weight, self.padding_idx)
-            else:
-                y = pooled_lookup(flat, self.weight, offsets.to(flat), self.pool, self.padding_idx)
-        y = y if self.pool else y.view(*ids.shape, y.shape[-1])
+    def forward(
+        self,
+        input: Tensor | None = None,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """The rows of the ids; with a pool of each bag's, times ``per_sample_weights`` (shape of ids) where given. The
+        first argument may be called ``ids`` or, as in nn.Embedding, ``input``."""
+        if input is None or ids is not None:
+            input = by_either_name("LookupTable", input, ids, "ids")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input, offsets, per_sample_weights)  # type: ignore[no-any-return]
+        y = self._rows(input, offsets, per_sample_weights)
         return y.movedim(-1, 0) if self.columns else y
 
-    def _by_torch(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, sparse: bool) -> Tensor:
-        """By torch's own embeddings: traced, weighted, or of a dtype that rows are not stepped in."""
-        norm: dict[str, Any] = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": sparse}
-        if offsets is None or self.pool is None:
-            return functional.embedding(ids, self.weight, self.padding_idx, **norm)
-        weights = None if weights is None else weights.reshape(-1)
-        return functional.embedding_bag(
-            ids, self.weight, offsets.to(ids), mode=self.pool, per_sample_weights=weights,
-            padding_idx=self.padding_idx, **norm,
-        )  # fmt: skip
+    def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
+        checked = not isinstance(ids, Tensor) or tracing.readable(ids, self.weight)
+        if checked:
+            self._check(ids, offsets, weights)
+        bring_up_to_date(self.weight, ids if checked and weights is None else None)
+        if self.pool is None:
+            return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.dim)
+        if offsets is None:
+            bags, length = ids.shape
+            offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)
+        elif self.include_last_offset:
+            offsets = offsets[:-1]
+        flat = ids.reshape(-1)
+        if checked and not offsets.numel():
+            flat = flat[:0]  # ids of no bag
+        return self._pooled(flat, offsets.to(flat), None if weights is None else weights.reshape(-1))
 
-    def _check(self, ids: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None) -> None:
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        if self._by_torch(ids):
+            norm = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not tracing.transforming()}
+            return functional.embedding(ids, self.weight, self.padding_idx, **norm)  # type: ignore[arg-type]
+        self._limit_norms(ids)
+        return lookup(ids, self.weight, self.padding_idx)
+
+    def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
+            return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
+        if weights is not None or self._by_torch(ids):
+            return functional.embedding_bag(
+                ids, self.weight, offsets, mode=str(self.pool), per_sample_weights=weights, padding_idx=self.padding_idx,
+                max_norm=self.max_norm, norm_type=self.norm_type, sparse=not tracing.transforming(),
+            )  # fmt: skip
+        self._limit_norms(ids)
+        return pooled_lookup(ids, self.weight, offsets, self.pool, self.padding_idx)  # type: ignore[arg-type]
+
+    def _by_torch(self, ids: Tensor) -> bool:
+        """Whether torch's own embeddings compute: traced, transformed, or of a dtype that rows are not stepped in."""
+        return tracing.watched(ids, self.weight) or tracing.transforming() or self.weight.dtype not in FLOATS
+
+    def _limit_norms(self, ids: Tensor) -> None:
+        if self.max_norm is not None:
+            torch.embedding_renorm_(self.weight.detach(), ids, self.max_norm, self.norm_type)
+
+    def _check(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
         where = "LookupTable"
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
@@ -144,31 +180,12 @@ class LookupTable(nn.Module):
                     f"{where}: expected ids from 0 to {rows - 1}, got {int(ids[tuple(place)])} at position "
                     f"{place[0] if len(place) == 1 else tuple(place)}.{hint}"
                 )
-        if self.pool is None:
-            if offsets is not None or per_sample_weights is not None:
-                raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
-        elif ids.ndim != (2 if offsets is None else 1):
-            raise ValueError(
-                f"{where}: expected ids of shape (bags, length), or (k,) with offsets (bags,), got ids of shape "
-                f"{tuple(ids.shape)} with{'out' if offsets is None else ''} offsets."
-            )
-        elif offsets is not None:
-            self._check_offsets(ids, offsets)
+        if self.pool is not None:
+            check_bags(where, self, ids, offsets, weights)
+        elif offsets is not None or weights is not None:
+            raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
 
-    def _check_offsets(self, ids: Tensor, offsets: Tensor) -> None:
-        """Where each bag begins: torch reads out of bounds where they are wrong."""
-        where = "LookupTable"
-        if not isinstance(offsets, Tensor) or offsets.dtype not in (torch.int32, torch.int64) or offsets.ndim != 1:
-            got = f"{offsets.dtype} of shape {tuple(offsets.shape)}" if isinstance(offsets, Tensor) else repr(offsets)
-            raise TypeError(f"{where}: expected offsets to be a tensor (bags,) of int64 or int32, got {got}.")
-        if not offsets.numel():
-            if ids.numel():
-                raise ValueError(f"{where}: expected offsets of one bag at least for {ids.numel()} ids, got none.")
-        elif int(offsets[0]) != 0 or int(offsets[-1]) > ids.numel() or bool((offsets.diff() < 0).any()):
-            raise ValueError(
-                f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids, at most, got "
-                f"{offsets.tolist() if offsets.numel() < 10 else offsets}."
-            )
+    __prepare_scriptable__ = tracing.refuse_script
 
     @property
     def matrix(self) -> Tensor:

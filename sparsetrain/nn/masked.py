@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from .. import init, patterns
 from ..topology import Topology
+from .arguments import by_either_name
 from .sparse_linear import SparseLinear, dense_linear
 
 Form = Literal["forward", "step"]
@@ -97,9 +98,11 @@ class MaskedLinear(nn.Module):
             state_dict[f"{prefix}mask"] = whole
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
         """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
-        return linear(x, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
+        if input is None or x is not None:
+            input = by_either_name("MaskedLinear", input, x, "x")
+        return linear(input, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
 
     @torch.no_grad()
     def apply_mask(self) -> None:

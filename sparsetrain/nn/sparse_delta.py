@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..ops import tracing
 from ..ops.delta import delta_linear
 from ..ops.verbs import HALVES, checked_linear
 from ..topology import Topology
+from .arguments import by_either_name
 from .edges import EdgeModule
 
 SUPPORTED = (torch.float32, torch.float64, *HALVES)
@@ -83,8 +85,13 @@ class SparseDeltaLinear(EdgeModule):
     def out_features(self) -> int:
         return self.linear.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
         """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
+        if input is None or x is not None:
+            input = by_either_name("SparseDeltaLinear", input, x, "x")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
+        x = input
         linear, where = self.linear, type(self).__name__
         hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
         if type(linear) is nn.Linear and not any(hooks):

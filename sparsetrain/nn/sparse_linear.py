@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns
+from ..ops import tracing
 from ..ops.verbs import checked_linear
 from ..topology import Topology
+from .arguments import by_either_name
 from .edges import EdgeModule
 from .from_data import FromData
 
@@ -93,15 +95,19 @@ class SparseLinear(FromData):
         self.awaits_edges = self.awaits_edges and self.values.is_meta  # numbers are drawn for these edges
         init.reset_(self, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x W(values)' + bias``: x (..., in) gives (..., out)."""
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+        """``x W(values)' + bias``: x (..., in) gives (..., out). Its keyword is ``x`` or ``input``."""
+        if input is None or x is not None:
+            input = by_either_name("SparseLinear", input, x, "x")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         if self.sparse_grad and "values" not in self._parameters:
             raise ValueError(
                 "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
                 "others, which torch has no sparse gradients for. Set layer.sparse_grad = False."
             )
         return checked_linear(
-            "SparseLinear", x, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
+            "SparseLinear", input, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
         )
 
     @classmethod
@@ -122,6 +128,10 @@ class SparseLinear(FromData):
         """
         weight, bias = linear.weight.detach(), linear.bias
         if not isinstance(mask, Topology):
+            if mask is None and weight.is_meta:
+                raise ValueError(
+                    "SparseLinear.from_dense: expected a mask, as weights on the meta device have no zeros."
+                )
             mask = Topology.from_mask(weight != 0 if mask is None else mask)
         if mask.shape != tuple(weight.shape):
             raise ValueError(
@@ -194,12 +204,16 @@ class TransposedSparseLinear(EdgeModule):
 
     @property
     def topology(self) -> Topology:
-        """The edges of the layer that the values belong to, whenever they change."""
-        return self.origin.topology
+        """Which edges exist: those of the layer that the values belong to, also once it has other ones."""
+        own: Topology | None = self.__dict__.get("_own_topology")
+        return self.origin.topology if own is None else own
 
     @topology.setter
     def topology(self, topology: Topology) -> None:
-        self.origin.topology = topology
+        if self._apart:
+            self.__dict__["_own_topology"] = topology
+        else:
+            self.origin.topology = topology
 
     @property
     def awaits_edges(self) -> bool:
@@ -253,10 +267,14 @@ class TransposedSparseLinear(EdgeModule):
         """Draw the bias anew; the values belong to the layer they are tied to."""
         init.reset_bias_(self, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
         """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
+        if input is None or x is not None:
+            input = by_either_name("TransposedSparseLinear", input, x, "x")
+        if tracing.is_symbolic(input):
+            return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         self.bring_up_to_date()
-        return checked_linear("TransposedSparseLinear", x, self.topology, self.values, self.bias, transpose=True)
+        return checked_linear("TransposedSparseLinear", input, self.topology, self.values, self.bias, transpose=True)
 
     extra_repr: Any = SparseLinear.extra_repr
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from ..topology import Topology
 from . import library
 from .backends import BACKENDS, Backend
 from .layout import in_layout_of, sum_over_batch
+from .tracing import mapped_by_autograd, transforming, watched
 
 
 def differentiating(*tensors: Tensor | None) -> bool:
@@ -25,20 +26,11 @@ def differentiating(*tensors: Tensor | None) -> bool:
     return recorded or transforming()
 
 
-def transforming() -> bool:
-    """Whether forward-mode differentiation or a transform of torch.func is at work."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
-
-
 def backend_of(name: str, *tensors: Tensor | None) -> Backend:
-    """The backend, or torch's operators over it: where torch.compile or a dispatch mode (make_fx, fake tensors,
-    linearize) must see the call, and where autograd maps a backward pass over many gradients (is_grads_batched), which
-    the operators' batching rule takes apart."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    """The backend, or torch's operators over it: where something must see the call, and where autograd maps a backward
+    pass over many gradients, which the operators' batching rule takes apart."""
+    if watched(*tensors) or any(map(mapped_by_autograd, tensors)):
         return library.Operators(name)
-    for tensor in tensors:
-        if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
-            return library.Operators(name)
     return BACKENDS[name]
 
 

@@ -14,11 +14,12 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 
 from ..topology import Topology
-from .autograd import backend_of, check_edges, differentiating, sddmm, spmm, transforming
+from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
 from .backends import BACKENDS, backend_for
 from .dense_products import dense_product
 from .layout import sum_over_batch
-from .verbs import HALVES, checked_linear
+from .tracing import transforming, watched
+from .verbs import HALVES, SPARSE, checked_linear
 
 PART = 2**22  # bytes of a sparse product at a time; twice as many are no faster, and malloc keeps more of them
 TILE = 128  # samples that the kernels work on together
@@ -26,6 +27,8 @@ TILE = 128  # samples that the kernels work on together
 
 def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: Topology, values: Tensor) -> Tensor:
     """``x (weight + S(values))' + bias`` in the name of a layer."""
+    if isinstance(x, Tensor) and x.layout in SPARSE:
+        x = x.to_dense()
     if not _in_parts(x, weight, t):
         delta = checked_linear(where, _wide(x), t, values, None, transpose=False)
         y = linear(x, weight, bias)
@@ -40,7 +43,7 @@ def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: 
 
 def _in_parts(x: Any, weight: Tensor, t: Topology) -> bool:
     """Whether DeltaLinear will do: a frozen weight, x as it should be, and no transform, trace or autocast at work."""
-    traced = torch.compiler.is_compiling() or transforming() or torch._C._len_torch_dispatch_stack() > 0
+    traced = watched(x) or transforming()
     usual = isinstance(x, Tensor) and x.layout is torch.strided and x.dtype is weight.dtype and x.device == t.device
     return usual and not (weight.requires_grad or traced or torch.is_autocast_enabled(t.device.type))
 

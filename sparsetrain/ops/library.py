@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..topology import Topology
 from .backends import BACKENDS
 from .layout import empty_like_layout, sum_over_batch
+from .tracing import beside
 
 _library = torch.library.Library("sparsetrain", "DEF")
 for _schema in (
@@ -29,15 +31,18 @@ class Operators:
         self.backend = backend
 
     def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-        return _ops.spmm(t.crow, t.col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), x)
+        return _ops.spmm(crow, col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
 
     def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor:
-        return _ops.sddmm(t.crow, t.col, a, b, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), a)
+        return _ops.sddmm(crow, col, a, b, self.backend)  # type: ignore[no-any-return]
 
     def backward(
         self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        return _ops.backward(t.crow, t.col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
+        crow, col = beside((t.crow, t.col), x)
+        return _ops.backward(crow, col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
 
 
 def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
@@ -190,3 +195,19 @@ for _name, _gradients, _keep in (
     ("backward", _backward_gradients, _keep_backward),
 ):
     torch.library.register_autograd(f"sparsetrain::{_name}", _gradients, setup_context=_keep, lib=_library)
+
+
+def _flops_of_spmm(crow: Any, col: Any, values: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(col[0]) * int(x[1])
+
+
+def _flops_of_sddmm(crow: Any, col: Any, a: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(col[0]) * int(a[1])
+
+
+def _flops_of_backward(crow: Any, col: Any, values: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 4 * int(col[0]) * int(x[1])  # a product and a sampled one
+
+
+for _name, _flops in (("spmm", _flops_of_spmm), ("sddmm", _flops_of_sddmm), ("backward", _flops_of_backward)):
+    register_flop_formula(getattr(_ops, _name))(_flops)

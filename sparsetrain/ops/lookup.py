@@ -25,6 +25,16 @@ def pooled_lookup(ids: Tensor, weight: Tensor, offsets: Tensor, pool: str, paddi
     return PooledLookup.apply(ids, weight, offsets, pool, padding_idx)  # type: ignore[no-untyped-call,no-any-return]
 
 
+def most_of_bags(rows: Tensor, ids: Tensor, offsets: Tensor, padding_idx: int | None) -> Tensor:
+    """The largest numbers of the rows of each bag, (bags, dim), for rows (k, dim) of ids (k,)."""
+    places = torch.arange(ids.numel(), device=ids.device)
+    if padding_idx is not None:
+        kept = ids != padding_idx
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        places, offsets = places[kept], before[offsets.long()]
+    return functional.embedding_bag(places, rows, offsets.to(places), mode="max")
+
+
 class Lookup(Function):
     """y[k] = weight[ids[k]]"""
 

@@ -64,7 +64,7 @@ class RowGradient:
 def sparse_rows(ids: Tensor, values: Tensor, shape: torch.Size, leading: int = 1) -> Tensor:
     """The sparse gradient that has these values in rising rows of a tensor of this shape, each once."""
     indices = ids[None] if leading == 1 else torch.stack(torch.unravel_index(ids, shape[:leading]))
-    values = values.reshape(-1, *shape[leading:]) if ids.numel() else values.new_empty(0, *shape[leading:])
+    values = values.reshape(ids.numel(), *shape[leading:]) if ids.numel() else values.new_empty(0, *shape[leading:])
     if not ids.numel():  # autograd adds to it in place, which memory that arrays have shared does not allow
         indices = torch.empty(leading, 0, dtype=torch.int64, device=values.device)
     return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=True, check_invariants=False)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from ..topology import Topology
-from . import autograd, library, used_columns
+from . import autograd, library, tracing, used_columns
 from .backends import backend_for
 
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
+SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
@@ -81,7 +82,7 @@ def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *
     r"""A sparse linear map of the last dimension, :math:`y = x W' + b`, by the shape rules of torch's F.linear.
 
     Args:
-        x: shape ``(..., in)``, any strides.
+        x: shape ``(..., in)``, any strides; or sparse, which is made dense.
         t: which edges exist, shape ``(out, in)``.
         values: shape ``(nnz,)``, in the order of ``t``.
         bias: shape ``(out,)``, or None.
@@ -112,6 +113,10 @@ def checked_linear(
 ) -> Tensor:
     """``linear`` in the name of a layer, which is where its messages say they come from. With ``sparse_grad`` only the
     edges of columns are read in which x is not zero throughout, and the gradient of the values names them alone."""
+    if sparse_grad and transpose:
+        raise ValueError(f"{where}: sparse_grad is for products that are not transposed.")
+    if isinstance(x, Tensor) and x.layout in SPARSE:
+        x = x.to_dense()  # as nn.Linear takes it; the batch is dense inside
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
     ready = _ready(t, x, values, bias)  # as most calls are; the fixed cost is the enemy of small layers
     if not ready:
@@ -129,7 +134,7 @@ def checked_linear(
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
     columns = x.t() if x.ndim == 2 else x.reshape(math.prod(leading), inputs).t()
-    if sparse_grad and not (torch.compiler.is_compiling() or autograd.transforming()):
+    if sparse_grad and not (tracing.watched(x, values) or tracing.transforming()):
         y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
     else:
         y = _spmm(t, values, columns, bias, transpose)
@@ -140,15 +145,20 @@ def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
     """Whether ``_operands`` would find nothing to refuse or to convert."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout is not torch.strided:
         return False
-    dtype, device = x.dtype, t.device
+    dtype, device = x.dtype, _place(t, [x, values])
     return (
         x.device == device
         and all(
             tensor is None or (tensor.dtype is dtype and tensor.layout is torch.strided and tensor.device == device)
             for tensor in (values, bias)
         )
-        and not torch.is_autocast_enabled(device.type)
+        and not torch.is_autocast_enabled(t.device.type)
     )
+
+
+def _place(t: Topology, tensors: list[Tensor]) -> torch.device:
+    """Where operands must be: with the topology, or all on the meta device, whose results are shapes alone."""
+    return tensors[0].device if all(tensor.is_meta for tensor in tensors) else t.device
 
 
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
@@ -159,11 +169,12 @@ def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose
 
 
 def _in_graph() -> bool:
-    """Whether torch.compile is tracing. Under torch.func or forward mode the call leaves the graph: torch's operators
-    have no such rules there, and would be silently wrong. With fullgraph=True that is torch's usual error."""
-    if not torch.compiler.is_compiling():
-        return False
-    if autograd.transforming():
+    """Whether torch.compile or torch.jit.trace is tracing. Under torch.func or forward mode the call leaves a compiled
+    graph: torch's operators have no such rules there, and would be silently wrong. With fullgraph=True that is torch's
+    usual error."""
+    if not tracing.compiling():
+        return tracing.recording()
+    if tracing.transforming():
         torch._dynamo.graph_break()
         return False
     return True
@@ -194,7 +205,7 @@ def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]
     tensors = list(named.values())
     if torch.is_autocast_enabled(t.device.type):
         tensors = [tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors]
-    dtype = tensors[0].dtype
+    dtype, device = tensors[0].dtype, _place(t, tensors)
     for name, tensor in zip(named, tensors, strict=True):
         if tensor.dtype not in FLOATS:
             raise TypeError(
@@ -204,8 +215,8 @@ def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]
         if tensor.dtype is not dtype:
             dtypes = ", ".join(f"{key} {value.dtype}" for key, value in zip(named, tensors, strict=True))
             raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
-        if tensor.device != t.device:
+        if tensor.device != device:
             raise TypeError(
-                f"{where}: expected {name} on {t.device}, where the topology is, got {tensor.device}. Use .to(device)."
+                f"{where}: expected {name} on {device}, where the topology is, got {tensor.device}. Use .to(device)."
             )
     return tensors

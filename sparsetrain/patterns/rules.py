@@ -12,9 +12,11 @@ from torch import Generator, Tensor
 from .. import checks
 from ..csr import COUNTABLE, ascending, from_positions
 from ..topology import Topology
+from ..with_data import with_data
 from .sampling import binomial, distinct, vacant
 
 
+@with_data()
 def uniform(shape: Sequence[int], density: float, generator: Generator | None = None) -> Topology:
     """Exactly ``round(density * out * in)`` edges, every set of so many equally likely.
 
@@ -36,6 +38,7 @@ def uniform(shape: Sequence[int], density: float, generator: Generator | None = 
     return _of_positions(_choose(edges, size, generator), size)
 
 
+@with_data()
 def erdos_renyi(
     shape: Sequence[int],
     density: float | None = None,
@@ -75,6 +78,7 @@ def erdos_renyi(
     return _of_positions(_choose(binomial(size[0] * size[1], p, generator), size, generator), size)
 
 
+@with_data()
 def fixed_fan_in(shape: Sequence[int], fan_in: int, generator: Generator | None = None) -> Topology:
     """Every row has exactly ``fan_in`` edges, at random columns.
 
@@ -98,6 +102,7 @@ def fixed_fan_in(shape: Sequence[int], fan_in: int, generator: Generator | None 
     return _of_positions(distinct(torch.full_like(need, size[1]), need, generator), size)
 
 
+@with_data()
 def banded(shape: Sequence[int], bandwidth: int) -> Topology:
     r"""The edges near the diagonal, which is stretched where the matrix is not square.
 
@@ -130,6 +135,7 @@ def banded(shape: Sequence[int], bandwidth: int) -> Topology:
     return Topology._trusted(crow, col, size)
 
 
+@with_data()
 def small_world(shape: Sequence[int], fan_in: int, rewire: float, generator: Generator | None = None) -> Topology:
     r"""Neighbours on a ring, some of them exchanged for random ones: between banded and fixed_fan_in.
 

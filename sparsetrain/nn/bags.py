@@ -1,0 +1,50 @@
+"""What bags of ids must be: torch reads out of bounds where offsets are wrong."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_bags(where: str, table: Any, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
+    """ids (bags, length), or (k,) with offsets; weights of their shape, for sums."""
+    if ids.ndim != (2 if offsets is None else 1):
+        raise ValueError(
+            f"{where}: expected ids of shape (bags, length), or (k,) with offsets (bags,), got ids of shape "
+            f"{tuple(ids.shape)} with{'out' if offsets is None else ''} offsets."
+        )
+    if offsets is not None:
+        _check_offsets(where, ids, offsets, table.include_last_offset)
+    if weights is not None:
+        _check_weights(where, table, ids, weights)
+
+
+def _check_offsets(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None:
+    """They begin at 0 and rise; with ``last`` to the number of ids."""
+    if not isinstance(offsets, Tensor) or offsets.dtype not in (torch.int32, torch.int64) or offsets.ndim != 1:
+        got = f"{offsets.dtype} of shape {tuple(offsets.shape)}" if isinstance(offsets, Tensor) else repr(offsets)
+        raise TypeError(f"{where}: expected offsets to be a tensor (bags,) of int64 or int32, got {got}.")
+    shown = offsets.tolist() if offsets.numel() < 10 else offsets
+    if last and (not offsets.numel() or int(offsets[-1]) != ids.numel()):
+        raise ValueError(
+            f"{where}: expected offsets that end with {ids.numel()}, the number of ids, as include_last_offset says, "
+            f"got {shown}."
+        )
+    if offsets.numel() and (int(offsets[0]) != 0 or int(offsets[-1]) > ids.numel() or bool((offsets.diff() < 0).any())):
+        raise ValueError(
+            f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids, at most, got "
+            f"{shown}."
+        )
+
+
+def _check_weights(where: str, table: Any, ids: Tensor, weights: Tensor) -> None:
+    if table.pool != "sum":
+        raise ValueError(f"{where}: per_sample_weights are for a table with pool='sum', got pool={table.pool!r}.")
+    dtype = table.weight.dtype
+    if not isinstance(weights, Tensor) or weights.dtype is not dtype:
+        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{where}: expected per_sample_weights to be a tensor of {dtype}, as the table, got {got}.")
+    if weights.shape != ids.shape:
+        raise ValueError(
+            f"{where}: expected per_sample_weights of the ids' shape {tuple(ids.shape)}, got {tuple(weights.shape)}."
+        )

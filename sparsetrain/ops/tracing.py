@@ -1,0 +1,89 @@
+"""What watches an operation: graphs that are traced, modes that see every operator, transforms of torch.func.
+
+The one place that asks torch. Raw calls into kernels are invisible to all of them; what is watched goes through the
+operators of ``library.py``, or through torch's own.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx import Proxy
+
+_PLAIN = Tensor.__torch_dispatch__  # of tensors that no subclass wraps
+
+
+def transforming() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func is active."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def compiling() -> bool:
+    """Whether torch.compile or torch.export is tracing."""
+    return torch.compiler.is_compiling()
+
+
+def recording() -> bool:
+    """Whether torch.jit.trace or the TorchScript exporter of ONNX is recording operators."""
+    return not compiling() and torch._C._get_tracing_state() is not None
+
+
+def watched(*tensors: Any) -> bool:
+    """Whether something must see the operators: a trace, a dispatch mode (make_fx, fake tensors, FlopCounterMode), or
+    tensors without data, or of a subclass that handles operators itself."""
+    if compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
+        return True
+    return any(
+        isinstance(tensor, Tensor) and (tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN)
+        for tensor in tensors
+    )
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
+    if compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return False
+    return not any(tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN for tensor in tensors)
+
+
+def mapped_by_autograd(tensor: Tensor | None) -> bool:
+    """Whether autograd maps a backward pass over many gradients (is_grads_batched)."""
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def beside(tensors: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """Constants of a structure as operators take them beside ``like``: fake where that is fake."""
+    if compiling() or recording():
+        return tensors
+    mode = torch._guards.detect_fake_mode([like])
+    if mode is None or mode.allow_non_fake_inputs or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY):
+        return tensors
+    return tuple(mode.from_tensor(tensor) for tensor in tensors)
+
+
+def is_symbolic(x: Any) -> bool:
+    """Whether torch.fx.symbolic_trace passes a placeholder in place of a tensor."""
+    return isinstance(x, Proxy)
+
+
+def as_leaf(module: torch.nn.Module, *args: Any) -> Any:
+    """The call of a whole module in a graph of torch.fx, as of torch's own layers: its code asks for shapes."""
+    tracer: Any = args[0].tracer
+    path = tracer.path_of_module(module)
+    if not path:
+        raise TypeError(
+            f"{type(module).__name__}: torch.fx.symbolic_trace records this layer as a whole, and can't trace it "
+            "alone. Trace a model that contains it, such as nn.Sequential(layer)."
+        )
+    return tracer.create_proxy("call_module", path, args, {})
+
+
+def refuse_script(module: torch.nn.Module) -> Any:
+    """What torch.jit.script calls as ``__prepare_scriptable__`` before it reads a module's code."""
+    raise TypeError(
+        f"{type(module).__name__}: torch.jit.script can't compile this layer. Use torch.compile, torch.export or "
+        "torch.jit.trace."
+    )
