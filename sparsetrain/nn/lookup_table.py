@@ -151,8 +151,9 @@ class LookupTable(nn.Module):
             return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
         if weights is not None or self._by_torch(ids):
             return functional.embedding_bag(
-                ids, self.weight, offsets, mode=str(self.pool), per_sample_weights=weights, padding_idx=self.padding_idx,
-                max_norm=self.max_norm, norm_type=self.norm_type, sparse=not tracing.transforming(),
+                ids, self.weight, offsets, mode=str(self.pool), per_sample_weights=weights,
+                padding_idx=self.padding_idx, max_norm=self.max_norm, norm_type=self.norm_type,
+                sparse=not tracing.transforming(),
             )  # fmt: skip
         self._limit_norms(ids)
         return pooled_lookup(ids, self.weight, offsets, self.pool, self.padding_idx)  # type: ignore[arg-type]
