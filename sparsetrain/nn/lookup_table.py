@@ -128,7 +128,7 @@ class LookupTable(nn.Module):
             self._check(ids, offsets, weights)
         bring_up_to_date(self.weight, ids if checked and weights is None else None)
         if self.pool is None:
-            return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.dim)
+            return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.weight.shape[-1])
         if offsets is None:
             bags, length = ids.shape
             offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)

@@ -42,7 +42,7 @@ def watched(*tensors: Any) -> bool:
 
 def readable(*tensors: Tensor) -> bool:
     """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
-    if compiling() or torch._C._get_tracing_state() is not None:
+    if compiling() or transforming() or torch._C._get_tracing_state() is not None:
         return False
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
         return False
