@@ -53,15 +53,15 @@ class RowOptimizer(Optimizer):
         """Add parameters with options of their own, as in torch."""
         for name, value in getattr(self, "_options", {}).items():
             param_group.setdefault(name, value)
-        checks.group(self, {**self.defaults, **param_group})
-        self._check_group({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        count = len(self.param_groups)
         try:
+            checks.group(self, {**self.defaults, **param_group})
+            self._check_group({**self.defaults, **param_group})
+            super().add_param_group(param_group)
             checks.l1(self, param_group)
-            checks.owners(self, param_group["params"], param_group["unused"])
             self._claim(param_group)
         except BaseException:
-            self.param_groups.pop()
+            del self.param_groups[count:]
             if "unused" not in self.defaults:  # the optimizer is still being made, and will not be
                 for group in self.param_groups:
                     self._release(group)
@@ -226,17 +226,19 @@ class RowOptimizer(Optimizer):
         for p in group["params"]:
             debtor = table_rows.debtor_of(p)
             if isinstance(debtor, Arrears) and debtor.owner() is self:
-                table_rows.owe(p, None)
+                former = debtor.former()
+                table_rows.owe(p, None if former is None else Arrears(former))
 
     def _claim(self, group: Group) -> None:
-        """The rows of these parameters are owed their idle steps by this optimizer, or by none."""
+        """The rows of these parameters are owed their idle steps by this optimizer, or by none. What another one still
+        owes to rows that are to be ours is paid before."""
         for p in group["params"]:
             debtor = table_rows.debtor_of(p)
             owner = debtor.owner() if isinstance(debtor, Arrears) else None
-            if debtor is not None and owner is None:
-                debtor.bring_up_to_date(p)  # the debt of an optimizer that is gone
+            if debtor is not None and (owner is None or group["unused"] == "dense"):
+                debtor.bring_up_to_date(p)
             if group["unused"] == "dense":
-                table_rows.owe(p, Arrears(self))
+                table_rows.owe(p, Arrears(self, former=owner))
             elif owner is self or owner is None:
                 table_rows.owe(p, None)
 
