@@ -12,6 +12,7 @@ from .. import rows as table_rows
 from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .arrears import Arrears, Idle
+from .clipping import clip_grad_norm_
 from .zero_redundancy import sends_parameters
 
 Unused = Literal["frozen", "dense"]
@@ -28,6 +29,7 @@ class RowOptimizer(Optimizer):
     _torch: ClassVar[type[Optimizer]]  # the optimizer of torch that steps dense gradients
     _options: dict[str, Any]  # of ours, with their defaults
     _in_rows: frozenset[Tensor] = frozenset()  # while torch steps the rest
+    clip_norm: float | None = None  # to which each step clips all gradients together, after its closure
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class RowOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._clip()
         tables = self._tables()
         found = vars(self).get("found_inf")  # a GradScaler leaves its work to optimizers with fused=True
         skip = found is not None and bool(found.item())
@@ -140,7 +143,7 @@ class RowOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
-        return super().__getstate__()
+        return {**super().__getstate__(), "clip_norm": self.clip_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -166,6 +169,14 @@ class RowOptimizer(Optimizer):
         for name, keep in kept.items():
             if keep and name not in state:
                 state[name] = torch.zeros_like(p, memory_format=torch.contiguous_format)
+
+    def _clip(self) -> None:
+        if self.clip_norm is None:
+            return
+        if any(group["check_finite"] for group in self.param_groups):
+            self._tables()  # names the parameter whose gradient would make the norm NaN
+        scale = vars(self).get("grad_scale")  # by which gradients are still too large, with fused=True
+        clip_grad_norm_(self._parameters(), self.clip_norm * (1.0 if scale is None else float(scale)))
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
