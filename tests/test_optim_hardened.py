@@ -237,8 +237,8 @@ def test_options_that_are_changed_later_are_checked_at_the_step() -> None:
 def test_a_refused_optimizer_leaves_its_tables_free() -> None:
     free, taken = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(3, 2))
     owner = ours("SGD", [taken], lr=0.1, unused="dense")
-    with pytest.raises(ValueError, match="no other optimizer") as kept:
-        ours("SGD", [{"params": [free]}, {"params": [taken]}], lr=0.1, unused="dense")
+    with pytest.raises(ValueError, match="l1") as kept:
+        ours("SGD", [{"params": [free]}, {"params": [taken], "l1": 1.0}], lr=0.1, unused="dense")
     ours("SGD", [free], lr=0.1, unused="dense")  # though the exception still holds the other
     assert kept is not None
     assert owner is not None

@@ -219,3 +219,46 @@ def test_clipped_gradients_are_stepped(kind: str) -> None:
             kind, each.parameters()
         ).step()
     assert apart(model, other) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optimizer_clips_what_its_closure_computes(kind: str) -> None:
+    """Trainers hand the backward pass to step as a closure."""
+    model, other = gradients()
+    clip_grad_norm_(other.parameters(), 0.1)
+    options: dict[str, Any] = {"lr": 0.1} if kind == "SGD" else {"lr": 0.1, "eps": 1e-3}
+    given = [p.grad for p in model.parameters()]
+    model.zero_grad()
+
+    def closure() -> float:
+        for p, g in zip(model.parameters(), given, strict=True):
+            p.grad = g
+        return 2.0
+
+    clipping = ours(kind, model.parameters(), **options)
+    clipping.clip_norm = 0.1
+    assert copy.deepcopy(clipping).clip_norm == 0.1
+    assert clipping.step(closure) == 2.0
+    ours(kind, other.parameters(), **options).step()
+    assert apart(model, other) < 1e-12
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_it_is_clipped() -> None:
+    good, bad = parameter(2), parameter(2)
+    good.grad, bad.grad = torch.ones_like(good), torch.full_like(bad, float("nan"))
+    optimizer = ours("SGD", [good, bad], check_finite=True)
+    optimizer.clip_norm = 0.1
+    with pytest.raises(ValueError, match="parameter 1 of group 0 to be finite"):
+        optimizer.step()
+    assert good.grad.eq(1).all()
+
+
+def test_gradients_that_a_scaler_leaves_scaled_are_clipped_at_their_size() -> None:
+    p, q = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer, other = (st.optim.Adam([w], lr=0.1, eps=1e-1, fused=w is p) for w in (p, q))
+    optimizer.clip_norm = other.clip_norm = 0.5
+    p.grad, q.grad = torch.full((2,), 8.0 * 1024), torch.full((2,), 8.0)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+    optimizer.step()
+    other.step()
+    torch.testing.assert_close(p, q)

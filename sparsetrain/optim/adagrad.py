@@ -92,9 +92,18 @@ class Adagrad(RowOptimizer, torch.optim.Adagrad):
 
     def _start_sums(self, group: Group, p: Tensor) -> None:
         if not self.state[p]:
-            shape = (p.shape[0], *(1 for _ in p.shape[1:])) if group["rowwise"] and p.ndim > 1 else p.shape
+            start = group["initial_accumulator_value"]
+            if p.is_complex():
+                start = complex(start, start)  # torch sums the real and the imaginary parts apart
+            rowwise = group["rowwise"] and p.ndim > 1
             self.state[p]["step"] = torch.tensor(0.0)
-            self.state[p]["sum"] = p.new_full(shape, group["initial_accumulator_value"])
+            self.state[p]["sum"] = (
+                p.new_full((p.shape[0], *(1 for _ in p.shape[1:])), start)
+                if rowwise
+                else torch.full_like(
+                    p, start
+                )  # laid out as p: torch's fused kernel goes through both in memory's order
+            )
 
     def _step_rows(self, group: Group, p: Tensor, g: RowGradient, numbers: dict[str, Any]) -> Idle | None:
         self._start_sums(group, p)

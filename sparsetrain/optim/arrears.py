@@ -1,6 +1,7 @@
 """Arrears: the steps that unused rows of one table are still owed under ``unused="dense"``."""
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
@@ -31,8 +32,9 @@ class Arrears:
     as a table lives must not keep it alive.
     """
 
-    def __init__(self, owner: Any) -> None:
+    def __init__(self, owner: Any, former: Any = None) -> None:
         self.owner = ref(owner)
+        self.former: Callable[[], Any] = ref(former) if former is not None else lambda: None  # owner
         self._idle: Idle | None = None
         self._steps = torch.empty(16, NUMBERS, dtype=torch.float64)
         self._count = 0

@@ -88,8 +88,8 @@ def owners(optimizer: Optimizer, parameters: list[Tensor], unused: str) -> None:
             if debtor.owner() is not None:
                 raise ValueError(
                     f'{type(optimizer).__name__}: expected parameters that no other optimizer with unused="dense" has, '
-                    f"got one of shape {tuple(p.shape)} that belongs to a {type(debtor.owner()).__name__}. Give each "
-                    "table to one optimizer, or delete the other one first."
+                    f"got one of shape {tuple(p.shape)} that a {type(debtor.owner()).__name__} has taken. "
+                    "Load into that one, or make a new optimizer."
                 )
 
 
@@ -162,7 +162,13 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
             )
     debtor = table_rows.debtor_of(p)
     if options["unused"] == "dense":
-        if not (isinstance(debtor, Arrears) and debtor.owner() is optimizer):
+        if isinstance(debtor, Arrears) and debtor.owner() is not optimizer:
+            raise RuntimeError(
+                f'{where}: expected {name} to be stepped by the optimizer with unused="dense" that was made last over '
+                "it and took it over, got a step of this one. Step that one, or make a new optimizer. Nothing was "
+                "changed."
+            )
+        if not isinstance(debtor, Arrears):
             raise ValueError(
                 f"{where}: expected unused of {name} to be what it was when the optimizer was made, got 'dense'. Make "
                 "a new optimizer. Nothing was changed."

@@ -12,6 +12,7 @@ from .. import rows as table_rows
 from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .arrears import Arrears, Idle
+from .clipping import clip_grad_norm_
 from .interrupts import held_back
 from .zero_redundancy import sends_parameters
 
@@ -29,6 +30,7 @@ class RowOptimizer(Optimizer):
     _torch: ClassVar[type[Optimizer]]  # the optimizer of torch that steps dense gradients
     _options: dict[str, Any]  # of ours, with their defaults
     _in_rows: frozenset[Tensor] = frozenset()  # while torch steps the rest
+    clip_norm: float | None = None  # to which each step clips all gradients together, after its closure
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
 
@@ -54,15 +56,15 @@ class RowOptimizer(Optimizer):
         """Add parameters with options of their own, as in torch."""
         for name, value in getattr(self, "_options", {}).items():
             param_group.setdefault(name, value)
-        checks.group(self, {**self.defaults, **param_group})
-        self._check_group({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        count = len(self.param_groups)
         try:
+            checks.group(self, {**self.defaults, **param_group})
+            self._check_group({**self.defaults, **param_group})
+            super().add_param_group(param_group)
             checks.l1(self, param_group)
-            checks.owners(self, param_group["params"], param_group["unused"])
             self._claim(param_group)
         except BaseException:
-            self.param_groups.pop()
+            del self.param_groups[count:]
             if "unused" not in self.defaults:  # the optimizer is still being made, and will not be
                 for group in self.param_groups:
                     self._release(group)
@@ -84,6 +86,7 @@ class RowOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._clip()
         tables = self._tables()
         with held_back():
             self._step_all(tables)
@@ -148,7 +151,7 @@ class RowOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
-        return super().__getstate__()
+        return {**super().__getstate__(), "clip_norm": self.clip_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -174,6 +177,14 @@ class RowOptimizer(Optimizer):
         for name, keep in kept.items():
             if keep and name not in state:
                 state[name] = torch.zeros_like(p, memory_format=torch.contiguous_format)
+
+    def _clip(self) -> None:
+        if self.clip_norm is None:
+            return
+        if any(group["check_finite"] for group in self.param_groups):
+            self._tables()  # names the parameter whose gradient would make the norm NaN
+        scale = vars(self).get("grad_scale")  # by which gradients are still too large, with fused=True
+        clip_grad_norm_(self._parameters(), self.clip_norm * (1.0 if scale is None else float(scale)))
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
@@ -234,17 +245,19 @@ class RowOptimizer(Optimizer):
         for p in group["params"]:
             debtor = table_rows.debtor_of(p)
             if isinstance(debtor, Arrears) and debtor.owner() is self:
-                table_rows.owe(p, None)
+                former = debtor.former()
+                table_rows.owe(p, None if former is None else Arrears(former))
 
     def _claim(self, group: Group) -> None:
-        """The rows of these parameters are owed their idle steps by this optimizer, or by none."""
+        """The rows of these parameters are owed their idle steps by this optimizer, or by none. What another one still
+        owes to rows that are to be ours is paid before."""
         for p in group["params"]:
             debtor = table_rows.debtor_of(p)
             owner = debtor.owner() if isinstance(debtor, Arrears) else None
-            if debtor is not None and owner is None:
-                debtor.bring_up_to_date(p)  # the debt of an optimizer that is gone
+            if debtor is not None and (owner is None or group["unused"] == "dense"):
+                debtor.bring_up_to_date(p)
             if group["unused"] == "dense":
-                table_rows.owe(p, Arrears(self))
+                table_rows.owe(p, Arrears(self, former=owner))
             elif owner is self or owner is None:
                 table_rows.owe(p, None)
 
