@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .. import init, patterns
+from ..ops.tracing import refuse_script
 from ..topology import Topology
 from .arguments import by_either_name
 from .sparse_linear import SparseLinear, dense_linear
@@ -103,6 +104,8 @@ class MaskedLinear(nn.Module):
         if input is None or x is not None:
             input = by_either_name("MaskedLinear", input, x, "x")
         return linear(input, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
+
+    __prepare_scriptable__ = refuse_script
 
     @torch.no_grad()
     def apply_mask(self) -> None:

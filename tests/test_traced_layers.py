@@ -1,0 +1,154 @@
+"""Every layer under what traces, records or needs no numbers: it works, or says clearly that it does not."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+import sparsetrain as st
+
+# torch's own words about torch.jit, and about numbers that its tracer takes for constants
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+
+def sparse(**options: Any) -> st.nn.SparseLinear:
+    return st.nn.SparseLinear(20, 10, density=0.3, **options)
+
+
+def delta() -> st.nn.SparseDeltaLinear:
+    return st.nn.SparseDeltaLinear(nn.Linear(20, 10), st.patterns.uniform((10, 20), 0.2))
+
+
+def hierarchy() -> nn.Module:
+    return st.convert.from_hierarchy([("a", "m"), ("b", "m"), ("m", "o"), ("a", "o")])
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "SparseLinear": (sparse, lambda: torch.randn(5, 20)),
+    "sparse_grad": (lambda: sparse(sparse_grad=True), lambda: torch.eye(20)[:5]),
+    "transposed": (lambda: sparse().transposed(), lambda: torch.randn(5, 10)),
+    "MaskedLinear": (lambda: st.nn.MaskedLinear(20, 10, density=0.3), lambda: torch.randn(5, 20)),
+    "SparseDeltaLinear": (delta, lambda: torch.randn(5, 20)),
+    "LookupTable": (lambda: st.nn.LookupTable(30, 4), lambda: torch.randint(30, (5,))),
+    "pooled": (lambda: st.nn.LookupTable(30, 4, pool="sum"), lambda: torch.randint(30, (5, 3))),
+    "Hierarchy": (hierarchy, lambda: torch.randn(5, 2)),
+}
+
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+
+
+def made(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A layer, an input, and one to compare on that no trace has seen."""
+    torch.manual_seed(0)
+    layer, batch = (make() for make in LAYERS[kind])
+    assert isinstance(layer, nn.Module)
+    assert isinstance(batch, Tensor)
+    return layer, batch, batch.flip(0)
+
+
+@every_layer
+@pytest.mark.parametrize("grad", [True, False])
+def test_jit_trace(kind: str, grad: bool) -> None:
+    layer, x, other = made(kind)
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(layer, x)
+    torch.testing.assert_close(traced(other), layer(other))
+
+
+@every_layer
+def test_fx_and_make_fx(kind: str) -> None:
+    layer, x, other = made(kind)
+    for graph in (torch.fx.symbolic_trace(nn.Sequential(layer)), make_fx(lambda x: layer(x))(x)):
+        torch.testing.assert_close(graph(other), layer(other))
+
+
+@every_layer
+def test_shapes_without_numbers(kind: str) -> None:
+    layer, x, _ = made(kind)
+    shape = layer(x).shape
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer(mode.from_tensor(x)).shape == shape
+    assert copy.deepcopy(layer).to("meta")(x.to("meta")).shape == shape
+
+
+@every_layer
+def test_jit_script_is_refused(kind: str) -> None:
+    with pytest.raises(TypeError, match=r"torch.jit.script can't compile this layer. Use torch.compile, torch.export"):
+        torch.jit.script(made(kind)[0])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "transposed"])  # whose values are another layer's
+@pytest.mark.parametrize("assign", [True, False])
+def test_what_is_derived_is_made_anew_after_meta(kind: str, assign: bool) -> None:
+    layer, x, _ = made(kind)
+    empty = copy.deepcopy(layer).to("meta")
+    if not assign:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict(), assign=assign)
+    assert torch.equal(empty(x), layer(x))
+
+
+@every_layer
+def test_layers_are_made_on_the_meta_device(kind: str) -> None:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        layer = LAYERS[kind][0]()
+    assert all(p.is_meta for p in layer.parameters())
+
+
+def test_flops_of_the_edges_are_counted() -> None:
+    layer, x, _ = made("SparseLinear")
+    assert isinstance(layer, st.nn.SparseLinear)
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * layer.topology.nnz * len(x)  # x needs no gradient
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("pool", [None, "sum", "mean"])
+def test_a_compiled_table_trains_the_rows_that_it_reads(pool: Any, backend: str) -> None:
+    if backend == "inductor" and pool == "mean":
+        pytest.skip("as sum")
+    torch.manual_seed(0)
+    table = st.nn.LookupTable(30, 4, pool=pool)
+    twin = copy.deepcopy(table)
+    compiled = torch.compile(table, backend=backend, fullgraph=True)
+    optimizers = [st.optim.Adam(each.parameters(), lr=0.1) for each in (table, twin)]
+    for _ in range(3):
+        ids = torch.randint(10, (5, 3) if pool else (5,))
+        for module, optimizer in zip((compiled, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            module(ids).square().sum().backward()
+            optimizer.step()
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse
+    torch.testing.assert_close(table.weight, twin.weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["to_sparse_csr", "to_sparse"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_batches_are_those_of_linear(layout: str) -> None:
+    for kind in ("SparseLinear", "sparse_grad", "transposed", "SparseDeltaLinear"):
+        layer, x, _ = made(kind)
+        assert torch.equal(layer(getattr(x, layout)()), layer(x))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "Hierarchy"])
+def test_the_keyword_of_torchs_layers(kind: str) -> None:
+    layer, x, _ = made(kind)
+    assert torch.equal(layer(input=x), layer(x))
+    name = "ids" if isinstance(layer, st.nn.LookupTable) else "x"
+    assert torch.equal(layer(**{name: x}), layer(x))
+    with pytest.raises(TypeError, match=name):
+        layer(x, **{name: x})
+    with pytest.raises(TypeError, match=name):
+        layer()
