@@ -49,9 +49,7 @@ def parse() -> argparse.Namespace:
 @kernel
 def sweep_long_row(sums: Any, col: Any, values: Any, panel: Any, width: Any) -> None:
     for _ in range(REPEATS):
-        axpy_segment(  # type: ignore[call-arg]
-            sums, np.int64(0), col, values, np.int64(0), np.int64(col.size), panel, np.int64(0), width
-        )
+        axpy_segment(sums, np.int64(0), col, values, np.int64(0), np.int64(col.size), panel, np.int64(0), width)
 
 
 @kernel

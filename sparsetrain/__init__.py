@@ -12,3 +12,5 @@ from . import patterns as patterns
 from . import penalty as penalty
 from . import subtensor as subtensor
 from .topology import Topology as Topology
+
+__version__ = "0.1.0"  # setup.cfg reads it

@@ -15,12 +15,26 @@ INDEX_DTYPES = (
 )  # fmt: skip
 
 
+def listed(value: Any) -> list[Any] | None:
+    """The items of what can be iterated over, else None. Sparse matrices have none: their arrays may be damaged, and
+    reading rows of them trusts that they are not."""
+    if hasattr(value, "tocoo") or (isinstance(value, Tensor) and (value.is_meta or value.layout is not torch.strided)):
+        return None
+    try:
+        return list(value)
+    except TypeError:
+        return None
+
+
 def sizes(where: str, expected: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes of dimensions as ints, none of them negative."""
+    items = listed(shape)
     try:
-        numbers = tuple(operator.index(n) for n in shape)
+        numbers = None if items is None else tuple(map(operator.index, items))
     except TypeError:
-        raise TypeError(f"{where}: expected {expected}, got {shape!r}.") from None
+        numbers = None
+    if numbers is None:
+        raise TypeError(f"{where}: expected {expected}, got {shape!r}.")
     if not all(0 <= n <= LARGEST for n in numbers):
         raise ValueError(f"{where}: expected {expected}, each from 0 to 2**63 - 1, got {numbers}.")
     return numbers
@@ -78,6 +92,9 @@ def generator(where: str, value: torch.Generator | None) -> torch.Generator | No
 def numbers(where: str, name: str, value: Any) -> Tensor:
     """A tensor as it is, anything else as a new tensor."""
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout is not torch.strided:
+            kind = "a meta tensor" if value.is_meta else f"one of layout {value.layout}"
+            raise TypeError(f"{where}: expected {name} to be a dense tensor that holds its numbers, got {kind}.")
         return value.detach()
     try:
         return torch.from_numpy(np.array(value))  # a copy: torch warns of arrays that are read-only, as pandas' are

@@ -50,7 +50,7 @@ def compressed(
     advice: str = 'Pass duplicates="merge" to keep each edge once.',
 ) -> tuple[Tensor, Tensor]:
     """crow and col of edges (row, col) in any order."""
-    if duplicates not in ("error", "merge"):
+    if not isinstance(duplicates, str) or duplicates not in ("error", "merge"):
         raise ValueError(f"{where}: expected duplicates to be 'error' or 'merge', got {duplicates!r}.")
     row, col = checks.indices(where, "row", row), checks.indices(where, "col", col)
     if row.numel() != col.numel():
@@ -69,6 +69,19 @@ def compressed(
         keep = torch.cat([twice.new_ones(1), ~twice])
         row, col = row[keep], col[keep]
     return row_pointers(row, shape[0]), col
+
+
+def coordinates(where: str, matrix: Any) -> Any:
+    """A scipy matrix in COO form, its arrays checked before: scipy trusts them, and writes past their ends."""
+    try:
+        if hasattr(matrix, "check_format"):
+            matrix.check_format(full_check=True)
+        return matrix.tocoo()
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{where}: expected a whole scipy matrix, the arrays of this {type(matrix).__name__} do not fit together "
+            f"({error})."
+        ) from None
 
 
 def masked(where: str, mask: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from . import checks
 from .names import Names, is_missing
 
 WEIGHT, CONSTRAINT = "weight", "constraint"
@@ -40,17 +41,18 @@ def edge_list(where: str, edges: Any) -> EdgeList:
         return edges
     if hasattr(edges, "columns"):
         return _of_frame(where, edges)
-    if isinstance(edges, Mapping | str | bytes) or not isinstance(edges, Iterable):
+    matrix = hasattr(edges, "tocoo") or (isinstance(edges, Tensor) and edges.ndim != 2)
+    if isinstance(edges, Mapping | str | bytes) or not isinstance(edges, Iterable) or matrix:
         raise TypeError(
             f"{where}: expected pairs (source, target) or a data frame, got {type(edges).__name__}. Weights come in a "
             "frame with columns source, target and weight; io.from_sets takes a dict of lists."
         )
     if isinstance(edges, Tensor):
-        edges = edges.tolist()
+        edges = checks.numbers(where, "pairs (source, target)", edges).tolist()
     sources, targets = [], []
     for k, pair in enumerate(edges):
-        ordered = isinstance(pair, Iterable) and not isinstance(pair, str | bytes | Mapping | Set)
-        if not ordered or len(ends := list(pair)) != 2:
+        ends = None if isinstance(pair, str | bytes | Mapping | Set) else checks.listed(pair)
+        if ends is None or len(ends) != 2:
             raise ValueError(f"{where}: expected pairs (source, target), got {pair!r} at position {k}.")
         sources.append(ends[0])
         targets.append(ends[1])

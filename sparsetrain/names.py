@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from . import checks
+
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]
 LARGEST_WHOLE = 2**53  # past which floats skip integers
@@ -21,9 +23,10 @@ LARGEST_WHOLE = 2**53  # past which floats skip integers
 
 def checked(where: str, side: str, names: Iterable[Hashable], size: int | None = None) -> tuple[str, ...]:
     """The names as distinct strings, as many as ``size``."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    listed = None if isinstance(names, str) else checks.listed(names)
+    if listed is None:
         raise TypeError(f"{where}: expected {side} to be a sequence of names, got {names!r}.")
-    given = [plain(name) for name in names]
+    given = [plain(name) for name in listed]
     if size is not None and len(given) != size:
         raise ValueError(f"{where}: expected {size} names in {side}, got {len(given)}.")
     seen: dict[str, Hashable] = {}
@@ -76,12 +79,15 @@ def plain(name: Any) -> Any:
         return _decoded(name)
     if isinstance(name, np.integer | np.bool_):
         return name.item()
-    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0:
+    if isinstance(name, np.ndarray | Tensor) and name.ndim == 0 and not getattr(name, "is_meta", False):
         return plain(name[()] if isinstance(name, np.ndarray) else name.item())
     if isinstance(name, float | np.floating | Decimal | Fraction):
-        whole = isinstance(name, Fraction) or math.isfinite(name)
-        return int(name) if whole and abs(name) <= LARGEST_WHOLE and int(name) == name else name
+        return int(name) if _is_whole(name) else name
     return tuple(map(plain, name)) if type(name) is tuple else name
+
+
+def _is_whole(number: Any) -> bool:
+    return math.isfinite(number) and abs(number) <= LARGEST_WHOLE and int(number) == number
 
 
 def text(name: Any) -> str:
@@ -102,7 +108,7 @@ def _check(where: str, side: str, name: Any, place: str) -> None:
         return
     try:
         hash(name)
-        one = getattr(name, "ndim", 0) == 0
+        one = getattr(name, "ndim", 0) == 0 and not getattr(name, "is_meta", False)
     except TypeError:
         one = False
     if not one:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .csr import compressed, masked, row_pointers
+from .csr import compressed, coordinates, masked, row_pointers
 from .edge_list import EdgeList, edge_list
 from .names import Names, numbered
 
@@ -92,7 +92,7 @@ class TopologyForms(ABC):
             raise TypeError(
                 f"{where}: expected a two-dimensional scipy.sparse matrix or array, got {type(matrix).__name__}."
             )
-        coo = matrix.tocoo()
+        coo = coordinates(where, matrix)
         size = checks.shape_of_matrix(where, coo.shape)
         return cls._trusted(*compressed(where, coo.row, coo.col, size, duplicates), size)
 

@@ -87,3 +87,24 @@ def test_damaged_edges_are_refused(tmp_path: Path, position: list[int]) -> None:
     st.io.archive.write("test", tmp_path / "edges", {"edges": {"": entry}})
     with pytest.raises(ValueError, match="the edges of '' in the file are damaged"):
         st.io.load_edges(tmp_path / "edges", nn.Linear(20, 30))
+
+
+GOOD = {"shape": [30, 20], "position": torch.tensor([2, 3]), "values": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        {}, [], {"": 3}, {"": {}}, {1: GOOD}, {"": {**GOOD, "more": 1}}, {"": {**GOOD, "shape": 30}},
+        {"": {**GOOD, "shape": ["30", 20]}}, {"": {**GOOD, "position": [2, 3]}}, {"": {**GOOD, "values": None}},
+        {"": {**GOOD, "position": torch.ones(2)}}, {"": {**GOOD, "position": torch.ones(2, 1).long()}},
+        {"": {**GOOD, "values": torch.ones(2, dtype=torch.int64)}}, {"": {**GOOD, "values": torch.ones(2, 1)}},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_files_without_edges_or_of_another_form_are_refused(tmp_path: Path, edges: object) -> None:
+    st.io.archive.write("test", tmp_path / "edges", {"edges": edges})
+    linear = nn.Linear(20, 30)
+    with pytest.raises(ValueError, match=r"^io\.load_edges: .*(damaged|expected a file with edges)"):
+        st.io.load_edges(tmp_path / "edges", linear)
+    assert linear.weight.requires_grad

@@ -104,6 +104,24 @@ def test_conjugate_and_negative_views_are_saved_as_they_read(path: Path) -> None
     assert [tensor.tolist() for tensor in back] == [x.tolist(), x.conj().tolist(), [-1.0] * 3]
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_one_of_the_two(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors reads the header and the numbers apart."""
+    for k, name in enumerate((path.with_name("new"), path)):
+        archive.write("test", name, {"extra": {"a": torch.full((1000,), float(k)), "k": k}})
+    from_file = torch.UntypedStorage.from_file
+
+    def replaced(*rest: Any, **options: Any) -> Any:
+        path.with_name("new").replace(path)
+        return from_file(*rest, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", replaced)
+    read = archive.read("test", path)["extra"]
+    assert not path.with_name("new").exists()
+    assert (read["a"] == read["k"]).all()
+
+
 # ---- permissions and names ---------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import Evolver, adam, identical, network, train
-from test_io_refused import rewritten
 from torch.optim import Optimizer, lr_scheduler
 
 import sparsetrain as st
 from sparsetrain.io import archive, load, save
+from sparsetrain.nn import stored_edges
 
 SCHEDULES = {
     "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
@@ -212,17 +212,29 @@ def test_a_state_of_another_shape_than_its_parameter(path: Path) -> None:
         assert identical(optimizer.state_dict(), before)
 
 
-@pytest.mark.parametrize(
-    "names", [b"[", b"{}", b"3", b"[1]", b"\xff", b'["a"]', b"[" * 10**5], ids=lambda b: repr(b[:5])
-)
+NAMES = [b"[", b"{}", b"3", b"[1]", b"\xff", b'["a"]', b"[" * 10**5]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=lambda names: repr(names[:5]))
+@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("topology", ["strict", "adopt"])
-def test_damaged_names_of_nodes(path: Path, names: bytes, topology: Any) -> None:
+def test_damaged_names_of_nodes(path: Path, names: bytes, legacy: bool, topology: Any) -> None:
     edges = [("a", "y"), ("b", "z")]
-    save(path, st.nn.SparseLinear.from_edges(edges))
-    damaged = torch.frombuffer(bytearray(names), dtype=torch.uint8)
-    rewritten(path, lambda tensors, _: tensors.update({"model/inputs": damaged}))
-    for layer in (st.nn.SparseLinear.from_edges(edges), st.nn.SparseLinear.from_edges([("a", "z"), ("b", "z")])):
-        before = copy.deepcopy(dict(layer.state_dict()))
+    layer = st.nn.SparseLinear.from_edges(edges)
+    save(path, layer)
+    content, t = archive.read("test", path), layer.topology
+    bare = stored_edges.packed(st.Topology(t.crow, t.col, t.shape))
+    if legacy:
+        del content["model"][stored_edges.KEY]
+        text = torch.frombuffer(bytearray(names), dtype=torch.uint8)
+        content["model"] |= {"crow": t.crow, "col": t.col, "shape": torch.tensor(t.shape), "inputs": text}
+    else:
+        size = 1 + 3 * stored_edges.BYTES  # of the names of inputs
+        bare[size : size + stored_edges.BYTES] = torch.tensor(list((len(names) + 1).to_bytes(8, "little")))
+        content["model"][stored_edges.KEY] = torch.cat([bare, torch.tensor(list(names))])
+    archive.write("test", path, content)
+    for target in (layer, st.nn.SparseLinear.from_edges([("a", "z"), ("b", "z")])):
+        before = copy.deepcopy(dict(target.state_dict()))
         with pytest.raises(ValueError, match=r"^io\.load: SparseLinear \(the model itself\): "):
-            load(path, layer, topology=topology)
-        assert identical(dict(layer.state_dict()), before)
+            load(path, target, topology=topology)
+        assert identical(dict(target.state_dict()), before)

@@ -100,7 +100,9 @@ def test_a_hierarchy_of_numbers_of_several_kinds() -> None:
         from_hierarchy([(2, 2.0)])
 
 
-@pytest.mark.parametrize("name", [[1, 2], {1}, np.array([1, 2]), torch.ones(2), {"a": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "name", [[1, 2], {1}, np.array([1, 2]), torch.ones(2), torch.ones((), device="meta"), {"a": 1}], ids=repr
+)
 def test_what_is_no_name(name: Any) -> None:
     with pytest.raises(
         TypeError, match=r"^Topology.from_edges: expected text or numbers as names in inputs, got .* edge 1"

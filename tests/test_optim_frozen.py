@@ -248,3 +248,22 @@ def test_a_table_keeps_its_history_through_a_layer() -> None:
         same = (each.weight == before).all(1)
         assert same.tolist() == [False, True, False, True, True]
         assert math.isclose(float(before[0, 0] * (1 - 0.1 * 0.01) - each.weight.detach()[0, 0]), 0.1, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_dampening_may_be_switched_on_in_mid_training(nesterov: bool) -> None:
+    """A first step is without dampening, whenever it comes: the dense optimizers of single rows are the oracle."""
+    p = parameter(4, 3)
+    mine = ours("SGD", [p], lr=0.1, momentum=0.9, nesterov=nesterov)
+    rows = [nn.Parameter(p.detach()[[k]].clone()) for k in range(4)]
+    theirs = [torch.optim.SGD([row], lr=0.1, momentum=0.9, nesterov=nesterov) for row in rows]
+    for step, used in enumerate(([0, 1], [1, 2], [0, 2, 3], [3, 1], [2, 3])):
+        for optimizer in (mine, *theirs):
+            optimizer.param_groups[0].update(dampening=0.5 if step in (2, 3) else 0.0)
+        p.grad = rows_gradient(p, used, seed=step)
+        dense = p.grad.to_dense()
+        mine.step()
+        for k in used:
+            rows[k].grad = dense[[k]]
+            theirs[k].step()
+        torch.testing.assert_close(p.detach(), torch.cat([row.detach() for row in rows]), rtol=0, atol=1e-15)

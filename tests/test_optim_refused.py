@@ -39,11 +39,13 @@ def refused(optimizer: Any, action: Callable[[], Any], kind: type[Exception], ma
 # ---- options -----------------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"lr": 0.0}, "expected lr > 0, got 0.0"),
-    ({"lr": torch.tensor(0.0)}, "expected lr > 0, got 0.0"),
-    ({"lr": -1.0}, "learning rate|lr > 0"),
-    ({"lr": torch.tensor(-1.0)}, "learning rate|lr > 0"),
-    ({"lr": float("nan")}, "learning rate|lr > 0"),
+    ({"lr": -1.0}, "learning rate|lr >= 0"),
+    ({"lr": torch.tensor(-1.0)}, "learning rate|lr >= 0"),
+    ({"lr": float("nan")}, "learning rate|lr >= 0"),
+    ({"lr": float("inf")}, "expected lr to be finite, got inf"),
+    ({"lr": torch.tensor(float("inf"))}, "expected lr to be finite, got inf"),
+    ({"l1": float("inf")}, "expected l1 to be finite, got inf"),
+    ({"l1": torch.full((3, 2), float("inf"))}, "expected l1 to be finite"),
     ({"unused": "cold"}, "expected unused to be 'frozen' or 'dense', got 'cold'"),
     ({"l1": -0.1}, "expected l1 >= 0, got -0.1"),
     ({"l1": float("nan")}, "expected l1 >= 0, got nan"),
@@ -54,6 +56,33 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"l1": torch.ones(3, 2), "unused": "dense", "weight_decay": 0}, "l1 would shrink unused rows"),
     ({"differentiable": True}, "differentiable=True is not supported"),
 ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [float("inf"), 1e39])
+def test_what_makes_nan_of_zero_is_refused_in_a_step(kind: str, number: float) -> None:
+    """Infinity times a gradient of zero is NaN, and 1e39 is infinite in float32."""
+    optimizer = ours(kind, [parameter(3, 2)], lr=0.1)
+    (p,) = optimizer.param_groups[0]["params"]
+    p.data = p.data.float()
+    p.grad = torch.sparse_coo_tensor([[0, 2]], torch.zeros(2, 2), (3, 2), check_invariants=False)
+    optimizer.step()
+    for option in ("lr", "weight_decay", "eps", "lr_decay", "momentum", "dampening"):
+        if option in optimizer.param_groups[0]:
+            before, optimizer.param_groups[0][option] = optimizer.param_groups[0][option], number
+            refused(optimizer, optimizer.step, ValueError, f"expected {option} .*(finite|torch.float32 can hold)")
+            optimizer.param_groups[0][option] = before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lr", [0.0, torch.tensor(0.0)])
+def test_a_warm_up_may_start_at_zero(kind: str, lr: Any) -> None:
+    p = parameter(3, 2)
+    before = p.detach().clone()
+    optimizer = ours(kind, [p], lr=lr)
+    p.grad = rows_gradient(p, [0, 2])
+    optimizer.step()
+    assert torch.equal(p, before)
 
 
 @pytest.mark.parametrize(

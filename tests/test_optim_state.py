@@ -236,3 +236,29 @@ def test_looking_at_the_state_changes_nothing_later() -> None:
             if step % every == 0:
                 torch.save(optimizer.state_dict(), io.BytesIO())
     assert apart(*(list(dict(m.state_dict()).values()) for m in models)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_of_a_user_travel(kind: str) -> None:
+    p = parameter(4, 3)
+    mine = ours(kind, [p], lr=0.1)
+    p.grad = rows_gradient(p, [0, 2])
+    mine.step()
+    mine.state[p]["age of rows"] = torch.arange(4)
+    mine.state[p]["note"] = 7
+    mine.step()
+    other = ours(kind, [parameter(4, 3)], lr=0.1)
+    other.load_state_dict(mine.state_dict())
+    (q,) = other.param_groups[0]["params"]
+    copies = (copy.deepcopy(mine), pickle.loads(pickle.dumps(mine)))
+    for state in (other.state[q], *(next(iter(each.state.values())) for each in copies)):
+        assert state["age of rows"].tolist() == [0, 1, 2, 3]
+        assert state["note"] == 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_is_an_optimizer_of_torchs_of_the_same_name(kind: str) -> None:
+    mine = ours(kind, [parameter(4, 3)], lr=0.1)
+    assert isinstance(mine, getattr(torch.optim, kind))
+    assert isinstance(mine, torch.optim.AdamW) == (kind == "AdamW")
+    assert mine.defaults.get("decoupled_weight_decay", False) == (kind == "AdamW")

@@ -1,11 +1,14 @@
 """The wheel holds what it must, and works away from the sources."""
 
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import sparsetrain as st
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +20,10 @@ print(st.__file__, sparsetrain_kernels.__file__, layer.values.grad.numel())
 """
 
 
+def test_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", st.__version__)
+
+
 @pytest.mark.slow
 def test_wheel(tmp_path: Path) -> None:
     def run(*command: str, **options: str) -> str:
@@ -26,6 +33,7 @@ def test_wheel(tmp_path: Path) -> None:
 
     run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
     wheel = next(tmp_path.glob("*.whl"))
+    assert wheel.name.split("-")[1] == st.__version__
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {
         "sparsetrain",

@@ -1,6 +1,8 @@
 """Readers of edges: files, sets, graphs of other libraries; and what is said of files that are not what they should be."""
 
+import bz2
 import gzip
+import lzma
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +100,45 @@ def test_a_column_that_was_asked_for(written: Any) -> None:
         io.read_csv(path, target="source")
     with pytest.raises(FileNotFoundError, match=r"^io.read_csv: .*there is no file '.*nowhere.csv'"):
         io.read_csv(path.parent / "nowhere.csv")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zip"])
+def test_compressed_files_that_are_damaged(written: Any, suffix: str) -> None:
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": lambda text: b"PK" + text}[suffix]
+    text = b"source\td\ttarget\n" + b"".join(b"p%d\td\tq\n" % (k * k) for k in range(500))
+    packed = pack(text)
+    for damaged in (packed[:100], packed[:60] + b"\xff\0\xff" + packed[63:]):
+        path = written(damaged, f"file.{suffix}")
+        with pytest.raises(ValueError, match=r"^io.read_csv: expected a table of text with a header, '.*' is none \("):
+            io.read_csv(path)
+        if suffix == "gz":
+            with pytest.raises(ValueError, match=r"^io.read_gmt: expected UTF-8 text, got something else near line"):
+                io.read_gmt(path)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["a"], {}])
+def test_names_of_columns_are_text(written: Any, name: Any) -> None:
+    for kind in ("source", "target", "weight", "constraint"):
+        with pytest.raises(TypeError, match=rf"^io.read_csv: expected the name of a column as {kind}, got "):
+            io.read_csv(written("source,target\na,b\n"), **{kind: name})
+
+
+def test_columns_that_are_not_asked_for_are_not_read(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = ",".join(["note", "source", *(f"gene{k}" for k in range(20_000)), "target"])
+    row = ",".join(["x", "a", *["0.5"] * 20_000, "b"])
+    read = pd.read_csv
+    widths = []
+
+    def noted(*rest: Any, **options: Any) -> Any:
+        frame = read(*rest, **options)
+        widths.append(1 if "chunksize" in options else frame.shape[1])
+        return frame
+
+    monkeypatch.setattr(pd, "read_csv", noted)
+    assert io.read_csv(written(f"{header}\n{row}\n")).values.tolist() == [["a", "b"]]
+    assert max(widths) == 2
+    with pytest.raises(ValueError, match=r"got \['note', .*\] and 19983 more\. Name them"):
+        io.read_csv(written(f"{header}\n{row}\n"), target="pathway")
 
 
 # ---- sets ------------------------------------------------------------------------------------------------------------

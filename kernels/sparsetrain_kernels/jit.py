@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+import numba
+from numba import njit
 
 from .disk_cache import cache_of
 
-COMPILES = not config.DISABLE_JIT  # else kernels are plain Python, far too slow to be used
+_config: Any = numba.config
+COMPILES = not _config.DISABLE_JIT  # else kernels are plain Python, far too slow to be used
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 

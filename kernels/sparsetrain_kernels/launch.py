@@ -13,6 +13,8 @@ PARALLEL_WORK = 50_000  # vectors of arithmetic, or edges gathered, below which 
 PATIENCE = 1.0  # seconds of compiling before a word about it
 
 log = logging.getLogger("sparsetrain")
+_numba: Any = numba  # whose types leave out what is asked here
+_config: Any = numba.config
 
 
 class _Process:
@@ -38,7 +40,7 @@ class _Process:
 def _layer() -> str | None:
     """numba's threading layer, if it has been started: by us, or by anybody else in this process."""
     try:
-        return str(numba.threading_layer())
+        return str(_numba.threading_layer())
     except ValueError:
         return None
 
@@ -59,7 +61,7 @@ def start_threads() -> bool:
         return False
     if _layer() != "workqueue":
         return True
-    if numba.config.THREADING_LAYER == "workqueue" or "NUMBA_THREADING_LAYER_PRIORITY" in os.environ:
+    if _config.THREADING_LAYER == "workqueue" or "NUMBA_THREADING_LAYER_PRIORITY" in os.environ:
         why = "it was asked for, by NUMBA_THREADING_LAYER or numba.config; ask for omp or tbb"
     elif before is not None:
         why = "other code in this process started it"
@@ -75,14 +77,14 @@ def start_threads() -> bool:
 def _start() -> None:
     """By OpenMP, whose threads share cores with torch's best; the caller's own choice, if any, is left alone."""
     chosen = {"NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY"} & os.environ.keys()
-    priority = numba.config.THREADING_LAYER_PRIORITY
+    priority = _config.THREADING_LAYER_PRIORITY
     with settings_kept():
         try:
-            if not chosen and numba.config.THREADING_LAYER == "default":
-                numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+            if not chosen and _config.THREADING_LAYER == "default":
+                _config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
             numba.get_num_threads()  # which starts them
         finally:
-            numba.config.THREADING_LAYER_PRIORITY = priority
+            _config.THREADING_LAYER_PRIORITY = priority
 
 
 def workers(threads):

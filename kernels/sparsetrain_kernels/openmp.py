@@ -2,6 +2,7 @@
 parallel region has, and how deep they nest."""
 
 import ctypes
+import importlib
 from functools import cache
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ def _openmp() -> Any:
     """The OpenMP library that numba's layer is linked with; None without. Not loaded before it is needed: the first that a
     process loads serves all, and that should be torch's."""
     try:
-        from numba.np.ufunc import omppool
+        omppool: Any = importlib.import_module("numba.np.ufunc.omppool")
 
         # as the linker binds it: to a library that all of the process sees, as torch's, else to one that it depends on
         libraries = [ctypes.PyDLL(None), ctypes.PyDLL(omppool.__file__)]

@@ -97,7 +97,7 @@ class Emit:
         for lanes in _halves(self.lanes, block):
             low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
             vectors = [b.fadd(self.shuffle(x, x, low), self.shuffle(x, x, high)) for x in vectors]
-        total = vectors[0] if len(vectors) == 1 else self.shuffle(*vectors, list(range(2 * block)))
+        total = vectors[0] if len(vectors) == 1 else self.shuffle(vectors[0], vectors[1], list(range(2 * block)))
         return self.shuffle(total, total, list(range(count)))
 
     def add_to(self, base: Any, vector: Any) -> None:

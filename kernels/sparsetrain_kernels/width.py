@@ -14,7 +14,7 @@ WIDTHS = (16, 32, 64)
 
 def host_bytes() -> int:
     """Bytes of the widest registers that numba compiles for: this processor's, or those that NUMBA_CPU_FEATURES names."""
-    named: str | None = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+    named: str | None = numba.config.CPU_FEATURES
     features = (named if named is not None else binding.get_host_cpu_features().flatten()).split(",")
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 

@@ -51,7 +51,7 @@ def cpu() -> dict[str, Any]:
 def threads() -> dict[str, Any]:
     """Threads of torch and numba, and what numba's run on."""
     number = numba.get_num_threads()  # starts the threads, without which the layer is not known
-    layer = numba.threading_layer()  # type: ignore[attr-defined]
+    layer = numba.threading_layer()
     return {"torch": torch.get_num_threads(), "numba": number, "numba_layer": layer}
 
 

@@ -14,7 +14,7 @@ from .choice import by_density, by_mask, is_linear, named
 from .gradients import by_gradient
 from .swap import check_names_free, check_untied, exchange, skipped
 
-TIED = "so that edges can't be merged into one of them. Leave the layer as it is with skip=[{!r}], or untie them first."
+TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
 
 
 def train_edges(

@@ -120,11 +120,9 @@ def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The header, checked, and the tensors."""
-    name = os.fspath(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # safetensors takes text that is UTF-8 alone
-        name = f"/dev/fd/{file.fileno()}"
+    # safetensors opens a path twice, between which another may have been written, and takes UTF-8 alone
+    name = f"/dev/fd/{file.fileno()}"
+    name = name if os.path.exists(name) else os.fspath(path)
     try:
         with safe_open(name, framework="pt") as safe:
             metadata = safe.metadata() or {}

@@ -1,11 +1,14 @@
 """Edges from a table of text, with commas or tabs."""
 
 import csv
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from os import PathLike
 from typing import Any
+from zipfile import BadZipFile
 
 from ..edge_list import CONSTRAINT, WEIGHT
 from ..extras import needed
@@ -48,6 +51,9 @@ def read_csv(
         [['TP53', 'apoptosis', 0.5], ['MYC', 'cycle', -1.0]]
     """
     pandas = needed(WHERE, "pandas", "edges")
+    for kind, name in (("source", source), ("target", target), (WEIGHT, weight), (CONSTRAINT, constraint)):
+        if not isinstance(name, str):
+            raise TypeError(f"{WHERE}: expected the name of a column as {kind}, got {name!r}.")
     separator, header = _header(pandas, path)
     wanted = [(source, "source"), (target, "target")]
     wanted += [
@@ -120,7 +126,15 @@ def _in_our_words(path: str | PathLike[str]) -> Iterator[None]:
     """What pandas says of other files, in our words."""
     try:
         yield
-    except (ValueError, OSError, EOFError, csv.Error) as error:  # pandas' and unicode's are ValueErrors
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        csv.Error,
+        zlib.error,
+        LZMAError,
+        BadZipFile,
+    ) as error:  # pandas' and unicode's are ValueErrors
         raise ValueError(
             f"{WHERE}: expected a table of text with a header, {str(path)!r} is none ({str(error).strip()})."
         ) from None

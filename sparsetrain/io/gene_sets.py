@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
+from .. import checks
 from ..edge_list import WEIGHT
 from ..extras import needed
 from ..names import plain
@@ -34,18 +35,18 @@ def from_sets(sets: Mapping[Hashable, Iterable[Hashable]]) -> Any:
     where = "io.from_sets"
     if not isinstance(sets, Mapping):
         raise TypeError(f"{where}: expected a dict from sets to their members, got {type(sets).__name__}.")
-    for name, members in sets.items():
-        if isinstance(members, str) or not isinstance(members, Iterable):
-            raise TypeError(f"{where}: expected the members of {name!r} in a list, got {members!r}.")
     return _frame(where, {name: _each_once(where, name, members) for name, members in sets.items()})
 
 
 def _each_once(where: str, name: Hashable, members: Iterable[Hashable]) -> list[Hashable]:
-    plain_members = list(map(plain, members))
+    listed = None if isinstance(members, str) else checks.listed(members)
+    if listed is None:
+        raise TypeError(f"{where}: expected the members of {name!r} in a list, got {members!r}.")
+    listed = list(map(plain, listed))
     if isinstance(members, set | frozenset):
-        return sorted(plain_members, key=str)
+        return sorted(listed, key=str)
     try:
-        return list(dict.fromkeys(plain_members))
+        return list(dict.fromkeys(listed))
     except TypeError:
         raise TypeError(f"{where}: expected text or numbers as members of {name!r}, got {members!r}.") from None
 
@@ -81,7 +82,7 @@ def read_gmt(path: str | PathLike[str], *, weights: bool | None = None) -> Any:
         [['TP53', 'apoptosis'], ['BAX', 'apoptosis'], ['TP53', 'cycle']]
     """
     where = "io.read_gmt"
-    sets: dict[Hashable, list[str]] = {}
+    sets: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
     for number, (name, *rest) in fields(where, path):
         genes = [gene for gene in rest[1:] if gene]  # lines may end in tabs
@@ -120,7 +121,7 @@ def _parted(where: str, genes: list[str], place: str) -> dict[str, float]:
     return found
 
 
-def _frame(where: str, sets: Mapping[Hashable, list[Any]]) -> Any:
+def _frame(where: str, sets: Mapping[Any, list[Any]]) -> Any:
     pandas = needed(where, "pandas", "edges")
     empty = next((name for name, members in sets.items() if not members), None)
     if empty is not None:

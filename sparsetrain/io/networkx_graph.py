@@ -1,6 +1,7 @@
 """Edges of networkx graphs."""
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from ..edge_list import CONSTRAINT, WEIGHT
@@ -36,6 +37,9 @@ def from_networkx(graph: Any, *, weight: str = WEIGHT, constraint: str = CONSTRA
             f"{where}: expected a directed graph, got an undirected {type(graph).__name__}, whose edges have no source "
             "and target. Call .to_directed() if each edge is meant to lead both ways."
         )
+    for name in (weight, constraint):
+        if not isinstance(name, Hashable):
+            raise TypeError(f"{where}: expected names of attributes as weight and constraint, got {name!r}.")
     edges = [(source, target) for source, target, *_ in graph.edges]
     edge, times = Counter(edges).most_common(1)[0] if edges else (None, 0)
     if times > 1:

@@ -1,6 +1,7 @@
 """Tables of text without a header, line by line."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ def fields(where: str, path: str | PathLike[str]) -> Iterator[tuple[int, list[st
                     raise ValueError("a zero byte")
                 if text.strip():
                     yield number, [field.strip() for field in text.split("\t")]
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{where}: expected UTF-8 text, got something else near line {max(1, number)} of {str(path)!r} ({error})."
         ) from None

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .readable import check_path
+
 try:
     import fcntl
 except ModuleNotFoundError:  # not a POSIX system: nothing is locked, and nothing is cleaned up
@@ -27,6 +29,7 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[Path]:
     The new file keeps the permissions of the old one. It is written in a folder beside it, which the writer locks: a
     lock outlives no process, so that the next writer can tell which folders nobody will come back for.
     """
+    check_path(where, path)
     target = Path(os.path.realpath(path))  # a link stays a link
     if not target.parent.is_dir():
         raise FileNotFoundError(

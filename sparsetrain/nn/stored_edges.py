@@ -119,13 +119,13 @@ def upgrade(state: MutableMapping[str, Any], prefix: str) -> None:
     old = {name: state[prefix + name] for name in LEGACY if isinstance(state.get(prefix + name), Tensor)}
     if prefix + KEY in state or not {"crow", "col", "shape"} <= old.keys():
         return
-    names = {side: json.loads(bytes(_small(old[side]).tolist())) for side in ("inputs", "outputs") if side in old}
+    names = {side: _names(old[side]) for side in ("inputs", "outputs") if side in old}
     try:
         t = Topology(_whole(old["crow"]), _whole(old["col"]), _whole(old["shape"]).tolist(), **names)
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(f"the stored edges are damaged. {error}") from None
     digest = old.get("digest")
-    if digest is not None and digest.dtype is torch.uint8 and bytes(digest.tolist()).hex() != t.digest:
+    if digest is not None and digest.dtype is torch.uint8 and bytes(digest.flatten().tolist()).hex() != t.digest:
         raise ValueError(
             "the stored edges are damaged: they have another digest than was stored. Leave crow, col, shape and digest "
             "out when states are averaged or converted, and keep those of one of them."
@@ -166,7 +166,9 @@ def _names(text: Tensor) -> list[str] | None:
     if not text.numel():
         return None
     try:
-        names: list[str] = json.loads(bytes(_small(text).tolist()))
-    except ValueError as error:
+        names: list[str] = json.loads(bytes(_small(text.flatten()).tolist()))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the stored names are damaged ({error}).") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("the stored names are damaged: they are no list of names.")
     return names

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..csr import coordinates
 from .frames import numbers_in
 
 
@@ -21,11 +22,12 @@ class Entries(NamedTuple):
 def entries(where: str, matrix: Any) -> Entries:
     """Stored entries of a sparse matrix, explicit zeros among them; those of a dense one that are not zero."""
     if hasattr(matrix, "tocoo"):
-        coo = matrix.tocoo()
+        coo = coordinates(where, matrix)
         row, col = (checks.numbers(where, "indices", index) for index in (coo.row, coo.col))
         found = Entries(row, col, checks.numbers(where, "matrix", coo.data), _shape(where, coo.shape))
     elif isinstance(matrix, Tensor) and matrix.layout is not torch.strided:
         shape = _shape(where, matrix.shape)
+        _check_whole(where, matrix)
         stored = matrix.detach().to_sparse(layout=torch.sparse_coo)
         if stored.sparse_dim() != 2:
             raise ValueError(f"{where}: expected both dimensions sparse, got {stored.sparse_dim()} sparse of 2.")
@@ -41,6 +43,24 @@ def entries(where: str, matrix: Any) -> Entries:
         raise TypeError(f"{where}: expected real weights, got {found.weights.dtype}.")
     check_finite_entries(where, *found[:3])
     return found
+
+
+def _check_whole(where: str, matrix: Tensor) -> None:
+    """Indices of compressed tensors are in range: torch does not ask, and converting trusts them."""
+    if matrix.layout is torch.sparse_coo:
+        return
+    by_row = matrix.layout in (torch.sparse_csr, torch.sparse_bsr)
+    first = matrix.crow_indices() if by_row else matrix.ccol_indices()
+    second = matrix.col_indices() if by_row else matrix.row_indices()
+    try:
+        torch.sparse_compressed_tensor(
+            first, second, matrix.values().detach(), matrix.shape, layout=matrix.layout, check_invariants=True
+        )
+    except RuntimeError as error:
+        fault = str(error).splitlines()[0]
+        raise ValueError(
+            f"{where}: expected a whole sparse tensor, its indices do not fit together ({fault})."
+        ) from None
 
 
 def check_finite_entries(where: str, row: Tensor, col: Tensor, weights: Tensor) -> None:

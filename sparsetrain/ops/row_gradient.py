@@ -45,12 +45,6 @@ class RowGradient:
     @cached_property
     def groups(self) -> kernels.Groups:
         """The distinct rows and their places in ``values``, as arrays: on a CPU."""
-        low, high = (int(bound) for bound in torch.aminmax(self.ids)) if self.ids.numel() else (0, -1)
-        if low < 0 or high >= self.rows:
-            raise IndexError(
-                f"expected a gradient over rows 0 to {self.rows - 1}, got row {low if low < 0 else high}. "
-                "Its indices were changed, or made without a check."
-            )
         places = None if self.places is None else array(self.places)
         return kernels.group(self._ids, self.rows, torch.get_num_threads(), places)
 

@@ -25,7 +25,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
     before, so that the first step of a row moves it by lr \|g\| / (\|g\| + eps), however late it comes.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad, foreach, maximize, fused: as in torch.optim.Adam; lr > 0.
+        params, lr, betas, eps, weight_decay, amsgrad, foreach, maximize, fused: as in torch.optim.Adam.
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero, in time for a LookupTable to read
             it, and for ``flush()``, state_dict and deepcopy; all rows then have the steps of the table. It refuses a
@@ -110,14 +110,14 @@ class Adam(RowOptimizer, torch.optim.Adam):
         return (v / (1 - beta2 ** float(state["step"]))).sqrt() + group["eps"]
 
 
-class AdamW(Adam):
+class AdamW(Adam, torch.optim.AdamW):
     r"""Adam whose weight decay is apart from the gradient, :math:`w \leftarrow (1 - \gamma \lambda) w` in each step.
 
     Everything else is as in Adam. Of a table, ``unused="frozen"`` decays the used rows alone; ``unused="dense"`` all
     rows in every step, under any learning rate schedule, exactly.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as in torch.optim.AdamW; lr > 0.
+        params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as in torch.optim.AdamW.
         unused, bias_correction, l1, check_finite: as in Adam.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.row_gradient import RowGradient
+from .interrupts import held_back
 
 LIMIT = 1 << 15  # steps after which all rows are brought up to date, so that what must be remembered stays bounded
 NUMBERS = 5  # that describe a step with a gradient of zero
@@ -81,7 +82,7 @@ class Arrears:
                 f"flush: expected the table of {self.rows} rows of {dim} that steps are owed to, it has shape "
                 f"{tuple(table.shape)} now. Call flush() before a table is resized, and make a new optimizer for it."
             )
-        with self._lock:
+        with self._lock, held_back():
             late = (self._last < self._count).nonzero().flatten() if rows is None else self._late(rows)
             if late.numel():
                 self._idle.owed(late, (self._count - self._last[late]).long(), self._steps[: self._count], table)

@@ -1,6 +1,8 @@
 """What optimizers refuse, before they change anything."""
 
 import gc
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,20 +13,24 @@ from torch.optim import Optimizer
 from .. import rows as table_rows
 from ..ops.row_gradient import RowGradient
 from .arrears import Arrears
+from .loading import OURS
 
 FLOATS = (torch.float32, torch.float64)
+HYPERPARAMETERS = frozenset(
+    ("lr", "momentum", "dampening", "weight_decay", "alpha", "eps", "lr_decay", "initial_accumulator_value", "l1")
+)
 
 
 def group(optimizer: Optimizer, options: dict[str, Any]) -> None:
     """The options of a new group."""
     where = type(optimizer).__name__
-    if not float(options["lr"]) > 0:
-        raise ValueError(
-            f"{where}: expected lr > 0, got {float(options['lr'])}. A scheduler may lower it to 0; to go uphill pass "
-            "maximize=True."
-        )
-    if isinstance(options["l1"], Tensor) and not bool((options["l1"] >= 0).all()):  # at each step it would cost a pass
-        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
+    if not float(options["lr"]) >= 0:
+        raise ValueError(f"{where}: expected lr >= 0, got {float(options['lr'])}. To go uphill pass maximize=True.")
+    if isinstance(options["l1"], Tensor):  # at each step it would cost a pass
+        if not bool((options["l1"] >= 0).all()):
+            raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
+        if not bool(options["l1"].isfinite().all()):
+            raise ValueError(f"{where}: expected l1 to be finite, got {options['l1']}.")
     modes(optimizer, options)
 
 
@@ -35,6 +41,11 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
         raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
     if not isinstance(options["l1"], Tensor) and not options["l1"] >= 0:  # true of NaN
         raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
+    for name, number in _numbers(options):
+        if not math.isfinite(number):
+            raise ValueError(
+                f"{where}: expected {name} to be finite, got {number}, which times a gradient of zero is NaN."
+            )
     for flag in ("differentiable", "capturable"):
         if options.get(flag):
             raise ValueError(
@@ -45,6 +56,16 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
             f'{where}: l1 would shrink unused rows at every step, for which unused="dense" has no short form. Use '
             'unused="frozen", or a penalty in the loss.'
         )
+
+
+def _numbers(options: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The hyperparameters of a group that are single numbers, by name."""
+    for name in HYPERPARAMETERS & options.keys():
+        value = options[name]
+        if not isinstance(value, Tensor) or not value.ndim:
+            yield name, float(value)
+    for number in options.get("betas", ()):
+        yield "betas", float(number)
 
 
 def l1(optimizer: Optimizer, options: dict[str, Any]) -> None:
@@ -118,12 +139,20 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
             f"{where}: expected {name} in float32 or float64, in which rows are stepped, and its gradient too, got "
             f"{p.dtype} and {g.values.dtype}. Nothing was changed."
         )
+    for option, number in _numbers(options):
+        if abs(number) > torch.finfo(p.dtype).max:
+            raise ValueError(
+                f"{where}: expected {option} of {name} to be a number that {p.dtype} can hold, got {number}. Nothing "
+                "was changed."
+            )
     if not p.is_contiguous():
         raise ValueError(
             f"{where}: expected {name} to be contiguous in memory, as its rows are stepped alone, got strides "
             f"{p.stride()}. Keep the transposed matrix as the parameter. Nothing was changed."
         )
     for kept, value in optimizer.state.get(p, {}).items():
+        if kept not in OURS:  # a user's own
+            continue
         size = g.rows if kept == "row_steps" or (kept == "sum" and options.get("rowwise")) else p.numel()
         if isinstance(value, Tensor) and kept != "step" and (value.numel() != size or not value.is_contiguous()):
             raise ValueError(

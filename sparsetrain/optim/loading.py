@@ -20,6 +20,9 @@ STATES = {
 }
 OPTIONAL = {"momentum_buffer", "grad_avg", "max_exp_avg_sq", "row_steps"}
 ALL = set().union(*OPTIONS.values())
+OURS = frozenset(
+    {"row_steps"}.union(*STATES.values())
+)  # names in a state; what has another is a user's own, and travels
 
 
 def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Tensor, group: dict[str, Any]) -> None:
-    foreign, missing = state.keys() - STATES[kind] - {"row_steps"}, STATES[kind] - OPTIONAL - state.keys()
+    foreign, missing = (state.keys() & OURS) - STATES[kind] - {"row_steps"}, STATES[kind] - OPTIONAL - state.keys()
     if state and missing and not foreign:
         raise ValueError(f"{where}: expected {sorted(missing)} in the state of parameter {index}, got {sorted(state)}.")
     if foreign:
@@ -71,7 +74,7 @@ def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Te
         )
     for name, value in state.items():
         shape: tuple[int, ...] = tuple(p.shape)
-        if name == "step" or not isinstance(value, Tensor):
+        if name == "step" or name not in OURS or not isinstance(value, Tensor):
             continue
         if name == "row_steps":
             fits = value.ndim == 1 and value.numel() in (p.shape[0] if p.ndim else 1, p.numel())
@@ -94,5 +97,5 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             for name, value in state_dict["state"].get(index, {}).items():
                 if name == "row_steps":
                     optimizer.state[p][name] = value.to(p.device, torch.int32, copy=True)
-                elif isinstance(value, Tensor) and p.is_contiguous():
+                elif name in OURS and isinstance(value, Tensor) and p.is_contiguous():
                     optimizer.state[p][name] = optimizer.state[p][name].contiguous()

@@ -13,6 +13,7 @@ from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .arrears import Arrears, Idle
 from .clipping import clip_grad_norm_
+from .interrupts import held_back
 from .zero_redundancy import sends_parameters
 
 Unused = Literal["frozen", "dense"]
@@ -76,6 +77,8 @@ class RowOptimizer(Optimizer):
         Args:
             closure: evaluates the model again and returns the loss.
 
+        Ctrl-C waits for its end, the closure apart.
+
         Raises:
             ValueError, TypeError, RuntimeError: a gradient can't be stepped; nothing has changed.
         """
@@ -85,6 +88,12 @@ class RowOptimizer(Optimizer):
                 loss = closure()
         self._clip()
         tables = self._tables()
+        with held_back():
+            self._step_all(tables)
+        return loss
+
+    def _step_all(self, tables: list[tuple[Group, Tensor, RowGradient]]) -> None:
+        """Step these tables by rows, and everything else by torch."""
         found = vars(self).get("found_inf")  # a GradScaler leaves its work to optimizers with fused=True
         skip = found is not None and bool(found.item())
         self._in_rows = frozenset(p for _, p, _ in tables)
@@ -98,7 +107,6 @@ class RowOptimizer(Optimizer):
             self._shrink()
             if any(group["unused"] == "dense" for group in self.param_groups) and sends_parameters():
                 self.flush()
-        return loss
 
     def _init_group(self, group: Group, *lists: Any) -> Any:
         """torch asks each group for what it is to step: rows are none of its business."""

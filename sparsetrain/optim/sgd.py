@@ -25,8 +25,7 @@ class SGD(RowOptimizer, torch.optim.SGD):
     duplicates summed before.
 
     Args:
-        params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, fused: as in torch.optim.SGD; lr
-            is above 0.
+        params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, fused: as in torch.optim.SGD.
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero, in time for a LookupTable to read
             it, and for ``flush()``, state_dict and deepcopy.
@@ -35,7 +34,7 @@ class SGD(RowOptimizer, torch.optim.SGD):
         check_finite: refuse the step, naming the parameter, where a gradient holds NaN or infinity.
 
     State:
-        ``momentum_buffer``, as torch's, and for tables under dampening ``row_steps``, shape (rows,). Under
+        ``momentum_buffer``, as torch's, and for tables ``row_steps``, shape (rows,), the steps with momentum. Under
         ``unused="dense"`` the state of a table is up to date after ``flush()``.
 
     Raises:
@@ -73,10 +72,13 @@ class SGD(RowOptimizer, torch.optim.SGD):
         state, dense = self.state[p], group["unused"] == "dense"
         mu, decay, keep = float(group["momentum"]), float(group["weight_decay"]), 1 - float(group["dampening"])
         buffer, counts = (state.get("momentum_buffer"), state.get("row_steps")) if mu else (None, None)
+        if (
+            mu and counts is None and not dense
+        ):  # dampening may come later; of a buffer that nobody counted all rows have stepped
+            counts = torch.full((g.rows,), int(buffer is not None), dtype=torch.int32, device=p.device)
+            state["row_steps"] = counts
         if mu and buffer is None:
             buffer = state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.contiguous_format)
-            if keep != 1 and not dense:
-                counts = state["row_steps"] = torch.zeros(g.rows, dtype=torch.int32, device=p.device)
             keep = 1.0 if dense else keep  # the first step of all rows
         nesterov = bool(group["nesterov"])
         backend_of(p).sgd(

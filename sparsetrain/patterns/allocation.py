@@ -1,7 +1,7 @@
 """How one density for a whole network is shared out over its layers."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from .. import checks
@@ -40,7 +40,7 @@ def allocate(
     """
     where = "patterns.allocate"
     density = checks.density(where, density)
-    if method not in _WEIGHTS:
+    if not isinstance(method, str) or method not in _WEIGHTS:
         raise ValueError(f"{where}: expected method to be one of {list(_WEIGHTS)}, got {method!r}.")
     layers = _layers(where, shapes)
     return _water_fill([math.prod(shape) for shape in layers], [_WEIGHTS[method](shape) for shape in layers], density)
@@ -48,9 +48,10 @@ def allocate(
 
 def _layers(where: str, shapes: Sequence[Sequence[int]]) -> list[Shape]:
     expected = "shapes to be a list of layer shapes (out, in, ...)"
-    if not isinstance(shapes, Iterable):
+    listed = checks.listed(shapes)
+    if listed is None:
         raise TypeError(f"{where}: expected {expected}, got {shapes!r}.")
-    layers = [checks.sizes(where, expected, shape) for shape in shapes]
+    layers = [checks.sizes(where, expected, shape) for shape in listed]
     for shape in layers:
         if len(shape) < 2:
             raise ValueError(f"{where}: expected {expected}, got {shape} among them, which has too few dimensions.")
