@@ -91,3 +91,21 @@ def test_flags_of_graphs_are_refused(kind: str) -> None:
         if case == kind and name in REFUSED:
             with pytest.raises(ValueError, match=f"{kind}: {REFUSED[name]}"):
                 getattr(st.optim, kind)(parameters(torch.float32), **options, **flag)
+
+
+@pytest.mark.parametrize(("kind", "other"), [("Adam", "AdamW"), ("AdamW", "Adam")])
+def test_where_weights_decay_is_the_class_of_the_optimizer(kind: str, other: str) -> None:
+    cls, p = getattr(st.optim, kind), nn.Parameter(torch.ones(2))
+    own = kind == "AdamW"
+    assert cls([p], decoupled_weight_decay=own).defaults["decoupled_weight_decay"] is own
+    refusal = f"{kind}: expected decoupled_weight_decay={own}, got {not own}. Use {other},"
+    with pytest.raises(ValueError, match=refusal):
+        cls([p], decoupled_weight_decay=not own)
+    with pytest.raises(ValueError, match=refusal):
+        cls([{"params": [p], "decoupled_weight_decay": not own}])
+    optimizer = cls([p])
+    p.grad = torch.ones(2)
+    optimizer.param_groups[0]["decoupled_weight_decay"] = not own
+    with pytest.raises(ValueError, match=refusal):
+        optimizer.step()
+    assert p.detach().eq(1).all()

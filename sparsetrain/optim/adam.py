@@ -26,6 +26,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, foreach, maximize, fused: as in torch.optim.Adam.
+        decoupled_weight_decay: False, or None; AdamW is the class whose weight decay is apart.
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero, in time for a LookupTable to read
             it, and for ``flush()``, state_dict and deepcopy; all rows then have the steps of the table. It refuses a
@@ -66,13 +67,15 @@ class Adam(RowOptimizer, torch.optim.Adam):
         weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
         capturable: bool = False, differentiable: bool = False, fused: bool | None = None, unused: Unused = "frozen",
         bias_correction: Literal["row", "global"] = "row", l1: float | Tensor = 0.0, check_finite: bool = False,
+        decoupled_weight_decay: bool | None = None,
     ) -> None:  # fmt: skip
+        decoupled = self._decoupled if decoupled_weight_decay is None else decoupled_weight_decay
         self._options = {
             "unused": unused, "bias_correction": bias_correction, "l1": l1, "check_finite": check_finite,
         }  # fmt: skip
         torch.optim.Adam.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
-            capturable=capturable, differentiable=differentiable, fused=fused, decoupled_weight_decay=self._decoupled,
+            capturable=capturable, differentiable=differentiable, fused=fused, decoupled_weight_decay=decoupled,
         )  # fmt: skip
         self.defaults.update(self._options)
 
@@ -81,6 +84,12 @@ class Adam(RowOptimizer, torch.optim.Adam):
             raise ValueError(
                 f"{type(self).__name__}: expected bias_correction to be 'row' or 'global', got "
                 f"{group['bias_correction']!r}."
+            )
+        if group.get("decoupled_weight_decay", self._decoupled) != self._decoupled:
+            other = "Adam" if self._decoupled else "AdamW"
+            raise ValueError(
+                f"{type(self).__name__}: expected decoupled_weight_decay={self._decoupled}, got {not self._decoupled}. "
+                f"Use {other}, whose weight decay is so."
             )
         if not self._decoupled:
             self._refuse_coupled_decay(group)
