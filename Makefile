@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/sparsetrain compare --json compare.json --plot compare.png
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -71,7 +71,6 @@ def test_an_l1_for_each_value_is_checked_at_every_step_and_load() -> None:
 @pytest.mark.parametrize(
     ("offsets", "message"),
     [
-        (T([], dtype=torch.long), "one bag at least for 4 ids"),
         (T([0, 2**32 + 2, 2]), "begin at 0 and rise to 4"),
         (T([0, 3, 2]), "begin at 0 and rise to 4"),
         (T([0, -1]), "begin at 0 and rise to 4"),
@@ -83,6 +82,10 @@ def test_an_l1_for_each_value_is_checked_at_every_step_and_load() -> None:
 def test_offsets_that_are_none(offsets: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LookupTable(6, 3, pool="sum")(torch.arange(4), offsets=offsets)
+
+
+def test_no_bags_have_no_sums() -> None:
+    assert LookupTable(6, 3, pool="sum")(torch.arange(4), offsets=T([], dtype=torch.long)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("offsets", [T([0.0, 2.5]), T([False, True]), [0, 2], T([[0, 2]])], ids=str)

@@ -204,7 +204,7 @@ class TransposedSparseLinear(EdgeModule):
 
     @property
     def topology(self) -> Topology:
-        """Which edges exist: those of the layer that the values belong to, also once it has other ones."""
+        """The edges of the layer that the values belong to, whenever they change."""
         own: Topology | None = self.__dict__.get("_own_topology")
         return self.origin.topology if own is None else own
 
