@@ -110,7 +110,6 @@ class LookupTable(nn.Module):
         input: Tensor | None = None,
         offsets: Tensor | None = None,
         per_sample_weights: Tensor | None = None,
-        *,
         ids: Tensor | None = None,
     ) -> Tensor:
         """The rows of the ids; with a pool of each bag's, times ``per_sample_weights`` (shape of ids) where given. The

@@ -99,7 +99,7 @@ class MaskedLinear(nn.Module):
             state_dict[f"{prefix}mask"] = whole
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
         if input is None or x is not None:
             input = by_either_name("MaskedLinear", input, x, "x")

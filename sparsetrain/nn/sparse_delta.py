@@ -85,7 +85,7 @@ class SparseDeltaLinear(EdgeModule):
     def out_features(self) -> int:
         return self.linear.out_features
 
-    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
         if input is None or x is not None:
             input = by_either_name("SparseDeltaLinear", input, x, "x")

@@ -95,7 +95,7 @@ class SparseLinear(FromData):
         self.awaits_edges = self.awaits_edges and self.values.is_meta  # numbers are drawn for these edges
         init.reset_(self, generator)
 
-    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """``x W(values)' + bias``: x (..., in) gives (..., out). Its keyword is ``x`` or ``input``."""
         if input is None or x is not None:
             input = by_either_name("SparseLinear", input, x, "x")
@@ -267,7 +267,7 @@ class TransposedSparseLinear(EdgeModule):
         """Draw the bias anew; the values belong to the layer they are tied to."""
         init.reset_bias_(self, generator)
 
-    def forward(self, input: Tensor | None = None, *, x: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """``x W(values) + bias``: x (..., out of the other layer) gives (..., in)."""
         if input is None or x is not None:
             input = by_either_name("TransposedSparseLinear", input, x, "x")
