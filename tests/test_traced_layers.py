@@ -72,6 +72,16 @@ def test_fx_and_make_fx(kind: str) -> None:
 
 
 @every_layer
+def test_fx_of_a_layer_alone(kind: str) -> None:
+    layer, _, other = made(kind)
+    if kind == "MaskedLinear":
+        torch.testing.assert_close(torch.fx.symbolic_trace(layer)(other), layer(other))
+        return
+    with pytest.raises(TypeError, match=r"can't trace it alone. Trace a model that contains it"):
+        torch.fx.symbolic_trace(layer)
+
+
+@every_layer
 def test_shapes_without_numbers(kind: str) -> None:
     layer, x, _ = made(kind)
     shape = layer(x).shape
@@ -113,13 +123,21 @@ def test_flops_of_the_edges_are_counted() -> None:
     assert counter.get_total_flops() == 2 * 2 * layer.topology.nnz * len(x)  # x needs no gradient
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("pool", [None, "sum", "mean"])
-def test_a_compiled_table_trains_the_rows_that_it_reads(pool: Any, backend: str) -> None:
-    if backend == "inductor" and pool == "mean":
-        pytest.skip("as sum")
+@pytest.mark.parametrize(
+    ("options", "backend"),
+    [
+        ({}, "inductor"),
+        ({"padding_idx": 3}, "inductor"),
+        ({"pool": "sum"}, "inductor"),
+        ({"pool": "mean", "padding_idx": 3}, "aot_eager"),
+        ({"pool": "max"}, "aot_eager"),
+    ],
+    ids=str,
+)
+def test_a_compiled_table_trains_the_rows_that_it_reads(options: dict[str, Any], backend: str) -> None:
     torch.manual_seed(0)
-    table = st.nn.LookupTable(30, 4, pool=pool)
+    torch._dynamo.reset()
+    table, pool = st.nn.LookupTable(30, 4, **options), options.get("pool")
     twin = copy.deepcopy(table)
     compiled = torch.compile(table, backend=backend, fullgraph=True)
     optimizers = [st.optim.Adam(each.parameters(), lr=0.1) for each in (table, twin)]
@@ -132,6 +150,29 @@ def test_a_compiled_table_trains_the_rows_that_it_reads(pool: Any, backend: str)
     assert table.weight.grad is not None
     assert table.weight.grad.is_sparse
     torch.testing.assert_close(table.weight, twin.weight, rtol=1e-6, atol=1e-6)
+
+
+def test_a_table_that_limits_norms_is_left_out_of_graphs() -> None:
+    torch._dynamo.reset()
+    table, ids = st.nn.LookupTable(30, 4, max_norm=1.0), torch.tensor([1, 2, 1])
+    with pytest.raises(NotImplementedError, match="max_norm writes into the table"):
+        torch.compile(table, backend="aot_eager")(ids)
+    table.forward = torch.compiler.disable(table.forward)  # type: ignore[method-assign]
+    torch._dynamo.reset()
+    model = torch.compile(nn.Sequential(table, nn.Tanh()), backend="aot_eager")
+    model(ids).sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse
+
+
+def test_padding_has_its_row_and_no_gradient_in_a_graph() -> None:
+    table, ids = st.nn.LookupTable(7, 3, padding_idx=3), torch.tensor([[3, 6], [0, 3]])
+    nn.init.normal_(table.weight)
+    y = torch.compile(table, backend="aot_eager", fullgraph=True)(ids)
+    assert y.equal(table.weight[ids])
+    y.sum().backward()
+    assert table.weight.grad is not None
+    assert sorted(table.weight.grad.coalesce().indices()[0].tolist()) == [0, 6]
 
 
 @pytest.mark.parametrize("layout", ["to_sparse_csr", "to_sparse"])

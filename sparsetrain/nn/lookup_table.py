@@ -139,11 +139,19 @@ class LookupTable(nn.Module):
         return self._pooled(flat, offsets.to(flat), None if weights is None else weights.reshape(-1))
 
     def _looked_up(self, ids: Tensor) -> Tensor:
+        if tracing.compiling() and self.padding_idx is not None:
+            return self._looked_up_beside_padding(ids, self.padding_idx)
         if self._by_torch(ids):
             norm = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not tracing.transforming()}
             return functional.embedding(ids, self.weight, self.padding_idx, **norm)  # type: ignore[arg-type]
         self._limit_norms(ids)
         return lookup(ids, self.weight, self.padding_idx)
+
+    def _looked_up_beside_padding(self, ids: Tensor, padding_idx: int) -> Tensor:
+        """As bags of one id: torch can't compile the sparse gradient of an embedding that leaves some ids out."""
+        bags = torch.arange(ids.numel(), device=ids.device, dtype=ids.dtype)
+        y = functional.embedding_bag(ids, self.weight, bags, mode="sum", padding_idx=padding_idx, sparse=True)
+        return torch.where((ids == padding_idx)[:, None], self.weight.detach()[padding_idx], y)
 
     def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
@@ -159,6 +167,11 @@ class LookupTable(nn.Module):
 
     def _by_torch(self, ids: Tensor) -> bool:
         """Whether torch's own embeddings compute: traced, transformed, or of a dtype that rows are not stepped in."""
+        if self.max_norm is not None and tracing.compiling() and torch.is_grad_enabled():
+            raise NotImplementedError(
+                "LookupTable: max_norm writes into the table, whose gradient torch.compile would make dense. Leave the "
+                "table out of the graph: table.forward = torch.compiler.disable(table.forward)."
+            )
         return tracing.watched(ids, self.weight) or tracing.transforming() or self.weight.dtype not in FLOATS
 
     def _limit_norms(self, ids: Tensor) -> None:
