@@ -20,9 +20,8 @@ STATES = {
 }
 OPTIONAL = {"momentum_buffer", "grad_avg", "max_exp_avg_sq", "row_steps"}
 ALL = set().union(*OPTIONS.values())
-OURS = frozenset(
-    {"row_steps"}.union(*STATES.values())
-)  # names in a state; what has another is a user's own, and travels
+# names in a state; what has another is a user's own, and travels
+OURS = frozenset({"row_steps"}.union(*STATES.values()))
 
 
 def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -72,9 +72,8 @@ class SGD(RowOptimizer, torch.optim.SGD):
         state, dense = self.state[p], group["unused"] == "dense"
         mu, decay, keep = float(group["momentum"]), float(group["weight_decay"]), 1 - float(group["dampening"])
         buffer, counts = (state.get("momentum_buffer"), state.get("row_steps")) if mu else (None, None)
-        if (
-            mu and counts is None and not dense
-        ):  # dampening may come later; of a buffer that nobody counted all rows have stepped
+        if mu and counts is None and not dense:
+            # always, as dampening may be switched on later; of a buffer that nobody counted all rows have stepped
             counts = torch.full((g.rows,), int(buffer is not None), dtype=torch.int32, device=p.device)
             state["row_steps"] = counts
         if mu and buffer is None:
