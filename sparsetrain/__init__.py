@@ -11,6 +11,6 @@ from . import optim as optim
 from . import patterns as patterns
 from . import penalty as penalty
 from . import subtensor as subtensor
-from .topology import Topology as Topology
+from .structure.topology import Topology as Topology
 
 __version__ = "0.1.0"  # setup.cfg reads it

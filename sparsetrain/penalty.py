@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .edge_sets import Edges, positions
 from .rows import bring_up_to_date
+from .structure.edge_sets import Edges, positions
 from .weights import places_of, weights_of
 
 HALVES = (torch.float16, torch.bfloat16)

@@ -11,7 +11,7 @@ from hypothesis import strategies as hypo
 from structures import Structure, structures
 
 import sparsetrain as st
-from sparsetrain.edge_sets import part, positions
+from sparsetrain.structure.edge_sets import part, positions
 
 T = st.Topology.from_mask([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
 

@@ -14,9 +14,9 @@ from structures import Structure, structures
 
 from sparsetrain import Topology
 from sparsetrain.convert import from_hierarchy
-from sparsetrain.edge_list import edge_list
 from sparsetrain.nn import SparseLinear
 from sparsetrain.nn.constraint_words import constraint_words
+from sparsetrain.structure.edge_list import edge_list
 
 
 def frame_of(*rows: tuple[Any, ...], columns: str = "source target weight") -> pd.DataFrame:

@@ -13,21 +13,7 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
-    {
-        "arrays",
-        "with_data",
-        "checks",
-        "names",
-        "edge_list",
-        "extras",
-        "csr",
-        "topology_forms",
-        "topology",
-        "patterns",
-        "rows",
-        "edge_sets",
-    }
-    | {"weights"},
+    {"arrays", "with_data", "checks", "extras", "structure", "patterns", "rows", "weights"},
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},

@@ -14,8 +14,8 @@ import torch
 import sparsetrain as st
 from sparsetrain import Topology, io
 from sparsetrain.convert import from_hierarchy
-from sparsetrain.names import text
 from sparsetrain.nn import SparseLinear
+from sparsetrain.structure.names import text
 
 THREES = [
     3, 3.0, np.int64(3), np.uint8(3), np.float32(3), np.float64(3), np.array(3), torch.tensor(3), torch.tensor(3.0),

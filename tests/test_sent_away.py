@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import sparsetrain as st
-from sparsetrain import topology
 from sparsetrain.ops import library
+from sparsetrain.structure import topology
 
 
 def step(layer: torch.nn.Module, x: Tensor) -> list[Tensor]:

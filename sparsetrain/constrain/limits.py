@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from ..weights import replace_numbers
 from .constrained import Constrained
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..edge_sets import Edges, positions
+from ..structure.edge_sets import Edges, positions
 from .limits import Limits
 
 Layer = TypeVar("Layer", bound=nn.Module)

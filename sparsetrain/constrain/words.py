@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..names import is_missing
+from ..structure.names import is_missing
 from .limits import Limits
 
 Layer = TypeVar("Layer", bound=nn.Module)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import checks, patterns
 from ..nn import SparseLinear
 from ..ops.verbs import FLOATS
-from ..topology import Topology
+from ..structure.topology import Topology
 from .swap import check_names_free, check_untied, kind_of, some
 
 PARTS = {"weight", "bias", "weight_orig", "weight_mask", "bias_orig", "bias_mask"}  # with those of torch.nn.utils.prune

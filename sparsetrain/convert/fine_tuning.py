@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import checks, patterns
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
-from ..topology import Topology
+from ..structure.topology import Topology
 from .choice import by_density, by_mask, is_linear, named
 from .gradients import by_gradient
 from .swap import check_names_free, check_untied, exchange, skipped

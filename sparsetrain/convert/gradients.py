@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..csr import from_positions
 from ..ops.largest_products import largest_products
-from ..topology import Topology
+from ..structure.csr import from_positions
+from ..structure.topology import Topology
 
 
 class Use(NamedTuple):

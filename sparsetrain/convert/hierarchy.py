@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..edge_list import EdgeList, edge_list, edge_weights
-from ..names import checked, numbered, plain, text
 from ..nn import Hierarchy, SparseLinear
 from ..nn.constraint_words import constraint_words
 from ..nn.unconnected import Unused, report_unconnected
+from ..structure.edge_list import EdgeList, edge_list, edge_weights
+from ..structure.names import checked, numbered, plain, text
 from .swap import some
 
 WHERE = "convert.from_hierarchy"

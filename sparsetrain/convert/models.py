@@ -10,7 +10,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_linear import dense_linear
-from ..topology import Topology
+from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_replaceable, current, is_linear, is_pruned, named
 from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from ..edge_sets import part
 from ..nn import EdgeModule, TransposedSparseLinear
 from ..optim.row_optimizer import RowOptimizer
+from ..structure.edge_sets import part
 
 Layers = dict[str, EdgeModule]
 Kept = dict[nn.Parameter, Tensor]  # which values stay, of those parameters that lose some

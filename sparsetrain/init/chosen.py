@@ -6,8 +6,8 @@ from typing import NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..edge_sets import Edges
 from ..rows import bring_up_to_date
+from ..structure.edge_sets import Edges
 from ..weights import places_of, weights_of
 
 Layer = TypeVar("Layer", bound=nn.Module)

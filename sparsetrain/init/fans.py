@@ -4,8 +4,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from ..edge_sets import Edges, positions
-from ..topology import Topology
+from ..structure.edge_sets import Edges, positions
+from ..structure.topology import Topology
 from ..weights import structure_of, weights_of
 
 By = Literal["mean", "edge"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from ..edge_sets import Edges
+from ..structure.edge_sets import Edges
 from .chosen import Chosen, Layer, fill, not_negative
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Generator, Tensor, nn
 
-from ..edge_sets import Edges
+from ..structure.edge_sets import Edges
 from .chosen import Layer, fill, not_negative
 from .fans import By, fans_of
 

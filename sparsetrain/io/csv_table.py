@@ -10,8 +10,8 @@ from os import PathLike
 from typing import Any
 from zipfile import BadZipFile
 
-from ..edge_list import CONSTRAINT, WEIGHT
 from ..extras import needed
+from ..structure.edge_list import CONSTRAINT, WEIGHT
 from .readable import opened
 
 WHERE = "io.read_csv"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..convert.swap import exchange
-from ..csr import from_positions
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
-from ..topology import Topology
+from ..structure.csr import from_positions
+from ..structure.topology import Topology
 from . import archive, layout
 from .checkpoint import Path
 

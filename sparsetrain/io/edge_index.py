@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from .. import checks
-from ..edge_list import WEIGHT, named_nodes
 from ..extras import needed
-from ..names import checked
+from ..structure.edge_list import WEIGHT, named_nodes
+from ..structure.names import checked
 
 
 def from_edge_index(edge_index: Any, edge_attr: Any = None, names: Sequence[Hashable] | None = None) -> Any:

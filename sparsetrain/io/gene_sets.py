@@ -6,9 +6,9 @@ from os import PathLike
 from typing import Any
 
 from .. import checks
-from ..edge_list import WEIGHT
 from ..extras import needed
-from ..names import plain
+from ..structure.edge_list import WEIGHT
+from ..structure.names import plain
 from .text_lines import fields
 
 WEIGHTED = re.compile(r"(.*\S)\s*,\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)")

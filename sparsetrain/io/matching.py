@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..nn import EdgeModule
 from ..nn.stored_edges import KEY, Stored, difference, stored_in, upgrade
-from ..topology import Topology
+from ..structure.topology import Topology
 
 Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
-from ..edge_list import CONSTRAINT, WEIGHT
 from ..extras import needed
+from ..structure.edge_list import CONSTRAINT, WEIGHT
 
 
 def from_networkx(graph: Any, *, weight: str = WEIGHT, constraint: str = CONSTRAINT) -> Any:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..extras import needed
-from ..topology import Topology
+from ..structure.topology import Topology
 
 
 def from_torch_sparse(tensor: Any) -> tuple[Topology, Tensor | None]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..constrain.words import WORDS
-from ..edge_list import EdgeList, edge_weights
-from ..names import is_missing
+from ..structure.edge_list import EdgeList, edge_weights
+from ..structure.names import is_missing
 
 
 def constraint_words(where: str, edges: EdgeList) -> list[str | None] | None:

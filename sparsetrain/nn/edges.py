@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops.tracing import refuse_script
 from ..rows import bring_up_to_date
-from ..topology import Topology
+from ..structure.topology import Topology
 from ..weights import check_replacement, replace_numbers
 from .frames import aligned, edge_frame
 from .same_edges import check_same_edges, is_sharded

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import array
-from ..edge_list import WEIGHT, named_nodes
 from ..extras import needed
-from ..names import Names, text
-from ..topology import Topology
+from ..structure.edge_list import WEIGHT, named_nodes
+from ..structure.names import Names, text
+from ..structure.topology import Topology
 
 
 def labels(matrix: Any) -> tuple[list[Any] | None, list[Any] | None]:

@@ -6,10 +6,10 @@ from typing import Any, Self
 import torch
 
 from ..constrain.words import by_word
-from ..csr import compressed
-from ..edge_list import check_finite, edge_list, edge_weights
 from ..ops.verbs import FLOATS
-from ..topology import Topology
+from ..structure.csr import compressed
+from ..structure.edge_list import check_finite, edge_list, edge_weights
+from ..structure.topology import Topology
 from .constraint_words import constraint_words, with_signs
 from .edges import EdgeModule
 from .frames import labels

@@ -6,8 +6,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..extras import needed
-from ..names import checked, text
 from ..ops import tracing
+from ..structure.names import checked, text
 from .columns import Columns
 from .edges import EdgeModule
 from .frames import aligned

@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 
 from .. import init, patterns
 from ..ops.tracing import refuse_script
-from ..topology import Topology
+from ..structure.topology import Topology
 from .arguments import by_either_name
 from .sparse_linear import SparseLinear, dense_linear
 

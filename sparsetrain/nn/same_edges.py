@@ -4,7 +4,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ..topology import Topology
+from ..structure.topology import Topology
 
 
 def check_same_edges(kind: str, t: Topology, mesh: Any) -> None:

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..ops import tracing
 from ..ops.delta import delta_linear
 from ..ops.verbs import HALVES, checked_linear
-from ..topology import Topology
+from ..structure.topology import Topology
 from .arguments import by_either_name
 from .edges import EdgeModule
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import init, patterns
 from ..ops import tracing
 from ..ops.verbs import checked_linear
-from ..topology import Topology
+from ..structure.topology import Topology
 from .arguments import by_either_name
 from .edges import EdgeModule
 from .from_data import FromData

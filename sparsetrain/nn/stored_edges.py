@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..topology import Topology
+from ..structure.topology import Topology
 
 KEY = "_extra_state"  # as in torch.nn.Module
 LEGACY = ("crow", "col", "shape", "digest", "inputs", "outputs")  # a tensor each, before version 0.2

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..csr import coordinates
+from ..structure.csr import coordinates
 from .frames import numbers_in
 
 

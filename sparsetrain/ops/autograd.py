@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from . import library
 from .backends import BACKENDS, Backend
 from .layout import in_layout_of, sum_over_batch

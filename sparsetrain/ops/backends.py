@@ -12,7 +12,7 @@ import torch
 from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from . import numba_backend, torch_backend
 
 

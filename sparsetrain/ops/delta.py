@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import linear
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
 from .backends import BACKENDS, backend_for
 from .dense_products import dense_product

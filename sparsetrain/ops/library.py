@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from .backends import BACKENDS
 from .layout import empty_like_layout, sum_over_batch
 from .tracing import beside

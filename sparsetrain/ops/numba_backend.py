@@ -7,7 +7,7 @@ from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
 from ..arrays import array, flat
-from ..topology import Topology
+from ..structure.topology import Topology
 from .layout import empty_like_layout
 
 

@@ -9,7 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from .layout import empty_like_layout, in_layout_of, sum_over_batch
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..rows import bring_up_to_date
-from ..topology import Topology
+from ..structure.topology import Topology
 from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .layout import is_feature_major, sum_over_batch

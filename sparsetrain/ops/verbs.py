@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..topology import Topology
+from ..structure.topology import Topology
 from . import autograd, library, tracing, used_columns
 from .backends import backend_for
 

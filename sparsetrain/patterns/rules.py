@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from .. import checks
-from ..csr import COUNTABLE, ascending, from_positions
-from ..topology import Topology
+from ..structure.csr import COUNTABLE, ascending, from_positions
+from ..structure.topology import Topology
 from ..with_data import with_data
 from .sampling import binomial, distinct, vacant
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..csr import ascending
+from ..structure.csr import ascending
 
 LARGEST = torch.iinfo(torch.int64).max
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks
-from .arrays import array
+from .. import checks
+from ..arrays import array
 
 COUNTABLE = 2**63  # positions of a matrix that int64 numbers: 0 to rows * columns - 1, row by row
 

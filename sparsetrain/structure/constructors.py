@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks
+from .. import checks
+from ..with_data import with_data
 from .csr import compressed, coordinates, masked, row_pointers
 from .edge_list import EdgeList, edge_list
 from .names import Names, numbered
-from .with_data import with_data
 
 
 class TopologyForms(ABC):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from . import checks
+from .. import checks
 from .names import Names, is_missing
 
 WEIGHT, CONSTRAINT = "weight", "constraint"

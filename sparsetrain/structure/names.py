@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from . import checks
+from .. import checks
 
 Names = tuple[str, ...] | None
 Ids = npt.NDArray[np.int64]

@@ -11,13 +11,13 @@ import torch
 from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
-from . import checks
-from .arrays import array
+from .. import checks
+from ..arrays import array
+from ..with_data import with_data
+from .constructors import TopologyForms
 from .csr import check_canonical, find, row_pointers
 from .edge_list import named_nodes
 from .names import Names, checked
-from .topology_forms import TopologyForms
-from .with_data import with_data
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks
+from .. import checks
 from .csr import find
 from .topology import Topology
 
