@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..ops.tracing import is_symbolic
+from ..tracing import is_symbolic
 
 
 def by_either_name(where: str, input: Tensor | None, other: Tensor | None, name: str) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..ops import tracing
+from .. import tracing
 from ..with_data import with_data
 
 

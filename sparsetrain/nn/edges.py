@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from ..ops.tracing import refuse_script
 from ..rows import bring_up_to_date
 from ..structure.topology import Topology
+from ..tracing import refuse_script
 from ..weights import check_replacement, replace_numbers
 from .frames import aligned, edge_frame
 from .same_edges import check_same_edges, is_sharded

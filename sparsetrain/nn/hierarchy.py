@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .. import tracing
 from ..extras import needed
-from ..ops import tracing
 from ..structure.names import checked, text
 from .columns import Columns
 from .edges import EdgeModule

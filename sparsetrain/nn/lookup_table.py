@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import checks
-from ..ops import tracing
+from .. import checks, tracing
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup
 from ..rows import bring_up_to_date
 from .arguments import by_either_name

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .. import init, patterns
-from ..ops.tracing import refuse_script
 from ..structure.topology import Topology
+from ..tracing import refuse_script
 from .arguments import by_either_name
 from .sparse_linear import SparseLinear, dense_linear
 

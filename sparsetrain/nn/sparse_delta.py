@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..ops import tracing
+from .. import tracing
 from ..ops.delta import delta_linear
 from ..ops.verbs import HALVES, checked_linear
 from ..structure.topology import Topology

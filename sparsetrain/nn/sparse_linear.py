@@ -5,8 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .. import init, patterns
-from ..ops import tracing
+from .. import init, patterns, tracing
 from ..ops.verbs import checked_linear
 from ..structure.topology import Topology
 from .arguments import by_either_name

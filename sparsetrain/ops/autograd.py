@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..structure.topology import Topology
+from ..tracing import mapped_by_autograd, transforming, watched
 from . import library
 from .backends import BACKENDS, Backend
 from .layout import in_layout_of, sum_over_batch
-from .tracing import mapped_by_autograd, transforming, watched
 
 
 def differentiating(*tensors: Tensor | None) -> bool:

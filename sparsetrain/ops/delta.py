@@ -14,11 +14,11 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 
 from ..structure.topology import Topology
+from ..tracing import transforming, watched
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
 from .backends import BACKENDS, backend_for
 from .dense_products import dense_product
 from .layout import sum_over_batch
-from .tracing import transforming, watched
 from .verbs import HALVES, SPARSE, checked_linear
 
 PART = 2**22  # bytes of a sparse product at a time; twice as many are no faster, and malloc keeps more of them

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..structure.topology import Topology
+from ..tracing import beside
 from .backends import BACKENDS
 from .layout import empty_like_layout, sum_over_batch
-from .tracing import beside
 
 _library = torch.library.Library("sparsetrain", "DEF")
 for _schema in (

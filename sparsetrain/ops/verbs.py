@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from .. import tracing
 from ..structure.topology import Topology
-from . import autograd, library, tracing, used_columns
+from . import autograd, library, used_columns
 from .backends import backend_for
 
 FLOATS = (torch.float32, torch.float64)

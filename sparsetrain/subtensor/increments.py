@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..ops.tracing import transforming
+from ..tracing import transforming
 from .new_table import NewTable
 from .places import Change
 from .shared import Shared
