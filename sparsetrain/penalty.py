@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import bring_up_to_date
+from .edges.pending import bring_up_to_date
+from .edges.weights import places_of, weights_of
 from .structure.edge_sets import Edges, positions
-from .weights import places_of, weights_of
 
 HALVES = (torch.float16, torch.bfloat16)
 

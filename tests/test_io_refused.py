@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import sparsetrain as st
+from sparsetrain.edges.stored_edges import packed
 from sparsetrain.io import archive, load, save
 from sparsetrain.nn import MaskedLinear, SparseLinear
-from sparsetrain.nn.stored_edges import packed
 
 
 @pytest.fixture(autouse=True)

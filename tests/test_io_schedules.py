@@ -11,8 +11,8 @@ from checkpoints import Evolver, adam, identical, network, train
 from torch.optim import Optimizer, lr_scheduler
 
 import sparsetrain as st
+from sparsetrain.edges import stored_edges
 from sparsetrain.io import archive, load, save
-from sparsetrain.nn import stored_edges
 
 SCHEDULES = {
     "StepLR": lambda o: lr_scheduler.StepLR(o, 2),

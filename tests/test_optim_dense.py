@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler as lr
 
 import sparsetrain as st
-from sparsetrain import rows as table_rows
+from sparsetrain.edges import pending as table_rows
 from sparsetrain.nn import LookupTable
 from sparsetrain.optim import arrears
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import sparsetrain as st
+from sparsetrain.edges.stored_edges import unpacked
 from sparsetrain.nn import SparseLinear
-from sparsetrain.nn.stored_edges import unpacked
 
 
 @pytest.fixture(autouse=True)

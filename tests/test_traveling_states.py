@@ -13,8 +13,8 @@ from checkpoints import adam, edges, identical, network, snapshot, train
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.edges.stored_edges import KEY
 from sparsetrain.nn import SparseLinear
-from sparsetrain.nn.stored_edges import KEY
 
 State = dict[str, Any]
 
@@ -34,7 +34,7 @@ def old_form(model: nn.Module) -> State:
     """The state of a model as version 0.1 wrote it: a tensor for each array of the structure."""
     state: State = dict(model.state_dict())
     for name, module in model.named_modules():
-        if isinstance(module, st.nn.edges.EdgeModule):
+        if isinstance(module, st.nn.EdgeModule):
             t, prefix = module.topology, f"{name}." if name else ""
             del state[prefix + KEY]
             state |= {prefix + "crow": t.crow.clone(), prefix + "col": t.col.clone()}

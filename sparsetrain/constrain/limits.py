@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..edges.weights import replace_numbers
 from ..structure.topology import Topology
-from ..weights import replace_numbers
 from .constrained import Constrained
 
 ADVICE = " Initialize the layer before, or pass project=True to take the nearest values that do."

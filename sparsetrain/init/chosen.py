@@ -6,9 +6,9 @@ from typing import NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..rows import bring_up_to_date
+from ..edges.pending import bring_up_to_date
+from ..edges.weights import places_of, weights_of
 from ..structure.edge_sets import Edges
-from ..weights import places_of, weights_of
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Draw = Callable[[Tensor], object]  # fills a tensor in place

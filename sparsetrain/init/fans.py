@@ -4,9 +4,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
+from ..edges.weights import structure_of, weights_of
 from ..structure.edge_sets import Edges, positions
 from ..structure.topology import Topology
-from ..weights import structure_of, weights_of
 
 By = Literal["mean", "edge"]
 

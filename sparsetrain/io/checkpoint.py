@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
-from ..nn.stored_edges import KEY
 from . import archive, layout, matching, parts
 from .matching import Adopted, Groups
 from .optimizer_state import check_states

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..edges.stored_edges import KEY, Stored, difference, stored_in, upgrade
 from ..nn import EdgeModule
-from ..nn.stored_edges import KEY, Stored, difference, stored_in, upgrade
 from ..structure.topology import Topology
 
 Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters

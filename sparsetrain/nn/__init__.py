@@ -2,7 +2,7 @@
 
 import sparsetrain.nn.data_parallel as _data_parallel  # no public name, which are imported below
 
-from .edges import EdgeModule as EdgeModule
+from ..edges.module import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
 from .masked import MaskedLinear as MaskedLinear

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .edges import EdgeModule
+from ..edges.module import EdgeModule
+from ..edges.stored_edges import packed, unpacked
 from .lookup_table import LookupTable
 from .sparse_linear import SparseLinear
-from .stored_edges import packed, unpacked
 
 _ask = DistributedDataParallel._build_params_for_reducer
 

@@ -6,13 +6,13 @@ from typing import Any, Self
 import torch
 
 from ..constrain.words import by_word
+from ..edges.frames import labels
+from ..edges.module import EdgeModule
 from ..ops.verbs import FLOATS
 from ..structure.csr import compressed
 from ..structure.edge_list import check_finite, edge_list, edge_weights
 from ..structure.topology import Topology
 from .constraint_words import constraint_words, with_signs
-from .edges import EdgeModule
-from .frames import labels
 from .unconnected import Unused, report_unconnected
 from .weight_matrix import check_finite_entries, entries
 

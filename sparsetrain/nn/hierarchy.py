@@ -6,11 +6,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .. import tracing
+from ..edges.frames import aligned
+from ..edges.module import EdgeModule
 from ..extras import needed
 from ..structure.names import checked, text
 from .columns import Columns
-from .edges import EdgeModule
-from .frames import aligned
 from .sparse_linear import SparseLinear
 
 

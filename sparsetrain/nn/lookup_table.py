@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks, tracing
+from ..edges.pending import bring_up_to_date
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup
-from ..rows import bring_up_to_date
 from .arguments import by_either_name
 from .bags import check_bags
 

@@ -9,11 +9,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from .. import tracing
+from ..edges.module import EdgeModule
 from ..ops.delta import delta_linear
 from ..ops.verbs import HALVES, checked_linear
 from ..structure.topology import Topology
 from .arguments import by_either_name
-from .edges import EdgeModule
 
 SUPPORTED = (torch.float32, torch.float64, *HALVES)
 

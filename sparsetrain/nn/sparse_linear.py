@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns, tracing
+from ..edges.module import EdgeModule
 from ..ops.verbs import checked_linear
 from ..structure.topology import Topology
 from .arguments import by_either_name
-from .edges import EdgeModule
 from .from_data import FromData
 
 

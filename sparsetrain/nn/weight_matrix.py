@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..edges.frames import numbers_in
 from ..structure.csr import coordinates
-from .frames import numbers_in
 
 
 class Entries(NamedTuple):

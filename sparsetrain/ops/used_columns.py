@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..rows import bring_up_to_date
+from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm

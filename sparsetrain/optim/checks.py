@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import rows as table_rows
+from ..edges import pending as table_rows
 from ..ops.row_gradient import RowGradient
 from .arrears import Arrears
 from .loading import OURS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import rows as table_rows
+from ..edges import pending as table_rows
 from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .arrears import Arrears, Idle

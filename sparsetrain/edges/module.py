@@ -6,14 +6,14 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from ..rows import bring_up_to_date
 from ..structure.topology import Topology
 from ..tracing import refuse_script
-from ..weights import check_replacement, replace_numbers
 from .frames import aligned, edge_frame
+from .pending import bring_up_to_date
 from .same_edges import check_same_edges, is_sharded
 from .settable_state import Buffers
 from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
+from .weights import check_replacement, replace_numbers
 
 
 class EdgeModule(nn.Module):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .structure.edge_sets import Edges, Structure, positions
-from .structure.topology import Topology
+from ..structure.edge_sets import Edges, Structure, positions
+from ..structure.topology import Topology
 
 
 class Weights(NamedTuple):
