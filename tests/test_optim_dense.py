@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler as lr
 
 import sparsetrain as st
-from sparsetrain.edges import pending as table_rows
+from sparsetrain.edges.pending import pending_of
 from sparsetrain.nn import LookupTable
-from sparsetrain.optim import arrears
+from sparsetrain.optim import lazy_updates
 
 ROWS = 40
 
@@ -125,11 +125,11 @@ def test_momentum_that_is_switched_on_or_off(kind: str, decay: float, before: fl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_remembered_stays_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrears, "LIMIT", 16)
+    monkeypatch.setattr(lazy_updates, "LIMIT", 16)
     table, mine, other, theirs = pair(kind, {"lr": 0.01, "weight_decay": 0})
     assert run(table, mine, range(100)) == pytest.approx(run(other, theirs, range(100)), abs=1e-12)
-    debtor: Any = table_rows.debtor_of(table.weight)
-    assert len(debtor._steps) == 16
+    pending: Any = pending_of(table.weight)
+    assert len(pending._steps) == 16
     mine.flush()
     assert apart(table, other) < 1e-12
 
@@ -176,7 +176,7 @@ def test_readers_see_the_dense_optimizers_rows(kind: str, options: dict[str, Any
     table, mine, other, theirs = pair(kind, options)
     run(table, mine, range(20))
     run(other, theirs, range(20))
-    assert apart(table, other) > 1e-4  # rows are owed
+    assert apart(table, other) > 1e-4  # updates are pending
     limit = 1e-12 if reader != "to" else 1e-6
     assert apart([READERS[reader](table, mine)], [other.weight]) < limit
 
@@ -203,7 +203,7 @@ def test_a_state_is_loaded_onto_the_numbers_it_belongs_to() -> None:
         mine.load_state_dict(copy.deepcopy(state))
 
     for order in (0, 1):
-        run(table, mine, range(40, 43))  # rows are owed steps, to numbers that are gone
+        run(table, mine, range(40, 43))  # updates are pending, of values that are gone
         loads: list[Callable[[], Any]] = [lambda: table.load_state_dict(weights), load_optimizer]
         for load in loads[:: 1 - 2 * order]:
             load()

@@ -102,7 +102,7 @@ class EdgeModule(nn.Module):
         if error:
             error_msgs.append(f"{type(self).__name__} {prefix.rstrip('.') or '(the model itself)'}: {error}")
             return
-        self.bring_up_to_date()  # what was owed was owed to the old numbers
+        self.bring_up_to_date()  # pending updates belong to the old values
         hooks, self._load_state_dict_pre_hooks = self._load_state_dict_pre_hooks, OrderedDict()
         try:
             super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -110,7 +110,7 @@ class EdgeModule(nn.Module):
             self._load_state_dict_pre_hooks = hooks
 
     def bring_up_to_date(self) -> None:
-        """Values are read, saved or copied: what an optimizer owes to unused edges is paid before."""
+        """Apply pending updates, before values are read, saved or copied."""
         if "values" in self._parameters:  # and not a parametrization of them
             bring_up_to_date(self.values)
 

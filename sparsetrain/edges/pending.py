@@ -1,5 +1,5 @@
-"""Rows of tables that an optimizer still owes steps. A table asks for them before it reads: floors above need not know
-each other."""
+"""Updates of tables that are pending in an optimizer. A table asks for them before it reads, so that layers and
+optimizers need not know each other."""
 
 from typing import Any, Protocol
 
@@ -8,28 +8,28 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Debtor(Protocol):
-    """Who owes steps to the rows of one table."""
+class PendingUpdates(Protocol):
+    """The updates that are pending for rows of one table."""
 
     def bring_up_to_date(self, table: Tensor, rows: Tensor | None = None) -> None:
-        """Give these rows (all of them, without) the steps they are owed; ids in any order, any number of times."""
+        """Apply them to these rows (all of them, without); ids in any order, any number of times."""
 
 
-_debtors: Any = WeakIdKeyDictionary()
+_registered: Any = WeakIdKeyDictionary()
 
 
-def debtor_of(table: Tensor) -> Debtor | None:
-    """Who owes steps to rows of this table, if anybody does."""
-    debtor: Debtor | None = _debtors.get(table)
-    return debtor
+def pending_of(table: Tensor) -> PendingUpdates | None:
+    """The pending updates of this table, if an optimizer registered any."""
+    pending: PendingUpdates | None = _registered.get(table)
+    return pending
 
 
-def owe(table: Tensor, debtor: Debtor | None) -> None:
-    """From now on this debtor, or nobody, owes steps to rows of the table."""
-    if debtor is not None:
-        _debtors[table] = debtor
-    elif table in _debtors:
-        del _debtors[table]
+def register(table: Tensor, pending: PendingUpdates | None) -> None:
+    """From now on these are the pending updates of the table; None for no longer any."""
+    if pending is not None:
+        _registered[table] = pending
+    elif table in _registered:
+        del _registered[table]
 
 
 def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
@@ -39,6 +39,6 @@ def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    debtor = debtor_of(table)
-    if debtor is not None:
-        debtor.bring_up_to_date(table, rows)
+    pending = pending_of(table)
+    if pending is not None:
+        pending.bring_up_to_date(table, rows)

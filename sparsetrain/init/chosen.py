@@ -31,7 +31,7 @@ class Chosen(NamedTuple):
                 "from others. Initialize before a layer is constrained, or set those."
             )
         place = places_of(where, layer, weights, edges)
-        bring_up_to_date(weight)  # what an optimizer owes, it owes to the old numbers
+        bring_up_to_date(weight)  # pending updates belong to the old values
         if place is None or weight.ndim < 2:
             return cls(weight, None if place is None else (place,))
         columns = max(weight.shape[1], 1)

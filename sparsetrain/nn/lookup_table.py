@@ -20,7 +20,7 @@ FLOATS = (torch.float32, torch.float64)
 class LookupTable(nn.Module):
     r"""A table whose rows are looked up by ids, :math:`y = W_{ids}`; its gradient names the used rows alone.
 
-    What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may owe steps
+    What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may update lazily
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
     sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. Under
     torch.func the gradient is dense. A compiled or traced graph neither checks ids nor brings rows up to date: call
@@ -210,7 +210,7 @@ class LookupTable(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        bring_up_to_date(self.weight)  # what was owed was owed to the old numbers
+        bring_up_to_date(self.weight)  # pending updates belong to the old values
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

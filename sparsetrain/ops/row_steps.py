@@ -27,7 +27,7 @@ def coalesced(gradient: Tensor) -> Tensor:
     return sparse_rows(ids, values, gradient.shape, gradient.sparse_dim())
 
 
-def owed_linear(
+def catch_up_linear(
     rows: Tensor, behind: Tensor, steps: Tensor, table: Tensor, *, buffer: Tensor | None, squares: Tensor | None,
     means: Tensor | None, dim: int,
 ) -> None:  # fmt: skip
@@ -35,7 +35,7 @@ def owed_linear(
     backend_of(table).idle_linear(rows, behind, steps, table, buffer, squares, means, dim)
 
 
-def owed_adam(
+def catch_up_adam(
     rows: Tensor, behind: Tensor, steps: Tensor, table: Tensor, *, exp_avg: Tensor, exp_avg_sq: Tensor,
     max_exp_avg_sq: Tensor | None, dim: int, eps: float,
 ) -> None:  # fmt: skip

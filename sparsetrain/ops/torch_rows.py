@@ -131,10 +131,10 @@ def idle_adam(
     w, m, v = (table.view(-1, dim)[rows] for table in (weights, exp_avg, exp_avg_sq))
     for k in range(int(behind.max()), 0, -1):
         beta1, beta2, step_size, root, shrink = steps[-k].tolist()
-        owed = (behind >= k)[:, None]
-        m, v = m.where(~owed, m * beta1), v.where(~owed, v * beta2)
+        behind_by_k = (behind >= k)[:, None]
+        m, v = m.where(~behind_by_k, m * beta1), v.where(~behind_by_k, v * beta2)
         largest = v if max_exp_avg_sq is None else max_exp_avg_sq.view(-1, dim)[rows]
-        w = w.where(~owed, shrink * w - step_size * m / (largest.sqrt() * root + eps))
+        w = w.where(~behind_by_k, shrink * w - step_size * m / (largest.sqrt() * root + eps))
     for table, new in ((weights, w), (exp_avg, m), (exp_avg_sq, v)):
         table.view(-1, dim)[rows] = new
 

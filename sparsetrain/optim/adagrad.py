@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..ops.row_gradient import RowGradient
 from ..ops.row_steps import backend_of
-from .arrears import Idle
+from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..ops.row_gradient import RowGradient
-from ..ops.row_steps import backend_of, owed_adam
-from .arrears import Idle
+from ..ops.row_steps import backend_of, catch_up_adam
+from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
 
 
@@ -111,7 +111,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
         )  # fmt: skip
         shrink = 1 - lr * decay if self._decoupled else 1.0
         idle = (beta1, beta2, lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, shrink)
-        return Idle(idle, partial(owed_adam, **tables, dim=g.dim, eps=group["eps"]), moves_weights=True)
+        return Idle(idle, partial(catch_up_adam, **tables, dim=g.dim, eps=group["eps"]), moves_weights=True)
 
     def _threshold(self, group: Group, p: Tensor) -> Any:
         state, (_, beta2) = self.state[p], group["betas"]

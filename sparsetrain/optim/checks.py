@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..edges import pending as table_rows
+from ..edges.pending import pending_of
 from ..ops.row_gradient import RowGradient
-from .arrears import Arrears
+from .lazy_updates import LazyUpdates
 from .loading import OURS
 
 FLOATS = (torch.float32, torch.float64)
@@ -80,15 +80,15 @@ def l1(optimizer: Optimizer, options: dict[str, Any]) -> None:
 
 
 def owners(optimizer: Optimizer, parameters: list[Tensor], unused: str) -> None:
-    """No other optimizer owes steps to the rows of these parameters, where this one is to."""
+    """No other optimizer has pending updates of these parameters, where this one is to have them."""
     for p in parameters if unused == "dense" else ():
-        debtor = table_rows.debtor_of(p)
-        if isinstance(debtor, Arrears) and debtor.owner() not in (None, optimizer):
+        pending = pending_of(p)
+        if isinstance(pending, LazyUpdates) and pending.owner() not in (None, optimizer):
             gc.collect()  # one that is no longer used may live on in a cycle, with a scheduler for instance
-            if debtor.owner() is not None:
+            if pending.owner() is not None:
                 raise ValueError(
                     f'{type(optimizer).__name__}: expected parameters that no other optimizer with unused="dense" has, '
-                    f"got one of shape {tuple(p.shape)} that a {type(debtor.owner()).__name__} has taken. "
+                    f"got one of shape {tuple(p.shape)} that a {type(pending.owner()).__name__} has taken. "
                     "Load into that one, or make a new optimizer."
                 )
 
@@ -160,22 +160,22 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
                 f"gradient over {g.rows} rows, got shape {tuple(value.shape)}. Make a new optimizer if the parameter "
                 "was resized, or its gradient is sparse in another way than before. Nothing was changed."
             )
-    debtor = table_rows.debtor_of(p)
+    pending = pending_of(p)
     if options["unused"] == "dense":
-        if isinstance(debtor, Arrears) and debtor.owner() is not optimizer:
+        if isinstance(pending, LazyUpdates) and pending.owner() is not optimizer:
             raise RuntimeError(
                 f'{where}: expected {name} to be stepped by the optimizer with unused="dense" that was made last over '
                 "it and took it over, got a step of this one. Step that one, or make a new optimizer. Nothing was "
                 "changed."
             )
-        if not isinstance(debtor, Arrears):
+        if not isinstance(pending, LazyUpdates):
             raise ValueError(
                 f"{where}: expected unused of {name} to be what it was when the optimizer was made, got 'dense'. Make "
                 "a new optimizer. Nothing was changed."
             )
-        if debtor.rows not in (0, g.rows):
+        if pending.rows not in (0, g.rows):
             raise ValueError(
-                f"{where}: expected {name} and its gradient to have {debtor.rows} rows as before, got {g.rows}. Call "
+                f"{where}: expected {name} and its gradient to have {pending.rows} rows as before, got {g.rows}. Call "
                 "flush() before a table is resized, and make a new optimizer for it. Nothing was changed."
             )
     if options.get("rowwise") and g.rows != p.shape[0]:
@@ -185,7 +185,7 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
         )
     # rows that another rank has read are brought up to date here when they are stepped
     alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-    if options["unused"] == "dense" and isinstance(debtor, Arrears) and alone and not debtor.were_read(g):
+    if options["unused"] == "dense" and isinstance(pending, LazyUpdates) and alone and not pending.were_read(g):
         raise RuntimeError(
             f'{where}: rows of {name} were read that unused="dense" had not brought up to date. Read tables through '
             "sparsetrain.nn.LookupTable, or call flush() before each forward pass. Nothing was changed."

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..ops.row_gradient import RowGradient
-from ..ops.row_steps import backend_of, owed_linear
-from .arrears import Idle
+from ..ops.row_steps import backend_of, catch_up_linear
+from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
 
 
@@ -119,10 +119,10 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
             g, p, state["square_avg"], means, buffer, counts, alpha=alpha, eps=group["eps"],
             weight_decay=group["weight_decay"], momentum=mu, **numbers,
         )  # fmt: skip
-        owed = partial(
-            owed_linear, buffer=state.get("momentum_buffer"), squares=state["square_avg"], means=means, dim=g.dim
+        catch_up = partial(
+            catch_up_linear, buffer=state.get("momentum_buffer"), squares=state["square_avg"], means=means, dim=g.dim
         )
-        return Idle((1.0, -numbers["lr"] * mu, 0.0, mu or 1.0, alpha), owed, moves_weights=mu != 0)
+        return Idle((1.0, -numbers["lr"] * mu, 0.0, mu or 1.0, alpha), catch_up, moves_weights=mu != 0)
 
     def _threshold(self, group: Group, p: Tensor) -> Any:
         state = self.state[p]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..edges import pending as table_rows
+from ..edges.pending import pending_of, register
 from ..ops.row_gradient import RowGradient
 from . import checks, loading
-from .arrears import Arrears, Idle
 from .clipping import clip_grad_norm_
 from .interrupts import held_back
+from .lazy_updates import Idle, LazyUpdates
 from .zero_redundancy import sends_parameters
 
 Unused = Literal["frozen", "dense"]
@@ -117,13 +117,13 @@ class RowOptimizer(Optimizer):
         """Bring every row of every table up to date, under ``unused="dense"``: before tables are read otherwise than
         through a LookupTable."""
         for p in self._parameters():
-            debtor = table_rows.debtor_of(p)
-            if isinstance(debtor, Arrears) and debtor.owner() is self:
-                debtor.bring_up_to_date(p)
+            pending = pending_of(p)
+            if isinstance(pending, LazyUpdates) and pending.owner() is self:
+                pending.bring_up_to_date(p)
 
     def resized(self, p: Tensor) -> None:
         """A parameter has other rows from now on: after ``flush()``, and with its state cut to them."""
-        table_rows.owe(p, None)
+        register(p, None)
         for group in self.param_groups:
             if any(p is each for each in group["params"]):
                 self._claim({**group, "params": [p]})
@@ -214,21 +214,21 @@ class RowOptimizer(Optimizer):
         """Into how many rows a dense gradient falls, of what is a table all the same: else 0."""
         if "row_steps" in self.state.get(p, {}):
             return int(self.state[p]["row_steps"].numel())
-        debtor = table_rows.debtor_of(p) if group["unused"] == "dense" else None
-        if isinstance(debtor, Arrears) and debtor.rows:
-            return debtor.rows
+        pending = pending_of(p) if group["unused"] == "dense" else None
+        if isinstance(pending, LazyUpdates) and pending.rows:
+            return pending.rows
         return p.shape[0] if p.ndim and p.numel() and self._counts_rows(group) else 0
 
     def _step_table(self, group: Group, p: Tensor, g: RowGradient) -> None:
         scale = -1.0 if group["maximize"] else 1.0
         if vars(self).get("grad_scale") is not None:
             scale /= float(vars(self)["grad_scale"])
-        debtor = table_rows.debtor_of(p) if group["unused"] == "dense" else None
-        if debtor is not None:
-            debtor.bring_up_to_date(p, g.used)
+        pending = pending_of(p) if group["unused"] == "dense" else None
+        if pending is not None:
+            pending.bring_up_to_date(p, g.used)
         idle = self._step_rows(group, p, g, {"lr": float(group["lr"]), "scale": scale, "l1": group["l1"]})
-        if idle is not None and isinstance(debtor, Arrears):
-            debtor.stepped(p, g, idle)
+        if idle is not None and isinstance(pending, LazyUpdates):
+            pending.stepped(p, g, idle)
 
     def _shrink(self) -> None:
         """The proximal step of what torch has stepped."""
@@ -243,23 +243,23 @@ class RowOptimizer(Optimizer):
 
     def _release(self, group: Group) -> None:
         for p in group["params"]:
-            debtor = table_rows.debtor_of(p)
-            if isinstance(debtor, Arrears) and debtor.owner() is self:
-                former = debtor.former()
-                table_rows.owe(p, None if former is None else Arrears(former))
+            pending = pending_of(p)
+            if isinstance(pending, LazyUpdates) and pending.owner() is self:
+                former = pending.former()
+                register(p, None if former is None else LazyUpdates(former))
 
     def _claim(self, group: Group) -> None:
-        """The rows of these parameters are owed their idle steps by this optimizer, or by none. What another one still
-        owes to rows that are to be ours is paid before."""
+        """Pending updates of these parameters are those of this optimizer, or of none. What is pending with another
+        optimizer is applied before."""
         for p in group["params"]:
-            debtor = table_rows.debtor_of(p)
-            owner = debtor.owner() if isinstance(debtor, Arrears) else None
-            if debtor is not None and (owner is None or group["unused"] == "dense"):
-                debtor.bring_up_to_date(p)
+            pending = pending_of(p)
+            owner = pending.owner() if isinstance(pending, LazyUpdates) else None
+            if pending is not None and (owner is None or group["unused"] == "dense"):
+                pending.bring_up_to_date(p)
             if group["unused"] == "dense":
-                table_rows.owe(p, Arrears(self, former=owner))
+                register(p, LazyUpdates(self, former=owner))
             elif owner is self or owner is None:
-                table_rows.owe(p, None)
+                register(p, None)
 
 
 def row_steps(state: Group, p: Tensor, g: RowGradient) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..ops.row_gradient import RowGradient
-from ..ops.row_steps import backend_of, owed_linear
-from .arrears import Idle
+from ..ops.row_steps import backend_of, catch_up_linear
+from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused
 
 
@@ -92,8 +92,8 @@ class SGD(RowOptimizer, torch.optim.SGD):
             step = (1 - lr * decay * (1 + mu), -lr * mu * mu, decay, mu, 1.0)
         else:
             step = (1 - lr * keep * decay, -lr * mu, keep * decay, mu, 1.0)
-        owed = partial(owed_linear, buffer=state.get("momentum_buffer"), squares=None, means=None, dim=g.dim)
-        return Idle(step, owed, moves_weights=True)
+        catch_up = partial(catch_up_linear, buffer=state.get("momentum_buffer"), squares=None, means=None, dim=g.dim)
+        return Idle(step, catch_up, moves_weights=True)
 
     def _threshold(self, group: Group, p: Tensor) -> Any:
         return 1.0

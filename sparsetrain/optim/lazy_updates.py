@@ -1,4 +1,4 @@
-"""Arrears: the steps that unused rows of one table are still owed under ``unused="dense"``."""
+"""LazyUpdates: the steps that are pending for unused rows of one table under ``unused="dense"``."""
 
 import threading
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class Idle(NamedTuple):
     """A step as rows saw it that it did not use."""
 
     numbers: tuple[float, ...]  # that describe it: NUMBERS of them
-    owed: "partial[None]"  # of (rows, behind, steps, table): gives rows their last steps
+    catch_up: "partial[None]"  # of (rows, behind, steps, table): gives rows their last steps
     moves_weights: bool
 
 
-class Arrears:
+class LazyUpdates:
     """What a dense optimizer would have done to rows in the steps that did not use them, done when it matters.
 
     Every step of the table is described by a few numbers (learning rate and decay rates as they were then), and every
@@ -57,7 +57,7 @@ class Arrears:
 
     def stepped(self, table: Tensor, g: RowGradient, idle: Idle) -> None:
         """A step was made that used the rows of g, and was idle to others."""
-        if self._idle is not None and not _alike(self._idle.owed.keywords, idle.owed.keywords):
+        if self._idle is not None and not _alike(self._idle.catch_up.keywords, idle.catch_up.keywords):
             self.bring_up_to_date(table)  # as the steps were until now: another eps, momentum switched on or off
         if not self._last.numel():
             self._last = torch.zeros(g.rows, dtype=torch.int32, device=g.values.device)
@@ -73,19 +73,19 @@ class Arrears:
 
     @torch.no_grad()
     def bring_up_to_date(self, table: Tensor, rows: Tensor | None = None) -> None:
-        """Give these rows, in any order, or all of them the steps they are owed."""
+        """Give these rows, in any order, or all of them their pending steps."""
         if not self._count or self._idle is None:
             return
-        dim = self._idle.owed.keywords["dim"]
+        dim = self._idle.catch_up.keywords["dim"]
         if table.numel() != self.rows * dim:
             raise RuntimeError(
-                f"flush: expected the table of {self.rows} rows of {dim} that steps are owed to, it has shape "
+                f"flush: expected the table of {self.rows} rows of {dim} that updates are pending for, it has shape "
                 f"{tuple(table.shape)} now. Call flush() before a table is resized, and make a new optimizer for it."
             )
         with self._lock, held_back():
             late = (self._last < self._count).nonzero().flatten() if rows is None else self._late(rows)
             if late.numel():
-                self._idle.owed(late, (self._count - self._last[late]).long(), self._steps[: self._count], table)
+                self._idle.catch_up(late, (self._count - self._last[late]).long(), self._steps[: self._count], table)
                 self._last[late] = self._count
             if rows is None:
                 self._count = 0
