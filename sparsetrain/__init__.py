@@ -11,6 +11,7 @@ from . import optim as optim
 from . import patterns as patterns
 from . import penalty as penalty
 from . import subtensor as subtensor
+from .structure.edit import Edit as Edit
 from .structure.topology import Topology as Topology
 
 __version__ = "0.1.0"  # setup.cfg reads it

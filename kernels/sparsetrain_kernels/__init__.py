@@ -2,6 +2,7 @@
 gives, and check nothing: a wrong shape or dtype is undefined behaviour."""
 
 from .backward import backward as backward
+from .merge import merge as merge
 from .plan import Plan as Plan
 from .plan import plan as plan
 from .sddmm import sddmm as sddmm
