@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as hyp
 from torch import Tensor, nn
 from tuned_models import fitted, mlp, trained
 
@@ -95,25 +93,6 @@ def test_inputs_given_by_name() -> None:
     linear = nn.Linear(4, 4)
     tuned = train_edges(linear, 0.5, select="gradient", closure=lambda: linear(input=torch.ones(2, 4)).sum())
     assert tuned.topology.nnz == 8
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=hyp.integers(0, 9), columns=hyp.integers(0, 9), batch=hyp.integers(0, 5), block=hyp.integers(1, 30))
-def test_streamed_products_are_the_largest_of_the_whole(rows: int, columns: int, batch: int, block: int) -> None:
-    a, b = torch.randn(rows, batch, dtype=torch.float64), torch.randn(columns, batch, dtype=torch.float64)
-    whole = (a @ b.t()).abs().flatten()
-    before, streamed.BLOCK = streamed.BLOCK, block
-    try:
-        for count in {0, 1, whole.numel() // 2, whole.numel()} - {whole.numel() + 1}:
-            positions = streamed.largest_products(a, b, min(count, whole.numel()))
-            torch.testing.assert_close(
-                whole[positions].sort().values, whole.sort(descending=True).values[: positions.numel()].sort().values,
-                rtol=1e-13, atol=1e-13,
-            )  # fmt: skip
-            assert positions.tolist() == sorted(set(positions.tolist()))
-            assert positions.numel() == min(count, whole.numel())
-    finally:
-        streamed.BLOCK = before
 
 
 def test_masks_by_name() -> None:

@@ -2,10 +2,15 @@
 gives, and check nothing: a wrong shape or dtype is undefined behaviour."""
 
 from .backward import backward as backward
+from .distinct import distinct as distinct
+from .larger import compact as compact
+from .larger import take as take
 from .merge import merge as merge
 from .plan import Plan as Plan
 from .plan import plan as plan
 from .sddmm import sddmm as sddmm
+from .smallest import smallest as smallest
 from .spmm import spmm as spmm
 from .transpose import transpose as transpose
 from .used import used as used
+from .vacant import vacant as vacant

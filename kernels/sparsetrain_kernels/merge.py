@@ -1,44 +1,58 @@
 """Edges that stay and edges that come, merged into one structure: both are in order, and so is the result."""
 
 import numpy as np
+from numba import prange
 
 from .jit import kernel
+from .launch import launch
 from .plan import Array
+from .row_shares import kept_before, row_shares
 
 
 @kernel
-def merge_into(crow, col, kept, grown_crow, grown_col, new_crow, new_col, source):
-    """Merge the kept edges of each row with its grown ones. source[k] is the former place of new edge k, -1 for a grown
-    one. What comes back is the first row in which an edge is both, else -1: then the arrays are not complete."""
-    n = 0
-    for r in range(crow.size - 1):
+def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, new_crow, new_col, source):
+    """Merge the kept edges of some rows with their grown ones, from new place n on. source[k] is the former place of new
+    edge k, -1 for a grown one. What comes back is the first row in which an edge is both, else -1: then the arrays are
+    not complete."""
+    for r in range(first, last):
         new_crow[r] = n
-        g, last = grown_crow[r], grown_crow[r + 1]
+        g, stop = grown_crow[r], grown_crow[r + 1]
         for e in range(crow[r], crow[r + 1]):
             if not kept[e]:
                 continue
             c = col[e]
-            while g < last and grown_col[g] < c:
+            while g < stop and grown_col[g] < c:
                 new_col[n] = grown_col[g]
                 source[n] = -1
                 n += 1
                 g += 1
-            if g < last and grown_col[g] == c:
+            if g < stop and grown_col[g] == c:
                 return r
             new_col[n] = c
             source[n] = e
             n += 1
-        while g < last:
+        while g < stop:
             new_col[n] = grown_col[g]
             source[n] = -1
             n += 1
             g += 1
-    new_crow[crow.size - 1] = n
     return -1
 
 
+@kernel
+def merge_serial(bounds, starts, both, *args):
+    for run in range(both.size):
+        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], *args)
+
+
+@kernel(parallel=True)
+def merge_parallel(bounds, starts, both, *args):
+    for run in prange(both.size):
+        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], *args)
+
+
 def merge(
-    crow: Array, col: Array, kept: Array, grown_crow: Array, grown_col: Array, edges: int
+    crow: Array, col: Array, kept: Array, grown_crow: Array, grown_col: Array, edges: int, threads: int = 1
 ) -> tuple[Array, Array, Array, int]:
     """(crow, col, source, row) of the edges where the booleans ``kept`` are true and of the grown ones, so many in all.
 
@@ -55,5 +69,12 @@ def merge(
     """
     new_crow = np.empty(crow.size, crow.dtype)
     new_col, source = np.empty(edges, col.dtype), np.empty(edges, col.dtype)
-    row = merge_into(crow, col, kept, grown_crow, grown_col, new_crow, new_col, source)
-    return new_crow, new_col, source, int(row)
+    bounds = row_shares(crow)
+    starts = kept_before(crow, kept, bounds) + grown_crow[bounds]
+    both = np.full(bounds.size - 1, -1)
+    arrays = crow, col, kept, grown_crow, grown_col, new_crow, new_col, source
+    types = crow.dtype.char + grown_col.dtype.char
+    launch(merge_serial, merge_parallel, types, col.size + grown_col.size, threads, bounds, starts, both, *arrays)
+    new_crow[-1] = edges
+    rows = both[both >= 0]
+    return new_crow, new_col, source, int(rows[0]) if rows.size else -1

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .random_numbers import FIRST, SECOND, STEP
 from .vectors import lanes
 
 
@@ -53,3 +54,75 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
     for f in range(first, last):
         for j in range(min(tile, batch - sample)):
             x[f * feature_stride + (sample + j) * batch_stride] = panel[at + (f - first) * tile + j]
+
+
+def merge(crow, col, kept, grown_crow, grown_col, edges, threads=1):
+    new = []
+    for r in range(crow.size - 1):
+        stay = [(col[e], e) for e in range(crow[r], crow[r + 1]) if kept[e]]
+        come = [(c, -1) for c in grown_col[grown_crow[r] : grown_crow[r + 1]]]
+        if {c for c, _ in stay} & {c for c, _ in come}:
+            return None, None, None, r
+        new.append(sorted(stay + come))
+    new_crow = np.cumsum([0, *map(len, new)])
+    new_col, source = (np.array([pair[k] for row in new for pair in row], col.dtype) for k in (0, 1))
+    return new_crow.astype(crow.dtype), new_col, source, -1
+
+
+def smallest(scores, count, threads=1):
+    chosen = np.zeros(scores.size, np.bool_)
+    chosen[sorted(range(scores.size), key=lambda k: scores[k])[:count]] = True
+    return chosen
+
+
+def vacant(crow, col, kept, columns, rank, threads=1):
+    rows = crow.size - 1
+    taken = {(r, col[e]) for r in range(rows) for e in range(crow[r], crow[r + 1]) if kept[e]}
+    free = [(r, c) for r in range(rows) for c in range(columns) if (r, c) not in taken]
+    return np.array([free[k][0] for k in rank], np.int64), np.array([free[k][1] for k in rank], np.int64)
+
+
+def take(block, first, crow, col, kept, limit, scores, positions, n, threads=1):
+    for r in range(block.shape[0]):
+        edges = range(crow[first + r], crow[first + r + 1])
+        taken = {col[e] for e in edges if kept[e]}
+        for c in range(block.shape[1]):
+            if c not in taken and abs(block[r, c]) > limit:
+                scores[n], positions[n] = -abs(block[r, c]), (first + r) * block.shape[1] + c
+                n += 1
+    return n
+
+
+def below(bound, state):
+    while True:
+        state = (state + int(STEP)) % 2**64
+        number = mixed(state) * bound
+        if number % 2**64 >= 2**64 % bound:
+            return number >> 64, state
+
+
+def mixed(z):
+    z = (z ^ z >> 30) * int(FIRST) % 2**64
+    z = (z ^ z >> 27) * int(SECOND) % 2**64
+    return z ^ z >> 31
+
+
+def stream(seed, task):
+    return mixed((mixed((seed + int(STEP)) % 2**64) + int(STEP) * (task + 1)) % 2**64)
+
+
+def distinct(size, need, seed, shift):
+    """With blocks of 2**shift numbers, and need of at most half of size."""
+    block, state = 1 << shift, stream(seed, 0)
+    counts = [0] * (-(-size // block))
+    while sum(counts) < need:
+        number, state = below(size, state)
+        counts[number // block] += number % block >= counts[number // block]
+    drawn = []
+    for b, count in enumerate(counts):
+        mine, state = set(), stream(seed, b + 1)
+        while len(mine) < count:
+            number, state = below(min(block, size - b * block), state)
+            mine.add(number + b * block)
+        drawn += sorted(mine)
+    return np.array(drawn, np.int64)

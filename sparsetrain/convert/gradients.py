@@ -50,7 +50,10 @@ def _largest(layer: Any, uses: list[Use], count: int) -> Topology:
     shape = (layer.out_features, layer.in_features)
     x = torch.cat([layer.weight.new_empty(0, shape[1]), *(use.x.reshape(-1, shape[1]) for use in uses)])
     dy = torch.cat([layer.weight.new_empty(0, shape[0]), *(use.dy.reshape(-1, shape[0]) for use in uses)])
-    return Topology._trusted(*from_positions(largest_products(dy.t(), x.t(), count), shape), shape)
+    nothing = Topology._trusted(*from_positions(torch.empty(0, dtype=torch.int64, device=x.device), shape), shape)
+    kept = torch.empty(0, dtype=torch.bool, device=x.device)
+    positions = largest_products([(dy.t(), x.t())], count, nothing, kept)
+    return Topology._trusted(*from_positions(positions, shape), shape)
 
 
 @contextmanager

@@ -2,38 +2,17 @@
 
 from collections.abc import Sequence
 
+import sparsetrain_kernels as kernels
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
+from ..arrays import array
 from ..patterns.sampling import distinct, vacant
 from ..structure.csr import COUNTABLE
 from ..structure.topology import Topology
-from .largest_products import BLOCK
-
-
-def smallest(scores: Tensor, count: int) -> Tensor:
-    """Booleans (n,), true at the ``count`` smallest scores; of equal scores those that come first.
-
-    Args:
-        scores: finite numbers, shape (n,), float32 or float64.
-        count: from 0 to n.
-
-    Raises:
-        ValueError: there are fewer scores.
-
-    Example:
-        >>> smallest(torch.tensor([2.0, 1.0, 3.0, 1.0, 1.0]), 2).tolist()
-        [False, True, False, True, False]
-    """
-    if not 0 <= count <= scores.numel():
-        raise ValueError(f"smallest: expected a count from 0 to {scores.numel()}, the number of scores, got {count}.")
-    if count == 0:
-        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    limit = scores.kthvalue(count).values
-    chosen = scores < limit
-    ties = (scores == limit).nonzero().flatten()
-    chosen[ties[: count - int(chosen.sum())]] = True
-    return chosen
+from .largest_products import largest_products
+from .smallest_scores import smallest as smallest
 
 
 def random_vacant(
@@ -59,12 +38,25 @@ def random_vacant(
         >>> rows.tolist(), cols.tolist()
         ([0, 1], [1, 0])
     """
-    old = _check("random_vacant", t, kept, count)
-    free = t.numel - old.numel()
+    free = _check("random_vacant", t, kept, count)
+    rank = _ranks(free, count, generator)
+    if t.device.type == "cpu" and COMPILES:
+        arrays = array(t.crow), array(t.col), array(kept.contiguous())
+        rows, cols = kernels.vacant(*arrays, t.shape[1], array(rank), torch.get_num_threads())
+        return torch.from_numpy(rows), torch.from_numpy(cols)
+    place = kept.nonzero().flatten()
+    return _edges(vacant(t.row[place].long() * t.shape[1] + t.col[place].long(), rank.to(t.device)), t)
+
+
+def _ranks(free: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` distinct numbers below ``free``, rising. Wherever the edges are, they are drawn on the CPU, and so are
+    the same."""
     device = torch.device("cpu") if generator is None else generator.device
+    if COMPILES:
+        seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+        return torch.from_numpy(kernels.distinct(free, count, seed, torch.get_num_threads()))
     size, need = (torch.tensor([number], dtype=torch.int64, device=device) for number in (free, count))
-    rank = distinct(size, need, generator).to(t.device)
-    return _edges(vacant(old, rank), t)
+    return distinct(size, need, generator)
 
 
 def largest_vacant(
@@ -94,37 +86,26 @@ def largest_vacant(
         >>> largest_vacant(t, torch.tensor([True]), [(a, b)], 2)
         (tensor([1, 1]), tensor([0, 1]))
     """
-    old = _check("largest_vacant", t, kept, count)
-    wide = torch.promote_types(pairs[0][0].dtype, torch.float32)
-    pairs = [(a.to(wide), b.to(wide)) for a, b in pairs]
-    out, columns = t.shape
-    score = torch.empty(0, dtype=wide, device=t.device)
-    position = torch.empty(0, dtype=torch.int64, device=t.device)
-    size = max(1, BLOCK // max(1, columns))
-    for first in range(0, out, size):
-        last = min(out, first + size)
-        block = sum((a[first:last] @ b.t() for a, b in pairs), torch.zeros((), dtype=wide, device=t.device))
-        here = torch.arange(first * columns, last * columns, device=t.device)
-        free = torch.ones(here.numel(), dtype=torch.bool, device=t.device)
-        free[old[(old >= first * columns) & (old < last * columns)] - first * columns] = False
-        score, position = torch.cat([score, -block.abs().flatten()[free]]), torch.cat([position, here[free]])
-        best = smallest(score, min(count, score.numel()))
-        score, position = score[best], position[best]
+    where = "largest_vacant"
+    _check(where, t, kept, count)
+    position = largest_products(pairs, count, t, kept)
+    if position.numel() < count:
+        raise ValueError(f"{where}: expected {count} products that are numbers, the others are NaN. Check a and b.")
     return _edges(position, t)
 
 
-def _check(where: str, t: Topology, kept: Tensor, count: int) -> Tensor:
-    """Positions of the kept edges, rising, once enough others are vacant."""
+def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
+    """How many positions are vacant, once they are enough."""
     if t.numel >= COUNTABLE:
         raise ValueError(f"{where}: expected a matrix of fewer than 2**63 positions, got shape {t.shape}.")
-    place = kept.nonzero().flatten()
-    free = t.numel - place.numel()
+    t.check_untouched()
+    free = t.numel - int(kept.count_nonzero())
     if not 0 <= count <= free:
         raise ValueError(
             f"{where}: expected a count from 0 to {free}, the positions of shape {t.shape} that are not kept, "
             f"got {count}."
         )
-    return t.row[place].long() * t.shape[1] + t.col[place].long()
+    return free
 
 
 def _edges(position: Tensor, t: Topology) -> tuple[Tensor, Tensor]:

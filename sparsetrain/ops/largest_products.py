@@ -1,30 +1,121 @@
 """The largest entries of a product of two dense matrices, without the product."""
 
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from math import inf
+
+import numpy as np
+import sparsetrain_kernels as kernels
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
-BLOCK = 2**22  # entries of the product that exist at a time
+from ..arrays import array
+from ..structure.topology import Topology
+from .dense_products import dense_product
+from .smallest_scores import smallest
+
+BLOCK = 2**20  # entries of the product that exist at a time
+SPARE = 2**16  # entries beyond those looked for, or as many again, that are found before all but the largest go
+
+Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
-def largest_products(a: Tensor, b: Tensor, count: int) -> Tensor:
-    """Positions ``i * in + j``, ascending, of the ``count`` largest ``|a[i] . b[j]|``; a (out, batch), b (in, batch).
+def largest_products(pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Tensor:
+    """Positions ``i * in + j``, ascending, of the ``count`` largest ``|sum a[i] . b[j]|`` that are no kept edges of t.
 
-    Blocks of rows are multiplied one after another, and each is merged into the largest so far.
+    Of equal ones the first; fewer where fewer are numbers. Blocks of rows are multiplied one after another, and what
+    exceeds the limit, the smallest of the largest so far, is added to these. From time to time all but the largest go,
+    and the limit rises. Positions keep their order throughout and ties fall to the first, so the choice is that of the
+    whole product, whenever this happens.
+
+    Args:
+        pairs: (a, b) of shapes (out, batch) and (in, batch); at least one.
+        kept: booleans, one for each edge.
     """
-    columns = b.shape[0]
-    wide = torch.promote_types(a.dtype, torch.float32)
-    b = b.to(wide)
-    scores, positions = a.new_empty(0, dtype=wide), torch.empty(0, dtype=torch.int64, device=a.device)
-    for first, rows in zip(*_blocks(a, columns), strict=True):
-        block = (rows.to(wide) @ b.t()).abs().flatten()
-        block, place = block.topk(min(count, block.numel()), sorted=False)
-        scores, positions = torch.cat([scores, block]), torch.cat([positions, place + first * columns])
-        scores, kept = scores.topk(min(count, scores.numel()), sorted=False)
-        positions = positions[kept]
-    return positions.sort().values
+    if not count:
+        return torch.empty(0, dtype=torch.int64, device=t.device)
+    best = (_Arrays if t.device.type == "cpu" and COMPILES else _Tensors)(t, kept, count)
+    with torch.autocast(t.device.type, enabled=False):
+        for first, block in _blocks(pairs, t):
+            best.take(first, block)
+    return best.positions()
 
 
-def _blocks(a: Tensor, columns: int) -> tuple[range, tuple[Tensor, ...]]:
-    """First rows of the blocks, and the blocks."""
-    size = max(1, BLOCK // max(1, columns))
-    return range(0, a.shape[0], size), torch.split(a, size) if a.shape[0] else ()
+def _blocks(pairs: Pairs, t: Topology) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of rows of the sum of products, and the first row of each."""
+    wide = reduce(torch.promote_types, (each.dtype for pair in pairs for each in pair), torch.float32)
+    pairs = [(a.detach().to(wide), b.detach().to(wide)) for a, b in pairs]
+    size = max(1, BLOCK // max(1, t.shape[1]))
+    for first in range(0, t.shape[0], size):
+        (a, b), *others = ((a[first : first + size], b) for a, b in pairs)
+        block = dense_product(a, b).contiguous()
+        for a, b in others:
+            block.addmm_(a, b.t())
+        yield first, block
+
+
+class _Tensors:
+    """What was found so far, by torch's operations."""
+
+    def __init__(self, t: Topology, kept: Tensor, count: int) -> None:
+        self.t, self.kept, self.count = t, kept, count
+        self.limit, self.found = -inf, [torch.empty(0, dtype=torch.int64, device=t.device)]
+        self.scores: list[Tensor] = []
+
+    def take(self, first: int, block: Tensor) -> None:
+        crow = self.t.crow[first : first + block.shape[0] + 1].long()
+        edges = slice(int(crow[0]), int(crow[-1]))
+        row = torch.arange(block.shape[0], device=block.device).repeat_interleave(crow.diff())
+        block[row[self.kept[edges]], self.t.col[edges].long()[self.kept[edges]]] = torch.nan
+        block = block.abs_().flatten()
+        place = (block > self.limit).nonzero().flatten()
+        self.scores.append(-block[place])
+        self.found.append(place + first * self.t.shape[1])
+        if sum(each.numel() for each in self.scores) > self.count + max(self.count, SPARE):
+            self._only_the_largest()
+
+    def _only_the_largest(self) -> None:
+        scores, found = torch.cat(self.scores), torch.cat(self.found)
+        if scores.numel() >= self.count:
+            best = smallest(scores, self.count)
+            scores, found = scores[best], found[best]
+            self.limit = -float(scores.max())
+        self.scores, self.found = [scores], [found]
+
+    def positions(self) -> Tensor:
+        if self.scores:
+            self._only_the_largest()
+        return self.found[0]
+
+
+class _Arrays:
+    """What was found so far, by kernels, in memory that is taken once."""
+
+    def __init__(self, t: Topology, kept: Tensor, count: int) -> None:
+        self.t, self.kept, self.count = t, kept.contiguous(), count
+        self.limit, self.n = -inf, 0
+        self.room = count + max(count, SPARE)
+        self.scores = self.found = np.empty(0, np.int64)
+
+    def take(self, first: int, block: Tensor) -> None:
+        if not self.found.size:
+            size = min(self.room + block.numel(), self.t.numel)
+            self.scores, self.found = np.empty(size, array(block).dtype), np.empty(size, np.int64)
+        self.n = kernels.take(
+            array(block), first, array(self.t.crow), array(self.t.col), array(self.kept), self.limit, self.scores,
+            self.found, self.n, torch.get_num_threads(),
+        )  # fmt: skip
+        if self.n > self.room:
+            self._only_the_largest()
+
+    def _only_the_largest(self) -> None:
+        if self.n >= self.count:
+            best = kernels.smallest(self.scores[: self.n], self.count, torch.get_num_threads())
+            kernels.compact(best, self.scores, self.found)
+            self.n = self.count
+            self.limit = -float(self.scores[: self.n].max())
+
+    def positions(self) -> Tensor:
+        self._only_the_largest()
+        return torch.from_numpy(self.found[: self.n].copy())

@@ -142,7 +142,9 @@ def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor) ->
     """The topology of what is kept and what is grown, and where each edge was."""
     edges = int(keep.sum()) + col.numel()
     if t.device.type == "cpu" and COMPILES:
-        *merged, row = kernels.merge(array(t.crow), array(t.col), array(keep), array(crow), array(col), edges)
+        *merged, row = kernels.merge(
+            array(t.crow), array(t.col), array(keep), array(crow), array(col), edges, torch.get_num_threads()
+        )
         if row < 0:
             new_crow, new_col, source = (torch.from_numpy(each) for each in merged)
             return Topology._trusted(new_crow, new_col, t.shape, t.inputs, t.outputs), source
