@@ -14,7 +14,7 @@ def row_shares(crow: Array, share: int = SHARE) -> Array:
 
     Example:
         >>> row_shares(np.array([0, 2, 4, 4, 8]), share=4).tolist()
-        [0, 2, 3, 4]
+        [0, 2, 4]
     """
     rows, nnz = crow.size - 1, int(crow[-1])
     runs = (rows + nnz) // share
