@@ -228,6 +228,14 @@ def test_more_than_the_vacant_positions_are_refused(choose: str) -> None:
             random_vacant(t, kept, count, None) if choose == "random" else largest_vacant(t, kept, pairs, count)
 
 
+@pytest.mark.parametrize("kept", [torch.ones(3, dtype=torch.bool), torch.ones(4), torch.ones(2, 2, dtype=torch.bool)])
+def test_kept_that_does_not_fit_is_refused(kept: Tensor) -> None:
+    t = Topology.from_mask([[1, 0, 1], [0, 1, 1]])
+    for choose in (lambda: random_vacant(t, kept, 1, None), lambda: largest_vacant(t, kept, [], 1)):
+        with pytest.raises(ValueError, match=r"_vacant: expected kept as booleans of shape \(4,\) on cpu"):
+            choose()
+
+
 def test_positions_that_int64_does_not_number_are_refused() -> None:
     t = Topology._trusted(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (2**32, 2**31))
     with pytest.raises(ValueError, match=r"expected a matrix of fewer than 2\*\*63 positions"):
@@ -304,6 +312,16 @@ def test_infinite_products_are_the_largest_and_those_that_are_no_numbers_are_not
     assert largest_vacant(t, kept, [(a, b)], 2)[1].tolist() == [0, 2]
     with pytest.raises(ValueError, match="expected 3 products that are numbers, the others are NaN"):
         largest_vacant(t, kept, [(a, b)], 3)
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 4), (2, 4)), ((2, 4), (3, 5)), ((2,), (3,))])
+def test_pairs_that_do_not_fit_are_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    t, kept = Topology.from_mask([[1, 0, 1], [0, 1, 1]]), torch.ones(4, dtype=torch.bool)
+    fits = torch.ones(2, 1), torch.ones(3, 1)
+    with pytest.raises(ValueError, match=r"expected a \(2, batch\) and b \(3, batch\), pair 1 has shapes"):
+        largest_vacant(t, kept, [fits, (torch.ones(a), torch.ones(b))], 1)
+    with pytest.raises(ValueError, match="expected at least one pair"):
+        largest_vacant(t, kept, [], 1)
 
 
 @both_forms

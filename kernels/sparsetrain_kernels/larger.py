@@ -19,10 +19,8 @@ def count_larger(task, block, first, crow, col, kept, limit, counts):
         for e in range(crow[first + r], crow[first + r + 1]):
             if kept[e]:
                 row[col[e]] = np.nan
-        here = np.int32(0)
         for c in range(row.size):
-            here += np.int32(abs(row[c]) > limit)
-        total += here
+            total += abs(row[c]) > limit
     counts[task] = total
 
 

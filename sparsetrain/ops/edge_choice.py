@@ -30,7 +30,7 @@ def random_vacant(
         int64 tensors of shape (count,), in row-major order.
 
     Raises:
-        ValueError: fewer positions are vacant.
+        ValueError: fewer positions are vacant, or kept does not fit.
 
     Example:
         >>> t = Topology.from_mask([[1, 0], [1, 1]])
@@ -78,7 +78,7 @@ def largest_vacant(
         int64 tensors of shape (count,), in row-major order.
 
     Raises:
-        ValueError: fewer positions are vacant.
+        ValueError: fewer positions are vacant or have products that are numbers; kept or a pair does not fit.
 
     Example:
         >>> t = Topology.from_mask([[1, 0], [0, 0]])
@@ -88,6 +88,7 @@ def largest_vacant(
     """
     where = "largest_vacant"
     _check(where, t, kept, count)
+    _check_pairs(where, t, pairs)
     position = largest_products(pairs, count, t, kept)
     if position.numel() < count:
         raise ValueError(f"{where}: expected {count} products that are numbers, the others are NaN. Check a and b.")
@@ -99,6 +100,11 @@ def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
     if t.numel >= COUNTABLE:
         raise ValueError(f"{where}: expected a matrix of fewer than 2**63 positions, got shape {t.shape}.")
     t.check_untouched()
+    if kept.dtype is not torch.bool or kept.shape != (t.nnz,) or kept.device != t.device:
+        raise ValueError(
+            f"{where}: expected kept as booleans of shape ({t.nnz},) on {t.device}, one for each edge, got "
+            f"{kept.dtype} of shape {tuple(kept.shape)} on {kept.device}."
+        )
     free = t.numel - int(kept.count_nonzero())
     if not 0 <= count <= free:
         raise ValueError(
@@ -106,6 +112,17 @@ def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
             f"got {count}."
         )
     return free
+
+
+def _check_pairs(where: str, t: Topology, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    if not pairs:
+        raise ValueError(f"{where}: expected at least one pair (a, b), got none.")
+    for k, (a, b) in enumerate(pairs):
+        if a.ndim != 2 or b.ndim != 2 or (a.shape[0], b.shape[0]) != t.shape or a.shape[1] != b.shape[1]:
+            raise ValueError(
+                f"{where}: expected a ({t.shape[0]}, batch) and b ({t.shape[1]}, batch), pair {k} has shapes "
+                f"{tuple(a.shape)} and {tuple(b.shape)}. Batches lie in the rows of layers: pass dy.t() and x.t()."
+            )
 
 
 def _edges(position: Tensor, t: Topology) -> tuple[Tensor, Tensor]:
