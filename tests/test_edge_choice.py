@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,6 +292,30 @@ def test_largest_products_of_any_numbers() -> None:
         number = numbered(largest_vacant(t, kept, [(a, b), (a[:, :3], -2 * b[:, :3])], count), t)
         expected = of_whole_product(t, kept, [(a, b), (a[:, :3], -2 * b[:, :3])], count)
         assert torch.equal(number, expected)
+
+
+@both_forms
+@pytest.mark.parametrize(("kept_share", "times"), [(0.0, 1), (1.0, 2)])
+def test_a_sample_that_deceives_costs_time_alone(
+    kept_share: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All large products are at kept edges, which the sample does not know."""
+    t = patterns.banded((40, 40), 9)
+    kept = some_kept(t, 0, kept_share)
+    a, b = torch.randn(40, 40, generator=seeded(1)).double(), torch.eye(40, dtype=torch.float64)
+    a[t.row.long(), t.col.long()] *= 1000
+    tried, above = [], largest_products._above
+
+    def noted(limit: float, *others: Any) -> Tensor:
+        tried.append(limit)
+        return above(limit, *others)
+
+    monkeypatch.setattr(largest_products, "BLOCK", 200)
+    monkeypatch.setattr(largest_products, "_above", noted)
+    number = numbered(largest_vacant(t, kept, [(a, b)], 100), t)
+    assert torch.equal(number, of_whole_product(t, kept, [(a, b)], 100))
+    assert len(tried) == times
+    assert tried[0] > 0
 
 
 @both_forms

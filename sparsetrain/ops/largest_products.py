@@ -1,6 +1,6 @@
 """The largest entries of a product of two dense matrices, without the product."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from math import inf
 
@@ -17,6 +17,8 @@ from .smallest_scores import smallest
 
 BLOCK = 2**20  # entries of the product that exist at a time
 SPARE = 2**16  # entries beyond those looked for, or as many again, that are found before all but the largest go
+SAMPLE = 512  # rows and columns of the product that tell what limit to begin with
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it lie evenly between whole numbers, and in step with no pattern of features
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
@@ -27,7 +29,8 @@ def largest_products(pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Ten
     Of equal ones the first; fewer where fewer are numbers. Blocks of rows are multiplied one after another, and what
     exceeds the limit, the smallest of the largest so far, is added to these. From time to time all but the largest go,
     and the limit rises. Positions keep their order throughout and ties fall to the first, so the choice is that of the
-    whole product, whenever this happens.
+    whole product, whenever this happens. The limit to begin with is a guess from a sample. Where it was too high, too
+    few are found, and all begins anew without it.
 
     Args:
         pairs: (a, b) of shapes (out, batch) and (in, batch); at least one.
@@ -35,32 +38,59 @@ def largest_products(pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Ten
     """
     if not count:
         return torch.empty(0, dtype=torch.int64, device=t.device)
-    best = (_Arrays if t.device.type == "cpu" and COMPILES else _Tensors)(t, kept, count)
+    wide = reduce(torch.promote_types, (each.dtype for pair in pairs for each in pair), torch.float32)
+    pairs = [(a.detach().to(wide), b.detach().to(wide)) for a, b in pairs]
     with torch.autocast(t.device.type, enabled=False):
-        for first, block in _blocks(pairs, t):
-            best.take(first, block)
+        guess = _likely_limit(pairs, count, t)
+        found = _above(guess, pairs, count, t, kept)
+        return found if found.numel() == count or guess == -inf else _above(-inf, pairs, count, t, kept)
+
+
+def _above(limit: float, pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Tensor:
+    """Positions of the largest among those that are above the limit."""
+    best = (_Arrays if t.device.type == "cpu" and COMPILES else _Tensors)(t, kept, count, limit)
+    size = max(1, BLOCK // max(1, t.shape[1]))
+    for first in range(0, t.shape[0], size):
+        best.take(first, _product([(a[first : first + size], b) for a, b in pairs]))
     return best.positions()
 
 
-def _blocks(pairs: Pairs, t: Topology) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows of the sum of products, and the first row of each."""
-    wide = reduce(torch.promote_types, (each.dtype for pair in pairs for each in pair), torch.float32)
-    pairs = [(a.detach().to(wide), b.detach().to(wide)) for a, b in pairs]
-    size = max(1, BLOCK // max(1, t.shape[1]))
-    for first in range(0, t.shape[0], size):
-        (a, b), *others = ((a[first : first + size], b) for a, b in pairs)
-        block = dense_product(a, b).contiguous()
-        for a, b in others:
-            block.addmm_(a, b.t())
-        yield first, block
+def _likely_limit(pairs: Pairs, count: int, t: Topology) -> float:
+    """What half as many again as are looked for exceed, if a sample does not deceive; -inf where it would not pay."""
+    if t.numel <= BLOCK:
+        return -inf
+    rows, columns = (_spread(size).to(t.device) for size in t.shape)
+    sample = _product([(a[rows], b[columns]) for a, b in pairs]).abs_().neg_().flatten()
+    expected = count * sample.numel() / t.numel
+    above = int(1.5 * expected + 5 * expected**0.5 + 5)
+    if above >= sample.numel():
+        return -inf
+    limit = -float(sample[smallest(sample, above)].max())
+    return limit if limit > 0 else -inf  # true of NaN: there are no numbers to tell by
+
+
+def _spread(size: int) -> Tensor:
+    """SAMPLE numbers below size, or all of them."""
+    if size <= SAMPLE:
+        return torch.arange(size)
+    return (torch.arange(SAMPLE, dtype=torch.float64) * GOLDEN % 1 * size).long()
+
+
+def _product(pairs: Pairs) -> Tensor:
+    """The sum of the products a b', row-major."""
+    (a, b), *others = pairs
+    block = dense_product(a, b).contiguous()
+    for a, b in others:
+        block.addmm_(a, b.t())
+    return block
 
 
 class _Tensors:
     """What was found so far, by torch's operations."""
 
-    def __init__(self, t: Topology, kept: Tensor, count: int) -> None:
-        self.t, self.kept, self.count = t, kept, count
-        self.limit, self.found = -inf, [torch.empty(0, dtype=torch.int64, device=t.device)]
+    def __init__(self, t: Topology, kept: Tensor, count: int, limit: float) -> None:
+        self.t, self.kept, self.count, self.limit = t, kept, count, limit
+        self.found = [torch.empty(0, dtype=torch.int64, device=t.device)]
         self.scores: list[Tensor] = []
 
     def take(self, first: int, block: Tensor) -> None:
@@ -92,9 +122,8 @@ class _Tensors:
 class _Arrays:
     """What was found so far, by kernels, in memory that is taken once."""
 
-    def __init__(self, t: Topology, kept: Tensor, count: int) -> None:
-        self.t, self.kept, self.count = t, kept.contiguous(), count
-        self.limit, self.n = -inf, 0
+    def __init__(self, t: Topology, kept: Tensor, count: int, limit: float) -> None:
+        self.t, self.kept, self.count, self.limit, self.n = t, kept.contiguous(), count, limit, 0
         self.room = count + max(count, SPARE)
         self.scores = self.found = np.empty(0, np.int64)
 
