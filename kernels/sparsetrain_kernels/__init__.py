@@ -2,6 +2,7 @@
 gives, and check nothing: a wrong shape or dtype is undefined behaviour."""
 
 from .backward import backward as backward
+from .carry import carry as carry
 from .distinct import distinct as distinct
 from .larger import compact as compact
 from .larger import take as take

@@ -1,10 +1,14 @@
 """The parametrization: from raw numbers to values that keep to the constraints of their edges, and back."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import sigmoid
+
+from ..edges.slots import Plan, SlotMap
+from .edited import edited
 
 
 class Constrained(nn.Module):
@@ -105,6 +109,27 @@ class Constrained(nn.Module):
                 f"{where}: expected edges of type {int(self.types[edge])} to share one value, got "
                 f"{float(values[edge])} at edge {edge}, for which others have {float(found[edge])}.{advice}"
             )
+
+    def plan_edit(self, where: str, constraints: Any, slots: SlotMap, numbers: Tensor) -> Plan:
+        """How the constraints go on after a change of edges: those of each edge that stays, and for newborn edges the
+        one that all have. ``numbers`` are the new values.
+
+        Raises:
+            ValueError: edges are frozen that would go, or the constraints differ from edge to edge and do not say what
+                holds for newborn ones.
+        """
+        new = edited(where, self, slots, numbers)
+        raw = constraints.original.detach()
+        if self.types is None:
+            born = new.of_each(numbers)[slots.newborn]
+            moved, of_raw = slots.moved(raw, born), slots
+        else:
+            moved, of_raw = raw.clone(), SlotMap(torch.arange(raw.numel(), device=raw.device), raw.numel())
+
+        def finish() -> None:
+            constraints[0] = new.train(self.training)
+
+        return Plan(constraints.original, of_raw, moved, finish)
 
     def extra_repr(self) -> str:
         kinds = {

@@ -6,12 +6,14 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
 from .frames import aligned, edge_frame
 from .pending import bring_up_to_date
 from .same_edges import check_same_edges, is_sharded
 from .settable_state import Buffers
+from .slots import Plan, SlotMap, started
 from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
 from .weights import check_replacement, replace_numbers
 
@@ -196,6 +198,60 @@ class EdgeModule(nn.Module):
         replace_numbers(self.values, values.detach().to(self.values, copy=True))
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
         self.awaits_edges = False
+
+    def plan_edit(self, where: str, edit: Edit, start: Tensor | None) -> Plan:
+        """How the layer goes on after a change of edges, for optim.carry, which applies it to optimizers along.
+
+        Raises:
+            ValueError: it is of other edges than the layer has, or its values are on the meta device, sharded, or
+                constrained in a way that does not say what holds for newborn edges. TypeError: they are computed by
+                parametrizations of others.
+        """
+        check_edit(where, self, self.topology, edit)
+        self.bring_up_to_date()
+        topology = edit.topology.to(self.values.device)
+
+        def finish() -> None:
+            self.topology = topology
+            self.awaits_edges = False
+
+        values = self.values.detach()
+        slots = SlotMap(edit.source, edit.before.nnz)
+        numbers = slots.moved(values, started(where, edit, start, values))
+        if isinstance(self.values, nn.Parameter):
+            return Plan(self.values, slots, numbers, finish)
+        constraints: Any = self.parametrizations["values"]
+        if len(constraints) != 1 or not hasattr(constraints[0], "plan_edit"):
+            raise TypeError(
+                f"{where}: expected values that are a Parameter or constrained by sparsetrain.constrain, got values "
+                'computed from others. Call torch.nn.utils.parametrize.remove_parametrizations(layer, "values") before.'
+            )
+        plan: Plan = constraints[0].plan_edit(where, constraints, slots, numbers)
+        of_constraints = plan.finish
+
+        def finish_both() -> None:
+            of_constraints()
+            finish()
+
+        plan.finish = finish_both
+        return plan
+
+
+def check_edit(where: str, layer: nn.Module, topology: Topology, edit: Edit) -> None:
+    """An edit of the edges that a layer has."""
+    kind = type(layer).__name__
+    if edit.before is not topology and (edit.before.shape != topology.shape or edit.before.digest != topology.digest):
+        raise ValueError(
+            f"{where}: expected an edit of the edges that the {kind} has, {topology!r}, got one of other edges, "
+            f"{edit.before!r}. Make it of layer.topology."
+        )
+    values: Any = getattr(layer, "values", None)
+    if isinstance(values, Tensor) and values.is_meta:
+        raise ValueError(f"{where}: expected values, the {kind} has none yet (meta device). Load them before.")
+    if is_sharded(values):
+        raise ValueError(
+            f"{where}: the values of the {kind} are sharded over processes. Change edges before fully_shard."
+        )
 
 
 class Parametrizations(nn.ModuleDict):

@@ -5,13 +5,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..optim.state import EACH, SINGLE
 from .matching import Groups
-
-SINGLE = {"step", "eta", "mu", "mu_product"}  # one number for a parameter
-EACH = {
-    "acc_delta", "ax", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "prev",
-    "square_avg", "step_size", "sum",
-}  # one for each of its values; keys of users may hold anything  # fmt: skip
 
 
 def check_states(where: str, optimizer: Optimizer, parameters: Groups, state: dict[str, Any]) -> None:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .. import init, patterns
+from ..edges.module import check_edit
+from ..edges.slots import Plan, SlotMap, started
+from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
 from .arguments import by_either_name
@@ -111,6 +114,31 @@ class MaskedLinear(nn.Module):
     def apply_mask(self) -> None:
         """Put the weights that do not count back to zero: after each optimizer step, in the form ``"step"``."""
         self.weight.mul_(self.mask)
+
+    def plan_edit(self, where: str, edit: Edit, start: Tensor | None) -> Plan:
+        """How the layer goes on after a change of edges, for optim.carry: the mask changes, and what belongs to weights
+        that go or come starts anew.
+
+        Raises:
+            ValueError: it is of other edges than the mask has. TypeError: the weight is computed from others.
+        """
+        check_edit(where, self, self.topology, edit)
+        if not isinstance(self.weight, nn.Parameter):
+            raise TypeError(f"{where}: expected a weight that is a Parameter, got one computed from others.")
+        new = edit.topology.to(self.weight.device)
+        place = torch.full((self.weight.numel(),), -1, dtype=torch.int64, device=self.weight.device)
+        at = new.row.long() * new.shape[1] + new.col
+        stays = edit.source >= 0
+        place[at[stays]] = at[stays]
+        slots = SlotMap(place, self.weight.numel())
+        numbers = slots.moved(self.weight)
+        numbers.view(-1)[at[~stays]] = torch.as_tensor(started(where, edit, start, self.weight)).to(numbers)
+        mask = new.to_mask().to(self.mask)
+
+        def finish() -> None:
+            self.mask.copy_(mask)
+
+        return Plan(self.weight, slots, numbers, finish)
 
     @classmethod
     def from_sparse(cls, layer: SparseLinear, form: Form = "forward") -> Self:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from .. import init, patterns, tracing
 from ..edges.module import EdgeModule
+from ..edges.slots import Plan
 from ..ops.verbs import checked_linear
+from ..structure.edit import Edit
 from ..structure.topology import Topology
 from .arguments import by_either_name
 from .from_data import FromData
@@ -253,6 +255,10 @@ class TransposedSparseLinear(EdgeModule):
             rest = {name: p for name, p in self._parameters.items() if name != "values"}
             self._parameters.clear()
             self._parameters.update(({} if shared is None else {"values": shared}) | rest)
+
+    def plan_edit(self, where: str, edit: Edit, start: Tensor | None) -> Plan:
+        """That of the layer that the values belong to, in the order of its topology."""
+        return super().plan_edit(where, edit, start) if self._apart else self.origin.plan_edit(where, edit, start)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._follow()

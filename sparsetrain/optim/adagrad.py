@@ -10,6 +10,7 @@ from ..ops.row_gradient import RowGradient
 from ..ops.row_steps import backend_of
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused
+from .state import by_rows
 
 
 class Adagrad(RowOptimizer, torch.optim.Adagrad):
@@ -52,6 +53,7 @@ class Adagrad(RowOptimizer, torch.optim.Adagrad):
         (torch.Size([1000, 1]), [4.0])
     """
 
+    STATE = by_rows("Adagrad")
     _torch = torch.optim.Adagrad
 
     def __init__(

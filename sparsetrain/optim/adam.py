@@ -11,6 +11,7 @@ from ..ops.row_gradient import RowGradient
 from ..ops.row_steps import backend_of, catch_up_adam
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
+from .state import by_rows
 
 
 class Adam(RowOptimizer, torch.optim.Adam):
@@ -59,6 +60,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
         tensor([0.1000, 0.1000, 0.0000])
     """
 
+    STATE = by_rows("Adam")
     _torch = torch.optim.Adam
     _decoupled = False
 
@@ -93,6 +95,9 @@ class Adam(RowOptimizer, torch.optim.Adam):
             )
         if not self._decoupled:
             self._refuse_coupled_decay(group)
+
+    def _counts_births(self, group: Group) -> bool:
+        return bool(group["bias_correction"] == "row" and group["unused"] == "frozen")
 
     def _step_rows(self, group: Group, p: Tensor, g: RowGradient, numbers: dict[str, Any]) -> Idle | None:
         state, dense = self.state[p], group["unused"] == "dense"

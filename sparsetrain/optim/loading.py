@@ -6,22 +6,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .state import TORCH
+
 OPTIONS = {
     "SGD": {"momentum", "dampening", "nesterov"},
     "RMSprop": {"alpha", "centered", "momentum"},
     "Adagrad": {"lr_decay", "initial_accumulator_value"},
     "Adam": {"betas", "amsgrad"},
 }  # by which an optimizer is known, ours and torch's
-STATES = {
-    "SGD": {"momentum_buffer"},
-    "RMSprop": {"step", "square_avg", "grad_avg", "momentum_buffer"},
-    "Adagrad": {"step", "sum"},
-    "Adam": {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
-}
 OPTIONAL = {"momentum_buffer", "grad_avg", "max_exp_avg_sq", "row_steps"}
 ALL = set().union(*OPTIONS.values())
 # names in a state; what has another is a user's own, and travels
-OURS = frozenset({"row_steps"}.union(*STATES.values()))
+OURS = frozenset({"row_steps"}.union(*(TORCH[kind] for kind in OPTIONS)))
 
 
 def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -63,12 +59,13 @@ def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Tensor, group: dict[str, Any]) -> None:
-    foreign, missing = (state.keys() & OURS) - STATES[kind] - {"row_steps"}, STATES[kind] - OPTIONAL - state.keys()
+    known = TORCH[kind].keys()
+    foreign, missing = (state.keys() & OURS) - known - {"row_steps"}, known - OPTIONAL - state.keys()
     if state and missing and not foreign:
         raise ValueError(f"{where}: expected {sorted(missing)} in the state of parameter {index}, got {sorted(state)}.")
     if foreign:
         raise ValueError(
-            f"{where}: expected state {sorted(STATES[kind])} of parameter {index}, got {sorted(foreign)}: the state of "
+            f"{where}: expected state {sorted(known)} of parameter {index}, got {sorted(foreign)}: the state of "
             "another optimizer."
         )
     for name, value in state.items():

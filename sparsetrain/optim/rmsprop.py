@@ -11,6 +11,7 @@ from ..ops.row_gradient import RowGradient
 from ..ops.row_steps import backend_of, catch_up_linear
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
+from .state import by_rows
 
 
 class RMSprop(RowOptimizer, torch.optim.RMSprop):
@@ -57,6 +58,7 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
         tensor([0.0400, 0.0100, 0.0000])
     """
 
+    STATE = by_rows("RMSprop")
     _torch = torch.optim.RMSprop
 
     def __init__(

@@ -50,6 +50,10 @@ class RowOptimizer(Optimizer):
         """Whether a dense gradient, too, is stepped row by row: each of its rows counts its steps."""
         return False
 
+    def _counts_births(self, group: Group) -> bool:
+        """Whether values that are born later than their parameter need a count of steps of their own."""
+        return False
+
     # ---- torch's contract --------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: Group) -> None:

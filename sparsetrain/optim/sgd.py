@@ -11,6 +11,7 @@ from ..ops.row_gradient import RowGradient
 from ..ops.row_steps import backend_of, catch_up_linear
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused
+from .state import by_rows
 
 
 class SGD(RowOptimizer, torch.optim.SGD):
@@ -53,6 +54,7 @@ class SGD(RowOptimizer, torch.optim.SGD):
         [[1.0, 1.0], [0.5, 0.5], [0.0, 0.0]]
     """
 
+    STATE = by_rows("SGD")
     _torch = torch.optim.SGD
 
     def __init__(
@@ -67,6 +69,10 @@ class SGD(RowOptimizer, torch.optim.SGD):
             differentiable=differentiable, fused=fused,
         )  # fmt: skip
         self.defaults.update(self._options)
+
+    def _counts_births(self, group: Group) -> bool:
+        # without dampening a buffer of zeros is as good as none
+        return bool(group["momentum"] and group["dampening"] and group["unused"] == "frozen")
 
     def _step_rows(self, group: Group, p: Tensor, g: RowGradient, numbers: dict[str, Any]) -> Idle | None:
         state, dense = self.state[p], group["unused"] == "dense"

@@ -1,0 +1,206 @@
+"""carry: a change of edges applied to everything that has one entry for each edge."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from ..edges.slots import Plan, SlotMap
+from ..edges.weights import replace_numbers
+from ..structure.edit import Edit
+from . import state as of_optimizers
+from .row_optimizer import RowOptimizer
+
+WHERE = "optim.carry"
+Group = dict[str, Any]
+
+
+@torch.no_grad()
+def carry(
+    optimizer: Optimizer | None, edits: Mapping[Any, Edit], *, values: Mapping[Any, Tensor] | None = None
+) -> None:
+    r"""Change the edges of layers, and carry along everything that has one entry for each edge.
+
+    Values, gradients, and what an optimizer of torch.optim or sparsetrain.optim keeps for each value move by one map:
+
+    .. math:: w'_k = w_{s_k} \ \text{if} \ s_k \ge 0, \ \text{else what a new parameter starts with},
+
+    with :math:`s` = ``edit.source``. Edges that stay keep theirs bit for bit. Newborn edges start at 0, with moments of
+    0, Rprop's step size lr, Adagrad's initial accumulator, ASGD's average at the value. In sparsetrain.optim.Adam and
+    AdamW their steps are counted from birth, so that their first move is lr, as that of a new parameter; torch's go on
+    with the count of the parameter, and move a newborn edge by up to 3.16 lr.
+
+    The Parameter stays the same object. Where the number of edges stays, data, gradient and state stay in their memory
+    too, so that compiled graphs and DistributedDataParallel go on.
+
+    Args:
+        optimizer: of the layers' values; None where there is none, as for an average of a model's weights.
+        edits: by layer: SparseLinear, SparseDeltaLinear, MaskedLinear. Of layers tied by ``transposed()`` one is
+            enough. Constraints go on; those that hold for all edges alike hold for newborn ones.
+        values: by layer, what newborn edges start with in place of zeros, in the order of ``edit.grown``.
+
+    Raises:
+        ValueError: an edit of other edges than the layer has, state that can't be carried, such as that of LBFGS, or
+            constraints that do not say what holds for newborn edges. TypeError: no layer over edges, no optimizer.
+            RuntimeError: called inside of a backward pass. Whatever is raised, nothing has changed.
+
+    Example:
+        >>> from sparsetrain import Edit, Topology
+        >>> from sparsetrain.nn import SparseLinear
+        >>> layer = SparseLinear(3, 2, topology=Topology.from_mask([[1, 0, 1], [0, 1, 0]]))
+        >>> nn.init.ones_(layer.values)
+        Parameter containing:
+        tensor([1., 1., 1.], requires_grad=True)
+        >>> optimizer = torch.optim.Adam(layer.parameters())
+        >>> carry(optimizer, {layer: Edit(layer.topology, kept=[0, 2], grown=([1], [2]))})
+        >>> layer.values.tolist(), layer.topology.col.tolist()
+        ([1.0, 1.0, 0.0], [0, 1, 2])
+    """
+    _check_arguments(optimizer, edits, values)
+    if isinstance(optimizer, RowOptimizer):
+        optimizer.flush()
+    plans = _plans(edits, {} if values is None else values)
+    states, penalties = _moved_states(optimizer, plans)
+    gradients = {p: _moved_gradient(p, plan.slots) for p, (plan, _) in plans.items()}
+    for p, (plan, finishes) in plans.items():  # from here on nothing can fail
+        _go_on(p, plan, gradients[p])
+        for finish in finishes:
+            finish()
+        if p in states:
+            _put(optimizer.state[p], states[p])  # type: ignore[union-attr]
+        if isinstance(optimizer, RowOptimizer) and not plan.slots.keeps_size:
+            optimizer.resized(p)
+    for group, l1 in penalties:
+        group["l1"] = l1
+
+
+def _check_arguments(optimizer: Any, edits: Any, values: Any) -> None:
+    if not (optimizer is None or isinstance(optimizer, Optimizer)):
+        raise TypeError(f"{WHERE}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
+    if not isinstance(edits, Mapping) or not all(isinstance(edit, Edit) for edit in edits.values()):
+        raise TypeError(f"{WHERE}: expected edits as a dict from layers to Edit, got {edits!r}.")
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(f"{WHERE}: called inside of a backward pass, which still reads the edges. Call it after.")
+    for layer in {} if values is None else values:
+        if layer not in edits:
+            raise ValueError(f"{WHERE}: expected values of layers that are edited, got some of {layer!r}.")
+
+
+def _plans(edits: Mapping[Any, Edit], values: Mapping[Any, Tensor]) -> dict[nn.Parameter, tuple[Plan, list[Any]]]:
+    """By parameter, what is planned for it, and how each of its layers finishes."""
+    plans: dict[nn.Parameter, tuple[Plan, list[Any]]] = {}
+    for layer, edit in edits.items():
+        if not hasattr(layer, "plan_edit"):
+            raise TypeError(f"{WHERE}: expected layers over edges such as SparseLinear, got {type(layer).__name__}.")
+        plan = layer.plan_edit(WHERE, edit, values.get(layer))
+        known = plans.setdefault(plan.parameter, (plan, []))
+        if not torch.equal(known[0].slots.source, plan.slots.source):
+            raise ValueError(f"{WHERE}: expected one edit for layers over one value array, got another for {layer!r}.")
+        known[1].append(plan.finish)
+    return plans
+
+
+def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | None) -> None:
+    if plan.slots.keeps_size:
+        p.copy_(plan.numbers)
+        if p.grad is not None and gradient is not None:
+            p.grad.copy_(gradient)
+    else:
+        replace_numbers(p, plan.numbers)
+        p.grad = gradient
+
+
+def _moved_gradient(p: nn.Parameter, slots: SlotMap) -> Tensor | None:
+    if p.grad is None:
+        return None
+    gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
+    moved = slots.moved(gradient)
+    if not p.grad.is_sparse:
+        return moved
+    rows = moved.nonzero().flatten()
+    return torch.sparse_coo_tensor(rows[None], moved[rows], moved.shape, is_coalesced=True, check_invariants=False)
+
+
+# ---- optimizers ------------------------------------------------------------------------------------------------------
+
+
+def _moved_states(optimizer: Optimizer | None, plans: Mapping[nn.Parameter, tuple[Plan, Any]]) -> Any:
+    """What an optimizer holds for each value, at its new place; and the l1 of groups."""
+    states: dict[nn.Parameter, dict[str, Any]] = {}
+    penalties: list[tuple[Group, Tensor]] = []
+    if optimizer is None:
+        return states, penalties
+    if isinstance(optimizer, LBFGS) and plans:
+        raise ValueError(
+            f"{WHERE}: the state of LBFGS is of all parameters together and can't be carried along. Change edges "
+            "without it, and make a new optimizer."
+        )
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p in plans:
+                states[p] = _moved_state(optimizer, group, p, plans[p][0])
+                l1 = group.get("l1")
+                if isinstance(l1, Tensor) and l1.ndim:
+                    penalties.append((group, _moved_l1(group, l1, plans[p][0].slots)))
+    return states, penalties
+
+
+def _moved_state(optimizer: Optimizer, group: Group, p: nn.Parameter, plan: Plan) -> Group:
+    state, slots = optimizer.state.get(p, {}), plan.slots
+    declared = of_optimizers.declared(optimizer) or {}
+    newborn = slots.newborn
+    grows = bool(newborn.any())
+    moved: Group = {}
+    for name, kept in state.items():
+        kind, fill = declared.get(name, ("each", None))
+        if not isinstance(kept, Tensor) or not kept.ndim or kind == "one":
+            if kept is None or isinstance(kept, Tensor | bool | int | float | str):
+                continue
+        elif kind == "row":
+            moved[name] = slots.moved(kept.repeat_interleave(p.numel() // max(1, kept.numel())))
+            continue
+        elif kept.shape == p.shape and kept.layout is torch.strided and not (grows and fill is None):
+            moved[name] = slots.moved(kept, of_optimizers.filled(fill or 0.0, group, plan.numbers.reshape(-1)[newborn]))
+            continue
+        raise _unknown(optimizer, p, name, kept)
+    if grows and state and isinstance(optimizer, RowOptimizer) and optimizer._counts_births(group):
+        counts = state.get("row_steps")
+        if counts is None:
+            so_far = int(state["step"]) if "step" in state else 1
+            moved["row_steps"] = slots.moved(torch.full((p.numel(),), so_far, dtype=torch.int32, device=p.device))
+    return moved
+
+
+def _put(state: Group, moved: Group) -> None:
+    """In the same memory where the size stays."""
+    for name, new in moved.items():
+        kept = state.get(name)
+        if isinstance(kept, Tensor) and kept.shape == new.shape:
+            kept.copy_(new)
+        else:
+            state[name] = new
+
+
+def _moved_l1(group: Group, l1: Tensor, slots: SlotMap) -> Tensor:
+    if len(group["params"]) > 1:
+        raise ValueError(
+            f"{WHERE}: an l1 for each value is shared by {len(group['params'])} parameters of a group, which would no "
+            "longer be of one shape. Give each parameter a group of its own."
+        )
+    if bool(slots.newborn.any()):
+        raise ValueError(
+            f"{WHERE}: an l1 for each value does not say what holds for newborn edges. Set it to a number in that "
+            "group, and to a tensor for the new edges afterwards."
+        )
+    return slots.moved(l1)
+
+
+def _unknown(optimizer: Optimizer, p: nn.Parameter, name: str, kept: Any) -> ValueError:
+    got = f"shape {tuple(kept.shape)}, {kept.layout}" if isinstance(kept, Tensor) else type(kept).__name__
+    return ValueError(
+        f"{WHERE}: expected the state of {type(optimizer).__name__} to hold numbers, and tensors of the values' shape "
+        f"{tuple(p.shape)} of which it is known what newborn edges start with, got {name!r} of {got}. Delete it from "
+        "optimizer.state, or make a new optimizer afterwards."
+    )
