@@ -17,6 +17,7 @@ from ..structure.topology import Topology
 from ..tracing import mapped_by_autograd, transforming, watched
 from . import library
 from .backends import BACKENDS, Backend
+from .gradient_factors import tell
 from .layout import in_layout_of, sum_over_batch
 
 
@@ -63,8 +64,12 @@ class SpMM(Function):
         _, for_values, for_x, for_bias, *_ = ctx.needs_input_grad
         t, transpose, backend = ctx.t, ctx.transpose, ctx.backend
         dvalues = dx = dbias = None
-        if for_values and for_x and not transpose and not differentiating(values, x, dy):
-            dvalues, dx, dbias = backend_of(backend, values, x, dy).backward(t, values, x, dy, for_bias)
+        fused = for_values and for_x and not transpose and not differentiating(values, x, dy)
+        together = backend_of(backend, values, x, dy) if fused else None
+        if for_values and not isinstance(together, library.Operators):  # which tell by themselves
+            tell(t, *((x, dy) if transpose else (dy, x)))
+        if together is not None:
+            dvalues, dx, dbias = together.backward(t, values, x, dy, for_bias)
         else:
             if for_values:
                 dvalues = sddmm(t, x, dy, backend) if transpose else sddmm(t, dy, x, backend)

@@ -18,6 +18,7 @@ from ..tracing import transforming, watched
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
 from .backends import BACKENDS, backend_for
 from .dense_products import dense_product
+from .gradient_factors import tell
 from .layout import sum_over_batch
 from .verbs import HALVES, SPARSE, checked_linear
 
@@ -69,6 +70,8 @@ class DeltaLinear(Function):
         t, backend = ctx.t, ctx.backend
         check_edges(t, values)
         dvalues = dx = None
+        if for_values:
+            tell(t, dy.t(), x.t())
         if differentiating(x, values, dy) or backend_of(backend, x, values, dy) is not BACKENDS[backend]:
             if for_values:
                 dvalues = sddmm(t, _columns(dy, values), _columns(x, values), backend)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..structure.topology import Topology
 from ..tracing import beside
 from .backends import BACKENDS
+from .gradient_factors import tell
 from .layout import empty_like_layout, sum_over_batch
 
 _library = torch.library.Library("sparsetrain", "DEF")
@@ -17,6 +18,7 @@ for _schema in (
     "spmm(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor? bias, int columns, bool transpose, str backend)"
     " -> Tensor",
     "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor",
+    "gradient(Tensor crow, Tensor col, Tensor a, Tensor b, str backend) -> Tensor",  # sddmm, of a backward pass
     "backward(Tensor crow, Tensor col, Tensor values, Tensor x, Tensor dy, bool bias, str backend)"
     " -> (Tensor, Tensor, Tensor)",
 ):
@@ -95,6 +97,12 @@ def _sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Ten
     return BACKENDS[backend].sddmm(t, a, b)
 
 
+@torch.library.impl(_library, "gradient", "CompositeExplicitAutograd")
+def _gradient(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
+    tell(_topology(crow, col, b.shape[0]), a, b)
+    return _sddmm(crow, col, a, b, backend)
+
+
 @torch.library.impl(_library, "backward", "CompositeExplicitAutograd")
 def _backward(
     crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
@@ -103,6 +111,7 @@ def _backward(
     t = _topology(crow, col, x.shape[0])
     batch = x.shape[1:2]
     _check(where, t, ("values", values, (t.nnz,)), ("x", x, (t.shape[1], *batch)), ("dy", dy, (t.shape[0], *batch)))
+    tell(t, dy, x)
     grad, dx, bias_grad = BACKENDS[backend].backward(t, values, x, dy, bias)
     return grad, dx, dy.new_empty(0) if bias_grad is None else bias_grad
 
@@ -121,6 +130,7 @@ def _fake_spmm(
     return empty_like_layout(x, columns if transpose else crow.shape[0] - 1)
 
 
+@torch.library.register_fake("sparsetrain::gradient", lib=_library)
 @torch.library.register_fake("sparsetrain::sddmm", lib=_library)
 def _fake_sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
     return a.new_empty(col.shape[0])
@@ -147,7 +157,7 @@ def _spmm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     else:
         if for_values:
             a, b = (x, dy) if ctx.transpose else (dy, x)
-            dvalues = _ops.sddmm(crow, col, a, b, ctx.backend)
+            dvalues = _ops.gradient(crow, col, a, b, ctx.backend)
         if for_x:
             dx = _ops.spmm(crow, col, values, dy, None, ctx.columns, not ctx.transpose, ctx.backend)
         dbias = sum_over_batch(dy) if for_bias else None
@@ -192,6 +202,7 @@ def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor, dbias: Tensor) -> 
 for _name, _gradients, _keep in (
     ("spmm", _spmm_gradients, _keep_spmm),
     ("sddmm", _sddmm_gradients, _keep_sddmm),
+    ("gradient", _sddmm_gradients, _keep_sddmm),
     ("backward", _backward_gradients, _keep_backward),
 ):
     torch.library.register_autograd(f"sparsetrain::{_name}", _gradients, setup_context=_keep, lib=_library)
@@ -209,5 +220,10 @@ def _flops_of_backward(crow: Any, col: Any, values: Any, x: Any, *_: Any, **__: 
     return 4 * int(col[0]) * int(x[1])  # a product and a sampled one
 
 
-for _name, _flops in (("spmm", _flops_of_spmm), ("sddmm", _flops_of_sddmm), ("backward", _flops_of_backward)):
+for _name, _flops in (
+    ("spmm", _flops_of_spmm),
+    ("sddmm", _flops_of_sddmm),
+    ("gradient", _flops_of_sddmm),
+    ("backward", _flops_of_backward),
+):
     register_flop_formula(getattr(_ops, _name))(_flops)

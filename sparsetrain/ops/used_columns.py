@@ -11,6 +11,7 @@ from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
+from .gradient_factors import listening, tell
 from .layout import is_feature_major, sum_over_batch
 from .row_gradient import sparse_rows
 
@@ -67,6 +68,8 @@ class UsedSpMM(Function):
         dvalues = dx = None
         if for_values:
             part = _rows(x, used.columns) if for_x else x
+            if listening(ctx.t):
+                tell(ctx.t, dy, x if for_x else _whole(part, used.columns, ctx.t.shape[1]))
             of_edges = sddmm(used.topology, dy, part, ctx.backend)
             dvalues = (
                 torch.sparse_coo_tensor(used.edges[None], of_edges, (ctx.t.nnz,), check_invariants=False)
@@ -82,3 +85,8 @@ class UsedSpMM(Function):
 def _rows(x: Tensor, columns: Tensor) -> Tensor:
     """Some features of x, (in, batch), in its layout."""
     return x.index_select(0, columns) if is_feature_major(x) else x.t().index_select(1, columns).t()
+
+
+def _whole(part: Tensor, columns: Tensor, features: int) -> Tensor:
+    """All features, zero but for these rows."""
+    return part.new_zeros(features, part.shape[1]).index_copy_(0, columns, part)

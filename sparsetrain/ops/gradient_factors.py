@@ -1,0 +1,45 @@
+"""The gradient of a whole weight, absent positions too, as the two factors that a backward pass multiplies.
+
+    dW = a b'    with a = dy (out, batch), b = x (in, batch); with ``transpose`` x and dy change places
+
+A backward pass computes stored positions alone. Rules that grow edges where the gradient is large need the factors, and
+listen for them here in the steps that they look at. It works in eager mode and in compiled graphs alike, which call
+the same operators; hooks on modules would not, and would make graphs anew each time they come and go.
+"""
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from ..structure.topology import Topology
+
+Listener = Callable[[Tensor, Tensor], None]
+
+_listeners: "WeakKeyDictionary[Topology, list[Listener]]" = WeakKeyDictionary()
+
+
+def listen(t: Topology, listener: Listener) -> None:
+    """Call this with the factors of each gradient over these edges, until ``stop_listening``."""
+    _listeners.setdefault(t, []).append(listener)
+
+
+def stop_listening(t: Topology, listener: Listener) -> None:
+    """Undo ``listen``."""
+    remaining = [each for each in _listeners.get(t, []) if each is not listener]
+    if remaining:
+        _listeners[t] = remaining
+    else:
+        _listeners.pop(t, None)
+
+
+def listening(t: Topology) -> bool:
+    """Whether anybody listens for gradients over these edges."""
+    return t in _listeners
+
+
+def tell(t: Topology, a: Tensor, b: Tensor) -> None:
+    """A backward pass has computed the gradient a b' at these edges."""
+    if _listeners:
+        for listener in _listeners.get(t, ()):
+            listener(a.detach(), b.detach())
