@@ -3,6 +3,7 @@
 from . import constrain as constrain
 from . import convert as convert
 from . import data as data
+from . import evolve as evolve
 from . import init as init
 from . import io as io
 from . import nn as nn

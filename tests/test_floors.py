@@ -18,7 +18,7 @@ FLOORS: tuple[set[str], ...] = (
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},
-    {"convert", "subtensor"},
+    {"convert", "evolve", "subtensor"},
     {"io", "data", "cli"},
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -24,9 +24,48 @@ _ask = DistributedDataParallel._build_params_for_reducer
 @wraps(_ask)
 def _told(self: Any) -> Any:
     share_edges(self.module, self.process_group)
+    self.register_forward_pre_hook(StillReduced(self.module))
     parameters, expect_sparse = _ask(self)  # type: ignore[no-untyped-call]
     ours = row_sparse(self.module)
     return parameters, [sparse or p in ours for p, sparse in zip(parameters, expect_sparse, strict=True)]
+
+
+class StillReduced:
+    """Whether the wrapper still averages the gradients of all values, asked before each forward pass.
+
+    Values that get another number of edges, or other edges by ``replace_edges``, get a new node in autograd's graph,
+    which the wrapper does not know: its ranks would train apart without a word.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
+        self.nodes = [_accumulator(layer) for layer in self.layers]
+
+    def __call__(self, *_: Any) -> None:
+        """RuntimeError: it does not."""
+        if torch.compiler.is_compiling():
+            return
+        for layer, node in zip(self.layers, self.nodes, strict=True):
+            if node is not None and _accumulator(layer) is not node:
+                raise RuntimeError(
+                    f"DistributedDataParallel: expected the edges that a {type(layer).__name__} had when the model was "
+                    f"wrapped, got {layer.topology!r} that it changed to, whose gradients would not be averaged over "
+                    "ranks. Wrap the model again after its number of edges changes."
+                )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()  # nodes can't be sent; a wrapper that is unpickled asks for parameters anew
+
+
+def _nothing() -> Any:
+    return lambda *_: None
+
+
+def _accumulator(layer: EdgeModule) -> Any:
+    """The node of the graph in which the gradient of a layer's values arrives."""
+    values = layer.values
+    leaf = isinstance(values, nn.Parameter) and values.requires_grad
+    return torch.autograd.graph.get_gradient_edge(values).node if leaf else None
 
 
 def extend() -> None:

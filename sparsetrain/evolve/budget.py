@@ -1,0 +1,61 @@
+"""How many edges each layer has after an update."""
+
+import warnings
+from collections.abc import Sequence
+
+from ..patterns import allocate
+from .layers import Layer
+from .schedules import Schedule
+
+
+def totals(
+    layers: Sequence[Layer], schedule: Schedule, step: int, initial: Sequence[int], distribution: str
+) -> list[int]:
+    """Edges of each layer after an update at this step: as many as now, or those of the density on its way.
+
+    No layer is left with fewer edges than neurons, unless it started with fewer.
+    """
+    if schedule.final_density is None:
+        return [layer.nnz for layer in layers]
+    counts = []
+    for layer, edges, wanted in zip(layers, initial, _final(layers, schedule, distribution), strict=True):
+        positions = layer.topology.numel
+        density = schedule.density(edges / max(1, positions), wanted, step)
+        counts.append(max(round(density * positions), floor(layer, edges)))
+    return counts
+
+
+def floor(layer: Layer, initial: int) -> int:
+    """The fewest edges that a layer may have: one for each neuron, or what it started with."""
+    return min(initial, layer.shape[0])
+
+
+def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows: bool) -> None:
+    """The final density can be reached.
+
+    Raises:
+        ValueError: a layer would need more edges than it has, under a rule that only drops them.
+
+    Warns:
+        UserWarning: a layer would be left with fewer edges than neurons, and keeps one for each.
+    """
+    if schedule.final_density is None:
+        return
+    for layer, wanted in zip(layers, _final(layers, schedule, distribution), strict=True):
+        edges = round(wanted * layer.topology.numel)
+        if not grows and edges > layer.nnz:
+            raise ValueError(
+                f"Evolver: expected layer {layer.name!r} to start with its final {edges} edges at least, it has "
+                f"{layer.nnz}, and the rule only drops edges. Start denser, or lower "
+                f"final_density={schedule.final_density}, or pass another distribution than {distribution!r}."
+            )
+        if edges < floor(layer, layer.nnz):
+            warnings.warn(
+                f"Evolver: a final density of {wanted:.3g} leaves layer {layer.name!r} {edges} edges for "
+                f"{layer.shape[0]} neurons. It keeps {floor(layer, layer.nnz)}.",
+                stacklevel=3,
+            )
+
+
+def _final(layers: Sequence[Layer], schedule: Schedule, distribution: str) -> list[float]:
+    return allocate([layer.shape for layer in layers], schedule.final_density, distribution)  # type: ignore[arg-type]

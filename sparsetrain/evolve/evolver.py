@@ -1,0 +1,221 @@
+"""Evolver: edges that change while a model trains."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .. import checks
+from ..optim import carry
+from ..structure.edit import Edit
+from . import budget, checkpoint
+from . import layers as of_layers
+from .agreement import Agreement
+from .change import Change, LayerChange
+from .history import History
+from .layers import Layer
+from .recorder import Recorder
+from .rule import Rule
+from .schedules import Schedule
+from .warm_up import WarmUp
+
+PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler
+
+
+class Evolver:
+    r"""Changes the edges of a model while it trains, by a rule and a schedule.
+
+    Call ``step()`` after each ``optimizer.step()``. When an update is due it lets edges go and come by the rule, and
+    carries everything along: values, gradients, the optimizer's state, plans, names (optim.carry). Where the number of
+    edges stays, every tensor stays in its memory, so that compiled graphs and DistributedDataParallel go on.
+
+    Args:
+        model: whose layers over edges (or masked layers) change; may be wrapped by torch.compile or
+            DistributedDataParallel.
+        optimizer: of their values.
+        rule: which edges go and come: Static, SET, RigL, GMP, or one of your own.
+        schedule: when, and how many: Constant, Cosine, Linear, Cubic.
+        layers: which layers change: None for all; a name, a glob or a compiled regular expression, or a list of such;
+            or a dict from such to rates from 0 to 1 by which the schedule's fraction is multiplied. The first that
+            matches counts.
+        distribution: of a final density over the layers, ``"uniform"``, ``"er"`` or ``"erk"``, see patterns.allocate.
+        warm_up: steps over which the updates of newborn edges grow from none to whole.
+        generator: of everything that is drawn; by default one that follows ``torch.manual_seed``.
+        group: of processes that train this model together; by default all, where torch.distributed is initialized.
+
+    Raises:
+        ValueError: the optimizer does not have the values, layers share values with something that can't change along,
+            no layer matches, or the rule refuses the schedule. TypeError: something of another kind.
+
+    Source: Mocanu et al. (2018) and Evci et al. (2020), for the loop; SMET (2026), arXiv 2606.00888, for the steps of
+    newborn edges and their warm-up.
+
+    Example: two lines in a loop.
+        >>> from sparsetrain import evolve, optim
+        >>> from sparsetrain.nn import SparseLinear
+        >>> model = nn.Sequential(SparseLinear(20, 40, density=0.2), nn.ReLU(), SparseLinear(40, 3, density=0.5))
+        >>> optimizer = optim.Adam(model.parameters(), lr=0.01)
+        >>> schedule = evolve.Cosine(interval=10, stop=80, prune_fraction=0.3)
+        >>> evolver = evolve.Evolver(model, optimizer, evolve.RigL(), schedule, layers={"0": 1.0, "2": 0.5})
+        >>> x, y = torch.randn(64, 20), torch.randint(3, (64,))
+        >>> for _ in range(100):
+        ...     loss = nn.functional.cross_entropy(model(x), y)
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     if change := evolver.step():
+        ...         numbers = change.scalars()
+        >>> change is None, numbers["evolve/edges"]
+        (True, 220.0)
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, rule: Rule, schedule: Schedule, *, layers: Any = None,
+        distribution: str = "uniform", warm_up: int = 0, generator: torch.Generator | None = None, group: Any = None,
+    ) -> None:  # fmt: skip
+        where = "Evolver"
+        _check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
+        chosen = of_layers.chosen(where, model, layers)
+        of_layers.check(where, model, optimizer, chosen)
+        self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
+        self.modules: dict[str, Any] = {name: module for name, (module, _) in chosen.items()}
+        self._rates = {name: rate for name, (_, rate) in chosen.items()}
+        self._warm_up = WarmUp(where, warm_up)
+        self._agreement = Agreement(group)
+        self.generator = self._agreement.generator(checks.generator(where, generator))
+        self.histories = {name: History(module.topology) for name, module in self.modules.items()}
+        self.recorders = {name: Recorder(module, rule.steps) for name, module in self.modules.items()}
+        self.steps = 0  # training steps so far
+        self.late = 0  # steps for which an update has waited for finite gradients
+        views = self._views()
+        rule.check(schedule, views)
+        budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
+        if rule.steps:
+            of_layers.unshare(self.modules)
+        self.record()
+
+    @torch.no_grad()
+    def step(self) -> Change | None:
+        """Count a training step, and change edges if an update is due.
+
+        Returns:
+            What has changed, or None.
+
+        Raises:
+            RuntimeError: called inside of a backward pass; an input was changed in place after it; or processes would
+                go on with different edges.
+            ValueError: values are NaN, or gradients were NaN for several steps. Edges are as they were then.
+        """
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError("Evolver.step: called inside of a backward pass. Call it after optimizer.step().")
+        self.steps += 1
+        for recorder in self.recorders.values():
+            recorder.end_step()
+        self._warm_up.apply(self.modules)
+        change = self._update() if self.late or self.schedule.due(self.steps) else None
+        self.record()
+        self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
+        return change
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on, beside model and optimizer: for io.save(..., extra={"evolver": evolver})."""
+        return checkpoint.state(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was saved; the model and the optimizer are loaded before.
+
+        Raises:
+            ValueError: it is of another rule, schedule or model. Nothing is changed then.
+        """
+        checkpoint.load(self, state)
+        self._warm_up.remember(self.modules, self.histories, self.steps, changed=True)
+
+    def __repr__(self) -> str:
+        return f"Evolver({self.rule!r}, {self.schedule!r}, layers={list(self.modules)})"
+
+    # ---- an update ---------------------------------------------------------------------------------------------------
+
+    def _update(self) -> Change | None:
+        views = self._views()
+        if not self._usable(views):
+            return None
+        initial = [history.initial for history in self.histories.values()]
+        counts = budget.totals(views, self.schedule, self.steps, initial, self.distribution)
+        before = self.generator.get_state()
+        try:
+            plan = self.rule.plan(views, counts, self.schedule.fraction(self.steps))
+            edits = {view.name: self.rule.edit(view, *amounts) for view, amounts in zip(views, plan, strict=True)}
+            values = {view.name: self.rule.start(view, edits[view.name]) for view in views}
+            self._agreement.check(edits)
+            carry(
+                self.optimizer,
+                {self.modules[name]: edit for name, edit in edits.items()},
+                values={self.modules[name]: start for name, start in values.items() if start is not None},
+            )
+        except BaseException:
+            self.generator.set_state(before)
+            raise
+        return self._changed(edits)
+
+    def _changed(self, edits: Mapping[str, Edit]) -> Change:
+        changes = {}
+        for name, edit in edits.items():
+            self.recorders[name].stop()
+            history = self.histories[name]
+            history.update(edit, self.steps)
+            changes[name] = LayerChange(edit, history.explored, history.age(self.steps))
+        return Change(self.steps, changes)
+
+    def _usable(self, views: list[Layer]) -> bool:
+        """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
+        for view in views:
+            if not bool(view.values.isfinite().all()):
+                raise ValueError(
+                    f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
+                    "rule can choose. Edges are as they were. Lower the learning rate, or clip gradients."
+                )
+        for view in views if self.rule.steps else ():
+            view.factors = self._agreement.all_factors(self.recorders[view.name].factors(view.name))
+            if not any(view.factors):
+                raise ValueError(
+                    f"Evolver.step: expected a gradient of layer {view.name!r} since the last step, got none. Call "
+                    "step() once after each backward pass, and leave layers out with layers= on which the loss does "
+                    "not depend. Edges are as they were."
+                )
+        factors = (part for view in views for step in view.factors for pair in step for part in pair)
+        self.late = 0 if all(bool(part.isfinite().all()) for part in factors) else self.late + 1
+        if self.late > PATIENCE:
+            raise ValueError(
+                f"Evolver.step: expected finite gradients, those of the last {PATIENCE} steps have NaN or infinity. "
+                "Edges are as they were."
+            )
+        return not self.late
+
+    def _views(self) -> list[Layer]:
+        """The layers as a rule sees them."""
+        views = []
+        for name, module in self.modules.items():
+            t = module.topology
+            values, age = of_layers.values_of(module, t), self.histories[name].age(self.steps)
+            views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
+        return views
+
+    def record(self) -> None:
+        """Note gradients in the last steps before an update."""
+        if not self.rule.steps:
+            return
+        due = self.steps + 1 if self.late else self.schedule.next_due(self.steps + 1)
+        for recorder in self.recorders.values():
+            if due is not None and due - self.steps <= self.rule.steps:
+                recorder.start()
+            else:
+                recorder.stop()
+
+
+def _check_kinds(where: str, **given: tuple[Any, type]) -> None:
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
+            raise TypeError(f"{where}: expected {name} to be a {kind.__name__}, got {value!r}.{made}")

@@ -1,0 +1,82 @@
+"""GlobalMagnitude: one budget for all layers, with some edges for each neuron."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..ops.edge_choice import smallest
+from .layers import Layer
+from .rule import Rule
+from .schedules import Schedule
+
+
+class GlobalMagnitude(Rule):
+    r"""The smallest values of all layers together go, but each neuron keeps its ``floor`` largest.
+
+    One threshold for the whole model decides, so that layers end with densities of their own. Anneal from dense layers
+    with a Linear or Cubic schedule, as weight-sparse transformers are trained. There, weights below the threshold live
+    on and may return; here they are gone, and so are their memory and time.
+
+    Args:
+        floor: edges that each output keeps, or all that it has where it has fewer.
+
+    Raises:
+        ValueError: floor is negative.
+
+    Source: Gao et al. (2025), Weight-sparse transformers have interpretable circuits, arXiv 2511.13653; the floor of
+    four weights for a neuron as there.
+
+    Example:
+        >>> from sparsetrain import evolve
+        >>> evolve.GlobalMagnitude(), evolve.Linear(interval=100, stop=10_000, final_density=1 / 64).final_density
+        (GlobalMagnitude(floor=4), 0.015625)
+    """
+
+    only_prunes = True
+    shares_budget = True
+
+    def __init__(self, floor: int = 4) -> None:
+        self.floor = checks.count("GlobalMagnitude", "floor", floor)
+
+    def plan(self, layers: Sequence[Layer], totals: Sequence[int], fraction: float) -> list[tuple[int, int]]:
+        """As many stay in all as the schedule leaves, wherever they are."""
+        scores = torch.cat([self._scores(layer) for layer in layers])
+        stay = ~smallest(scores, max(0, scores.numel() - sum(totals)))
+        stay |= scores == torch.inf
+        counts = [int(part.sum()) for part in torch.split(stay, [layer.nnz for layer in layers])]
+        return [(count, count) for count in counts]
+
+    def keep(self, layer: Layer, count: int) -> Tensor:
+        """The largest, and some of each neuron."""
+        return layer.largest(self._scores(layer), count)
+
+    def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
+        """It has a density to reach, which leaves room for the floor."""
+        if schedule.final_density is None:
+            raise ValueError(
+                f"{self!r}: expected a schedule with a final_density, got {schedule}. Pass for instance "
+                "Linear(interval=100, stop=10000, final_density=0.05)."
+            )
+        budget = schedule.final_density * sum(layer.topology.numel for layer in layers)
+        needed = sum(int(layer.topology.fan_in.clamp(max=self.floor).sum()) for layer in layers)
+        if budget < needed:
+            raise ValueError(
+                f"{self!r}: expected a final density that leaves each neuron its {self.floor} edges, {needed} in all, "
+                f"got {schedule.final_density}, which is {int(budget)} edges. Raise it, or lower the floor."
+            )
+
+    def _scores(self, layer: Layer) -> Tensor:
+        """Magnitudes; infinite for the largest of each row, which stay whatever the threshold."""
+        scores = layer.values.abs().clone()
+        crow = layer.topology.crow.long()
+        for _ in range(self.floor):
+            largest = torch.segment_reduce(scores.where(scores < torch.inf, -1.0), "max", offsets=crow, initial=-1.0)
+            candidate = (scores < torch.inf) & (scores == largest.repeat_interleave(crow.diff(), output_size=layer.nnz))
+            place = candidate.nonzero().flatten()
+            row = torch.searchsorted(crow, place, right=True)
+            first = torch.ones_like(row, dtype=torch.bool)
+            first[1:] = row.diff() != 0  # of equal ones in a row
+            scores[place[first]] = torch.inf
+        return scores

@@ -1,0 +1,101 @@
+"""Rule: which edges go and which come. What a user subclasses."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..structure.csr import find
+from ..structure.edit import Edit
+from .layers import Layer
+from .schedules import Schedule
+
+
+class Rule:
+    r"""How edges are chosen in an update: the smallest go and random ones come, unless a subclass says otherwise.
+
+    A rule of one's own overrides the one method in which it differs. Everything else - when updates happen, what is
+    carried along, checkpoints, several processes - is the Evolver's.
+
+    Attributes:
+        steps: the last so many steps before an update whose gradients the rule looks at (``layer.largest_vacant``).
+        revives: whether an edge that goes and comes again in one update never went, and keeps its value; else it starts
+            anew.
+        only_prunes: whether no edges come.
+        shares_budget: whether only the edges of all layers together follow the schedule.
+
+    Example: prune what is small for its age, in three lines.
+        >>> import torch
+        >>> from sparsetrain import evolve
+        >>> class Patient(evolve.Rule):
+        ...     def keep(self, layer, count):
+        ...         return layer.largest(layer.values.abs() + 0.1 / (1 + layer.age), count)
+        >>> Patient()
+        Patient()
+    """
+
+    steps = 0
+    revives = False
+    only_prunes = False
+    shares_budget = False
+
+    def plan(self, layers: Sequence[Layer], totals: Sequence[int], fraction: float) -> list[tuple[int, int]]:
+        """For each layer how many edges stay, and how many it has afterwards.
+
+        Args:
+            layers: all that change.
+            totals: the edges that each has afterwards by the schedule.
+            fraction: of these, how many are replaced by the schedule.
+        """
+        return [
+            (min(layer.nnz, total - math.floor(fraction * layer.rate * total)), total)
+            for layer, total in zip(layers, totals, strict=True)
+        ]
+
+    def keep(self, layer: Layer, count: int) -> Tensor:
+        """Booleans (nnz,), true at the edges that stay, about ``count`` of them: those of the largest magnitude."""
+        return layer.largest(layer.values.abs(), count)
+
+    def grow(self, layer: Layer, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """(rows, columns) of so many positions that have no kept edge: random ones."""
+        return layer.random_vacant(kept, count)
+
+    def start(self, layer: Layer, edit: Edit) -> Tensor | None:
+        """Values that newborn edges start with, in the order of ``edit.grown``; None for zeros."""
+        return None
+
+    def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
+        """ValueError where a schedule or a layer makes no sense for this rule."""
+        if schedule.prune_fraction is None and not self.only_prunes:
+            raise ValueError(
+                f"{self!r}: expected a schedule with a prune_fraction, got {schedule}. Pass for instance "
+                "Cosine(interval=100, stop=10000, prune_fraction=0.3)."
+            )
+
+    def edit(self, layer: Layer, stay: int, total: int) -> Edit:
+        """The change of one layer."""
+        kept = self.keep(layer, stay)
+        count = max(0, total - int(kept.sum()))
+        if not count:
+            return Edit(layer.topology, kept)
+        rows, cols = self.grow(layer, kept, count)
+        if self.revives:
+            place = find(layer.topology.crow, layer.topology.col, rows, cols)
+            back = place >= 0
+            kept = kept.index_fill(0, place[back], True)
+            rows, cols = rows[~back], cols[~back]
+        return Edit(layer.topology, kept, (rows, cols))
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({options})"
+
+
+def drawn(layer: Layer, edit: Edit) -> Tensor:
+    """Values from the distribution that a new layer starts with: U(-k, k), k = 1 / sqrt(edges of a row on average)."""
+    t = edit.topology
+    k = math.sqrt(t.shape[0] / t.nnz) if t.nnz else 0.0
+    return torch.empty(int(edit.grown.numel()), dtype=layer.values.dtype, device="cpu").uniform_(
+        -k, k, generator=layer.generator
+    )

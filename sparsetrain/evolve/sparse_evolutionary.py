@@ -1,0 +1,63 @@
+"""SET: sparse evolutionary training."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..structure.edit import Edit
+from .layers import Layer
+from .rule import Rule, drawn
+
+
+class SET(Rule):
+    r"""Sparse evolutionary training: the values closest to zero go, positive and negative ones apart, random ones come.
+
+    Of the positive values the smallest fraction :math:`\zeta` goes, and of the negative values the same fraction of
+    those nearest to zero, so that their balance stays. Zeros count as positive. As many edges as went come back at
+    random positions.
+
+    Args:
+        start: values that newborn edges start with: ``"draw"`` from the distribution of a new layer, as published, or
+            ``"zero"``.
+
+    Raises:
+        ValueError: another word.
+
+    Source: Mocanu et al. (2018), Scalable training of artificial neural networks with adaptive sparse connectivity
+    inspired by network science, Nature Communications 9:2383.
+
+    Example:
+        >>> import torch
+        >>> from sparsetrain import evolve
+        >>> from sparsetrain.nn import SparseLinear
+        >>> layer = SparseLinear(100, 50, density=0.1)
+        >>> optimizer = torch.optim.Adam(layer.parameters())
+        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), evolve.Constant(interval=1, prune_fraction=0.3))
+        >>> layer(torch.randn(8, 100)).square().mean().backward()
+        >>> optimizer.step()
+        >>> change = evolver.step()
+        >>> layer.topology.nnz, change.pruned > 100
+        (500, True)
+    """
+
+    def __init__(self, start: Literal["draw", "zero"] = "draw") -> None:
+        if start not in ("draw", "zero"):
+            raise ValueError(f"SET: expected start to be 'draw' or 'zero', got {start!r}.")
+        self.newborn = start
+
+    def keep(self, layer: Layer, count: int) -> Tensor:
+        """The largest of the positive values and the largest of the negative ones, in proportion to their numbers."""
+        negative = layer.values < 0
+        part = count / layer.nnz if layer.nnz else 0.0
+        of_negative = round(part * int(negative.sum()))
+        magnitude = layer.values.abs()
+        # those of the other sign are out of reach: the smallest of all scores
+        below = magnitude.where(negative, -1.0), magnitude.where(~negative, -1.0)
+        return layer.largest(below[0], of_negative) | layer.largest(below[1], count - of_negative)
+
+    def start(self, layer: Layer, edit: Edit) -> Tensor | None:
+        """Random values or zeros."""
+        return drawn(layer, edit) if self.newborn == "draw" else None
+
+    def __repr__(self) -> str:
+        return f"SET(start={self.newborn!r})"

@@ -1,0 +1,219 @@
+"""Rules and schedules by themselves: what they choose, beside plain counts over dense matrices."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sparsetrain import evolve
+from sparsetrain.evolve.shares import shared_out
+from sparsetrain.nn import SparseLinear
+from sparsetrain.structure.edit import Edit
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 60), st.integers(1, 120))
+def test_next_due_is_the_first_step_that_is_due(interval: int, start: int, length: int, step: int) -> None:
+    schedule = evolve.Cosine(interval=interval, start=start, stop=start + length, prune_fraction=0.3)
+    later = [t for t in range(step, 200) if schedule.due(t)]
+    assert schedule.next_due(step) == (later[0] if later else None)
+    assert schedule.due(start)
+    assert schedule.due(start + length)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remaining"),
+    [
+        (evolve.Cosine, (1, (1 + math.sqrt(0.5)) / 2, 0.5, 0)),
+        (evolve.Linear, (1, 0.75, 0.5, 0)),
+        (evolve.Cubic, (1, 0.421875, 0.125, 0)),
+    ],
+)
+def test_shapes_of_schedules(kind: Any, remaining: tuple[float, ...]) -> None:
+    schedule = kind(start=100, stop=500, prune_fraction=0.4, final_density=0.2)
+    for step, rho in zip((100, 200, 300, 500), remaining, strict=True):
+        assert schedule.fraction(step) == pytest.approx(0.4 * rho, abs=1e-15)
+        assert schedule.density(0.9, 0.2, step) == pytest.approx(0.2 + 0.7 * rho, abs=1e-15)
+    assert schedule.density(0.9, 0.2, 1) == pytest.approx(0.9, abs=1e-15)
+    assert schedule.density(0.9, 0.2, 10_000) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prune_fraction": 0.3}, "expected stop"),
+        ({"stop": 10}, "neither"),
+        ({"stop": 10, "prune_fraction": 1.5}, "prune_fraction from 0 to 1"),
+        ({"stop": 10, "final_density": -0.1}, "density from 0 to 1"),
+        ({"stop": 10, "prune_fraction": 0.3, "interval": 0}, "interval >= 1"),
+        ({"stop": 10, "prune_fraction": 0.3, "start": 0}, "start >= 1"),
+        ({"stop": 3, "start": 5, "prune_fraction": 0.3}, "stop >= start = 5"),
+        ({"stop": 10, "prune_fraction": math.nan}, "prune_fraction"),
+    ],
+)
+def test_schedules_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evolve.Cosine(**options)
+
+
+def test_schedules_of_other_types() -> None:
+    with pytest.raises(TypeError, match="interval to be an integer"):
+        evolve.Constant(interval=1.5, prune_fraction=0.3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="never reached"):
+        evolve.Constant(stop=100, final_density=0.3)
+
+
+# ---- shares ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 200),
+    st.lists(st.tuples(st.floats(0, 10), st.integers(0, 60)), min_size=1, max_size=6),
+)
+def test_shares_add_up_and_fit(count: int, layers: list[tuple[float, int]]) -> None:
+    weights, room = [weight for weight, _ in layers], [room for _, room in layers]
+    parts = shared_out(count, weights, room)
+    assert sum(parts) == min(count, sum(room))
+    assert all(0 <= part <= most for part, most in zip(parts, room, strict=True))
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+def two_layers() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(1)
+    return nn.Sequential(
+        SparseLinear(15, 24, density=0.3, generator=generator, dtype=torch.float64),
+        nn.Tanh(),
+        SparseLinear(24, 10, density=0.4, generator=generator, dtype=torch.float64),
+    )
+
+
+def test_sparse_momentum_beside_a_dense_momentum() -> None:
+    """Three steps before the update; the fourth lies further back and counts for nothing."""
+    model, beta = two_layers(), 0.8
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    evolver = evolve.Evolver(
+        model, optimizer, evolve.SNFS(beta, batches=3), evolve.Constant(interval=4, start=4, prune_fraction=0.4)
+    )
+    layers: list[Any] = [model[0], model[2]]
+    momentum = [torch.zeros(layer.topology.shape, dtype=torch.float64) for layer in layers]
+    change = None
+    for step in range(1, 5):
+        x, y = torch.randn(8, 15).double(), torch.randn(8, 10).double()
+        dense = [layer.to_dense() for layer in layers]
+        nn.functional.mse_loss(dense[1](torch.tanh(dense[0](x))), y).backward()
+        if step > 1:
+            for k in range(2):
+                momentum[k] = beta * momentum[k] + (1 - beta) * dense[k].weight.grad
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+        before = [(layer.topology, layer.values.detach().clone()) for layer in layers]
+        change = evolver.step()
+    assert change is not None
+    kept, means = [], []
+    for (t, values), m in zip(before, momentum, strict=True):
+        stay = t.nnz - math.floor(0.4 * t.nnz)
+        keep = torch.zeros(t.nnz, dtype=torch.bool).index_fill_(0, values.abs().argsort(descending=True)[:stay], True)
+        kept.append(keep)
+        means.append(float(m[t.row.long(), t.col.long()][keep].abs().mean()))
+    went = [int((~keep).sum()) for keep in kept]
+    shares = shared_out(sum(went), means, [10**6, 10**6])
+    for layer, (t, _), keep, m, share in zip(layers, before, kept, momentum, shares, strict=True):
+        mask = torch.zeros(t.shape, dtype=torch.bool)
+        mask[t.row[keep].long(), t.col[keep].long()] = True
+        scores = m.abs().masked_fill(mask, -1).flatten()
+        mask.view(-1)[scores.argsort(descending=True, stable=True)[:share]] = True
+        assert torch.equal(layer.topology.to_mask(), mask)
+    assert shares != went  # edges moved from one layer to the other
+
+
+@pytest.mark.parametrize("floor", [0, 2, 4])
+def test_global_magnitude_beside_one_sort_over_all(floor: int) -> None:
+    model = two_layers()
+    layers: list[Any] = [model[0], model[2]]
+    with torch.no_grad():
+        layers[1].values *= 3  # so that layers keep different parts
+        layers[0].values[:4] = 0.01  # equal ones
+    dense = [layer.to_dense().weight.detach().abs() for layer in layers]
+    masks = [layer.topology.to_mask() for layer in layers]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = evolve.Linear(interval=1, start=1, stop=1, final_density=0.24)
+    total = sum(round(0.24 * mask.numel()) for mask in masks)
+    evolver = evolve.Evolver(model, optimizer, evolve.GlobalMagnitude(floor), schedule)
+    evolver.step()
+    protected = []
+    for weight, mask in zip(dense, masks, strict=True):
+        ranked = weight.masked_fill(~mask, -1).argsort(dim=1, descending=True, stable=True)[:, :floor]
+        protected.append(torch.zeros_like(mask).scatter_(1, ranked, True) & mask)
+    scores = torch.cat([
+        weight.masked_fill(p, torch.inf)[mask] for weight, p, mask in zip(dense, protected, masks, strict=True)
+    ])  # fmt: skip
+    assert sum(layer.topology.nnz for layer in layers) == total
+    threshold = scores.sort(descending=True).values[total - 1]
+    for layer, weight, mask, p in zip(layers, dense, masks, protected, strict=True):
+        new = layer.topology.to_mask()
+        assert bool(new[p].all())
+        assert bool(new[mask & (weight > threshold)].all())
+        assert not bool(new[mask & ~p & (weight < threshold)].any())
+        assert bool((new.sum(1) >= mask.sum(1).clamp(max=floor)).all())
+
+
+def test_a_floor_that_does_not_fit() -> None:
+    model = two_layers()
+    with pytest.raises(ValueError, match="leaves each neuron its 4 edges"):
+        evolve.Evolver(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            evolve.GlobalMagnitude(),
+            evolve.Linear(stop=10, final_density=0.05),
+        )
+
+
+class Oldest(evolve.Rule):
+    """A rule of a user: old edges go, new ones come at the places of the diagonal first."""
+
+    def keep(self, layer: evolve.Layer, count: int) -> torch.Tensor:
+        return layer.largest(-layer.age.double(), count)
+
+    def start(self, layer: evolve.Layer, edit: Edit) -> torch.Tensor:
+        return torch.full((edit.grown.numel(),), 0.5)
+
+
+def test_a_rule_of_ones_own() -> None:
+    layer = SparseLinear(30, 20, density=0.2)
+    evolver = evolve.Evolver(
+        layer, torch.optim.SGD(layer.parameters(), lr=0.0), Oldest(), evolve.Constant(interval=1, prune_fraction=0.5)
+    )
+    first = evolver.step()
+    second = evolver.step()
+    third = evolver.step()
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert [int(change.layers[""].age.max()) for change in (first, second, third)] == [1, 1, 1]
+    assert int((layer.values == 0.5).sum()) == 120  # all were born, in two updates
+
+
+def test_gradual_growth_and_pruning_together() -> None:
+    """A schedule with a density and a fraction: edges are replaced while they become fewer."""
+    layer = SparseLinear(40, 30, density=0.8)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    evolver = evolve.Evolver(
+        layer, optimizer, evolve.SET(), evolve.Linear(interval=1, stop=5, prune_fraction=0.2, final_density=0.4)
+    )
+    edges, grown = [], []
+    for _ in range(5):
+        change = evolver.step()
+        assert change is not None
+        edges.append(change.edges)
+        grown.append(change.grown)
+    assert edges == [960, 840, 720, 600, 480]
+    assert grown == [192, 126, 72, 30, 0]
