@@ -197,18 +197,22 @@ def test_other_edges_are_adopted_from_a_file_of_torch_save() -> None:
     assert identical(other.state_dict(), model.state_dict())
 
 
-def test_what_an_optimizer_holds_for_other_edges_is_dropped() -> None:
-    other = nn.Sequential(SparseLinear(5, 6, topology=edges(1, density=0.5)), nn.Linear(6, 2))
+def test_what_an_optimizer_holds_for_edges_that_stay_goes_along() -> None:
+    old, new = edges(1, density=0.5), edges(0)
+    other = nn.Sequential(SparseLinear(5, 6, topology=old), nn.Linear(6, 2))
     optimizer = st.optim.AdamW(other.parameters(), lr=0.1, unused="dense")
-    other(torch.ones(2, 5)).sum().backward()
+    other(torch.randn(2, 5)).sum().backward()
     optimizer.step()
-    kept = optimizer.state[other[1].weight]
-    st.io.adopt(other, nn.Sequential(SparseLinear(5, 6, topology=edges(0)), nn.Linear(6, 2)).state_dict(), optimizer)
-    assert other[0].values not in optimizer.state
+    kept, moments = optimizer.state[other[1].weight], optimizer.state[other[0].values]["exp_avg"].clone()
+    st.io.adopt(other, nn.Sequential(SparseLinear(5, 6, topology=new), nn.Linear(6, 2)).state_dict(), optimizer)
     assert optimizer.state[other[1].weight] is kept
+    now = optimizer.state[other[0].values]["exp_avg"]
+    whole = torch.zeros(6, 5)
+    whole[old.row.long(), old.col.long()] = moments
+    assert torch.equal(now, whole[new.row.long(), new.col.long()])
+    assert 0 < int((now != 0).sum()) < 12
     other(torch.ones(2, 5)).sum().backward()
     optimizer.step()
-    assert optimizer.state[other[0].values]["exp_avg"].shape == (12,)
 
 
 def test_what_can_not_be_adopted_changes_nothing() -> None:
@@ -220,7 +224,7 @@ def test_what_can_not_be_adopted_changes_nothing() -> None:
         ({**state, "more": torch.ones(1)}, None, ValueError, "it has also more"),
         ({**state, "0.values": torch.ones(11)}, None, ValueError, "with 11 values"),
         ({**state, "4.weight": torch.ones(3, 6)}, None, ValueError, r"expected 4\.weight of shape \(2, 6\)"),
-        (state, optimizer, ValueError, "an l1 for each value can't go on with other edges"),
+        (state, optimizer, ValueError, "an l1 for each value does not say what holds for newborn edges"),
         (state, model, TypeError, "expected a torch optimizer or None, got Sequential"),
         ([], None, TypeError, "expected a state dict, got list"),
     ):

@@ -1,18 +1,15 @@
 """Edges whose value is exactly zero taken out of a model that goes on training."""
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from ..nn import EdgeModule, TransposedSparseLinear
+from ..optim.carried import Carried
 from ..optim.row_optimizer import RowOptimizer
-from ..structure.edge_sets import part
+from ..structure.edit import Edit
 
 Layers = dict[str, EdgeModule]
 Kept = dict[nn.Parameter, Tensor]  # which values stay, of those parameters that lose some
-State = dict[str, Any]
 
 
 def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
@@ -33,8 +30,8 @@ def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
 
     Raises:
         ValueError: values on the meta device, or shared with what is no layer over edges; or an optimizer whose state
-            can't be cut, such as LBFGS. TypeError: values that a parametrization computes, or no module, or no
-            optimizer. Nothing is changed then.
+            can't be carried along, such as LBFGS. TypeError: values that a parametrization computes, or no module, or
+            no optimizer. Nothing is changed then.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -56,16 +53,13 @@ def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str
         layer.bring_up_to_date()
     kept = {p: keep for p in {layer.values for layer in layers.values()} if not bool((keep := p.detach() != 0).all())}
     _check_owners(where, model, layers, kept)
-    states, groups = ({}, []) if optimizer is None else _cut(where, optimizer, kept)
-    dropped = {name: _shrink(layer, kept.get(layer.values)) for name, layer in layers.items()}
-    for p, state in states.items():
-        optimizer.state[p].update(state)  # type: ignore[union-attr]
-    for group, l1 in groups:
-        group["l1"] = l1
-    if isinstance(optimizer, RowOptimizer):
-        for p in kept:
-            optimizer.resized(p)
-    return dropped
+    edits = {name: Edit(layer.topology, kept[layer.values]) for name, layer in layers.items() if layer.values in kept}
+    change = Carried(where, optimizer, {layers[name]: edit for name, edit in edits.items()})
+    change.layers()
+    change.optimizer()
+    for p in kept:
+        p.grad = None
+    return {name: int(edits[name].pruned.numel()) if name in edits else 0 for name in layers}
 
 
 def _check_layers(where: str, layers: Layers) -> None:
@@ -97,52 +91,3 @@ def _check_owners(where: str, model: nn.Module, layers: Layers, kept: Kept) -> N
                     f"{where}: {f'{prefix}.{name}'.lstrip('.')} is the value array of {owner!r} too, and is no layer "
                     "over edges that could go on with fewer. Untie them before."
                 )
-
-
-def _cut(where: str, optimizer: Optimizer, kept: Kept) -> tuple[dict[nn.Parameter, State], list[tuple[State, Tensor]]]:
-    """What an optimizer holds for each value, for those that stay: states by parameter, and l1 of groups."""
-    kind = type(optimizer).__name__
-    if isinstance(optimizer, LBFGS) and kept:
-        raise ValueError(
-            f"{where}: the state of {kind} is of all parameters together and can't be cut. Call drop_zeros(model) "
-            "alone, and make a new optimizer."
-        )
-    states = {p: _cut_state(where, kind, optimizer.state[p], keep) for p, keep in kept.items() if p in optimizer.state}
-    groups: list[tuple[State, Tensor]] = []
-    for group in optimizer.param_groups:
-        ours = [p for p in group["params"] if p in kept]
-        if ours and isinstance(group.get("l1"), Tensor) and group["l1"].ndim:
-            if len(group["params"]) > 1:
-                raise ValueError(
-                    f"{where}: an l1 for each value is shared by {len(group['params'])} parameters of a group, which "
-                    "would no longer be of one shape. Give each parameter a group of its own."
-                )
-            groups.append((group, group["l1"][kept[ours[0]].to(group["l1"].device)]))
-    return states, groups
-
-
-def _cut_state(where: str, kind: str, state: State, keep: Tensor) -> State:
-    cut = {}
-    for name, value in state.items():
-        if name == "step" or value is None or isinstance(value, bool | int | float | str):
-            continue
-        if isinstance(value, Tensor) and not value.ndim:
-            continue
-        if not isinstance(value, Tensor) or value.shape != keep.shape or value.layout is not torch.strided:
-            got = f"shape {tuple(value.shape)}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"{where}: expected the state of {kind} to hold numbers and tensors of the values' shape "
-                f"{tuple(keep.shape)}, got {name} of {got}, which can't be cut. Call drop_zeros(model) alone, and make "
-                "a new optimizer."
-            )
-        cut[name] = value[keep.to(value.device)]
-    return cut
-
-
-def _shrink(layer: EdgeModule, keep: Tensor | None) -> int:
-    """Layers over one value array come one after the other: the first cuts it, the others find it cut."""
-    if keep is None:
-        return 0
-    if layer.values.numel() == keep.numel():
-        layer.replace_edges(part(layer.topology, keep), layer.values.detach()[keep])
-    return keep.numel() - layer.topology.nnz

@@ -4,13 +4,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from ..optim.row_optimizer import RowOptimizer
 from . import matching
 from .checkpoint import undone_on_error
-from .matching import Adopted
+from .matching import changed_edges
 
 
 def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
@@ -25,13 +24,13 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
     Args:
         model: layers of the same shapes under the same names as the one that the state is of.
         state_dict: of the whole model, of version 0.1 or later.
-        optimizer: of its parameters. What it holds for values that get other edges, such as moments, belongs to the old
-            edges and is dropped; its own state is loaded afterwards, by ``optimizer.load_state_dict``.
+        optimizer: of its parameters. What it holds for each value, such as moments, is carried along (optim.carry);
+            its own state is loaded afterwards, by ``optimizer.load_state_dict``.
 
     Raises:
         ValueError: keys or shapes differ, the stored edges are damaged, for instance by arithmetic, or values are
-            computed by a parametrization; or the optimizer has an ``l1`` for each of the old values. TypeError: the
-            state is no mapping. Nothing is changed then.
+            computed by a parametrization; or the optimizer has an ``l1`` for each of the old values, or is LBFGS.
+            TypeError: the state is no mapping. Nothing is changed then.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -46,31 +45,10 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
     state: OrderedDict[str, Any] = OrderedDict(matching.upgraded(where, model, state_dict))
     state._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
     adopted = matching.check_model(where, model, state, adopt=True, dtypes=False)
-    changed = {module.values for module, _, _ in adopted}
-    if optimizer is not None:
-        _check_optimizer(where, optimizer, changed)
-    with undone_on_error(model, None):
-        _replace(adopted)
-        model.load_state_dict(state)
-    if optimizer is not None:
-        for p in changed & {p for group in optimizer.param_groups for p in group["params"]}:
-            optimizer.state.pop(p, None)
-            if isinstance(optimizer, RowOptimizer):
-                optimizer.resized(p)
-
-
-def _replace(adopted: list[Adopted]) -> None:
-    for module, topology, values in adopted:
-        module.replace_edges(topology, values)
-
-
-def _check_optimizer(where: str, optimizer: Any, changed: set[nn.Parameter]) -> None:
-    if not isinstance(optimizer, Optimizer):
+    if not (optimizer is None or isinstance(optimizer, Optimizer)):
         raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
-    for group in optimizer.param_groups:
-        l1 = group.get("l1")
-        if isinstance(l1, Tensor) and l1.ndim and not changed.isdisjoint(group["params"]):
-            raise ValueError(
-                f"{where}: an l1 for each value can't go on with other edges. Set it to a number in that group, and to "
-                "a tensor for the new edges afterwards."
-            )
+    with undone_on_error(model, None):
+        change = changed_edges(where, optimizer, adopted)
+        change.layers()
+        model.load_state_dict(state)
+    change.optimizer()

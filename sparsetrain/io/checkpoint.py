@@ -145,8 +145,7 @@ def load(
         matching.check_parameters(where, parameters, content["optimizer"]["parameters"])
         check_states(where, optimizer, parameters, content["optimizer"]["state"])
     with undone_on_error(model, optimizer):
-        for module, edges, values in adopted:
-            module.replace_edges(edges, values)
+        matching.changed_edges(where, None, adopted).layers()
         model.load_state_dict(_with_versions(state, content["versions"]))
         if optimizer is not None:
             optimizer.load_state_dict(content["optimizer"]["state"])

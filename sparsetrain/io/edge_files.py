@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from ..convert.swap import exchange
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
+from ..optim.carried import Carried
 from ..structure.csr import from_positions
+from ..structure.edit import Edit
 from ..structure.topology import Topology
 from . import archive, layout
 from .checkpoint import Path
@@ -101,14 +103,16 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     if lacking:
         raise ValueError(f"{where}: expected edges for {', '.join(map(repr, lacking))}, the file has none.")
     edges = {name: _checked(where, name, modules.get(name), entry) for name, entry in stored.items()}
-    new: dict[nn.Module, nn.Module] = {}
-    for name, (topology, values) in edges.items():
-        module = modules[name]
-        layer = module if isinstance(module, SparseDeltaLinear) else SparseDeltaLinear(module, topology)
-        layer.replace_edges(topology, values)
-        if layer is not module:
-            new[module] = layer
-    return exchange(model, new)
+    present = {name: modules[name] for name in edges if isinstance(modules[name], SparseDeltaLinear)}
+    edits = {layer: Edit.between(layer.topology, edges[name][0]) for name, layer in present.items()}
+    change = Carried(where, None, edits)
+    layers = {name: present.get(name) or SparseDeltaLinear(modules[name], edges[name][0]) for name in edges}
+    change.layers()
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.values.copy_(edges[name][1])
+            layer.values.grad = None
+    return exchange(model, {modules[name]: layer for name, layer in layers.items() if name not in present})
 
 
 def _stored(layer: SparseDeltaLinear) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..edges.stored_edges import KEY, Stored, difference, stored_in, upgrade
 from ..nn import EdgeModule
+from ..optim.carried import Carried
+from ..structure.edit import Edit
 from ..structure.topology import Topology
 
 Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters
@@ -75,6 +78,15 @@ def check_model(
     _check_tensors(where, ours, stored, resized=set(adopted), dtypes=dtypes)
     _check_ties(where, ours, stored)
     return list(adopted.values())
+
+
+def changed_edges(where: str, optimizer: Optimizer | None, adopted: list[Adopted]) -> Carried:
+    """The change of edges, ready to be made; values without numbers (meta device) go on with others as they are."""
+    for module, topology, values in adopted:
+        if module.values.is_meta:
+            module.replace_edges(topology, values)
+    held = [each for each in adopted if not each.module.values.is_meta]
+    return Carried(where, optimizer, {each.module: Edit.between(each.module.topology, each.topology) for each in held})
 
 
 def check_parameters(where: str, ours: Groups, stored: Groups) -> None:

@@ -17,7 +17,6 @@ WHERE = "optim.carry"
 Group = dict[str, Any]
 
 
-@torch.no_grad()
 def carry(
     optimizer: Optimizer | None, edits: Mapping[Any, Edit], *, values: Mapping[Any, Tensor] | None = None
 ) -> None:
@@ -58,46 +57,77 @@ def carry(
         >>> layer.values.tolist(), layer.topology.col.tolist()
         ([1.0, 1.0, 0.0], [0, 1, 2])
     """
-    _check_arguments(optimizer, edits, values)
-    if isinstance(optimizer, RowOptimizer):
-        optimizer.flush()
-    plans = _plans(edits, {} if values is None else values)
-    states, penalties = _moved_states(optimizer, plans)
-    gradients = {p: _moved_gradient(p, plan.slots) for p, (plan, _) in plans.items()}
-    for p, (plan, finishes) in plans.items():  # from here on nothing can fail
-        _go_on(p, plan, gradients[p])
-        for finish in finishes:
-            finish()
-        if p in states:
-            _put(optimizer.state[p], states[p])  # type: ignore[union-attr]
-        if isinstance(optimizer, RowOptimizer) and not plan.slots.keeps_size:
-            optimizer.resized(p)
-    for group, l1 in penalties:
-        group["l1"] = l1
+    change = Carried(WHERE, optimizer, edits, values)
+    change.layers()
+    change.optimizer()
 
 
-def _check_arguments(optimizer: Any, edits: Any, values: Any) -> None:
+class Carried:
+    """A change of edges that is checked and ready: nothing has changed yet, and what remains to be done can't fail.
+
+    Layers and the optimizer are changed apart, for loading, which may have to undo what it did to the layers.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        where: str,
+        optimizer: Optimizer | None,
+        edits: Mapping[Any, Edit],
+        values: Mapping[Any, Tensor] | None = None,
+    ) -> None:
+        _check_arguments(where, optimizer, edits, values)
+        if isinstance(optimizer, RowOptimizer):
+            optimizer.flush()
+        self._optimizer = optimizer
+        self._plans = _plans(where, edits, {} if values is None else values)
+        self._states, self._penalties = _moved_states(where, optimizer, self._plans)
+        self._gradients = {p: _moved_gradient(p, plan.slots) for p, (plan, _) in self._plans.items()}
+
+    @torch.no_grad()
+    def layers(self) -> None:
+        """Values, gradients and edges of the layers."""
+        for p, (plan, finishes) in self._plans.items():
+            _go_on(p, plan, self._gradients[p])
+            for finish in finishes:
+                finish()
+
+    @torch.no_grad()
+    def optimizer(self) -> None:
+        """What the optimizer holds for them."""
+        for p, moved in self._states.items():
+            if moved:
+                _put(self._optimizer.state[p], moved)  # type: ignore[union-attr]
+            if isinstance(self._optimizer, RowOptimizer) and not self._plans[p][0].slots.keeps_size:
+                self._optimizer.resized(p)
+        for group, l1 in self._penalties:
+            group["l1"] = l1
+
+
+def _check_arguments(where: str, optimizer: Any, edits: Any, values: Any) -> None:
     if not (optimizer is None or isinstance(optimizer, Optimizer)):
-        raise TypeError(f"{WHERE}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
+        raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
     if not isinstance(edits, Mapping) or not all(isinstance(edit, Edit) for edit in edits.values()):
-        raise TypeError(f"{WHERE}: expected edits as a dict from layers to Edit, got {edits!r}.")
+        raise TypeError(f"{where}: expected edits as a dict from layers to Edit, got {edits!r}.")
     if torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(f"{WHERE}: called inside of a backward pass, which still reads the edges. Call it after.")
+        raise RuntimeError(f"{where}: called inside of a backward pass, which still reads the edges. Call it after.")
     for layer in {} if values is None else values:
         if layer not in edits:
-            raise ValueError(f"{WHERE}: expected values of layers that are edited, got some of {layer!r}.")
+            raise ValueError(f"{where}: expected values of layers that are edited, got some of {layer!r}.")
 
 
-def _plans(edits: Mapping[Any, Edit], values: Mapping[Any, Tensor]) -> dict[nn.Parameter, tuple[Plan, list[Any]]]:
+def _plans(
+    where: str, edits: Mapping[Any, Edit], values: Mapping[Any, Tensor]
+) -> dict[nn.Parameter, tuple[Plan, list[Any]]]:
     """By parameter, what is planned for it, and how each of its layers finishes."""
     plans: dict[nn.Parameter, tuple[Plan, list[Any]]] = {}
     for layer, edit in edits.items():
         if not hasattr(layer, "plan_edit"):
-            raise TypeError(f"{WHERE}: expected layers over edges such as SparseLinear, got {type(layer).__name__}.")
-        plan = layer.plan_edit(WHERE, edit, values.get(layer))
+            raise TypeError(f"{where}: expected layers over edges such as SparseLinear, got {type(layer).__name__}.")
+        plan = layer.plan_edit(where, edit, values.get(layer))
         known = plans.setdefault(plan.parameter, (plan, []))
         if not torch.equal(known[0].slots.source, plan.slots.source):
-            raise ValueError(f"{WHERE}: expected one edit for layers over one value array, got another for {layer!r}.")
+            raise ValueError(f"{where}: expected one edit for layers over one value array, got another for {layer!r}.")
         known[1].append(plan.finish)
     return plans
 
@@ -126,7 +156,7 @@ def _moved_gradient(p: nn.Parameter, slots: SlotMap) -> Tensor | None:
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
-def _moved_states(optimizer: Optimizer | None, plans: Mapping[nn.Parameter, tuple[Plan, Any]]) -> Any:
+def _moved_states(where: str, optimizer: Optimizer | None, plans: Mapping[nn.Parameter, tuple[Plan, Any]]) -> Any:
     """What an optimizer holds for each value, at its new place; and the l1 of groups."""
     states: dict[nn.Parameter, dict[str, Any]] = {}
     penalties: list[tuple[Group, Tensor]] = []
@@ -134,20 +164,20 @@ def _moved_states(optimizer: Optimizer | None, plans: Mapping[nn.Parameter, tupl
         return states, penalties
     if isinstance(optimizer, LBFGS) and plans:
         raise ValueError(
-            f"{WHERE}: the state of LBFGS is of all parameters together and can't be carried along. Change edges "
+            f"{where}: the state of LBFGS is of all parameters together and can't be carried along. Change edges "
             "without it, and make a new optimizer."
         )
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p in plans:
-                states[p] = _moved_state(optimizer, group, p, plans[p][0])
+                states[p] = _moved_state(where, optimizer, group, p, plans[p][0])
                 l1 = group.get("l1")
                 if isinstance(l1, Tensor) and l1.ndim:
-                    penalties.append((group, _moved_l1(group, l1, plans[p][0].slots)))
+                    penalties.append((group, _moved_l1(where, group, l1, plans[p][0].slots)))
     return states, penalties
 
 
-def _moved_state(optimizer: Optimizer, group: Group, p: nn.Parameter, plan: Plan) -> Group:
+def _moved_state(where: str, optimizer: Optimizer, group: Group, p: nn.Parameter, plan: Plan) -> Group:
     state, slots = optimizer.state.get(p, {}), plan.slots
     declared = of_optimizers.declared(optimizer) or {}
     newborn = slots.newborn
@@ -164,7 +194,7 @@ def _moved_state(optimizer: Optimizer, group: Group, p: nn.Parameter, plan: Plan
         elif kept.shape == p.shape and kept.layout is torch.strided and not (grows and fill is None):
             moved[name] = slots.moved(kept, of_optimizers.filled(fill or 0.0, group, plan.numbers.reshape(-1)[newborn]))
             continue
-        raise _unknown(optimizer, p, name, kept)
+        raise _unknown(where, optimizer, p, name, kept)
     if grows and state and isinstance(optimizer, RowOptimizer) and optimizer._counts_births(group):
         counts = state.get("row_steps")
         if counts is None:
@@ -183,24 +213,24 @@ def _put(state: Group, moved: Group) -> None:
             state[name] = new
 
 
-def _moved_l1(group: Group, l1: Tensor, slots: SlotMap) -> Tensor:
+def _moved_l1(where: str, group: Group, l1: Tensor, slots: SlotMap) -> Tensor:
     if len(group["params"]) > 1:
         raise ValueError(
-            f"{WHERE}: an l1 for each value is shared by {len(group['params'])} parameters of a group, which would no "
+            f"{where}: an l1 for each value is shared by {len(group['params'])} parameters of a group, which would no "
             "longer be of one shape. Give each parameter a group of its own."
         )
     if bool(slots.newborn.any()):
         raise ValueError(
-            f"{WHERE}: an l1 for each value does not say what holds for newborn edges. Set it to a number in that "
+            f"{where}: an l1 for each value does not say what holds for newborn edges. Set it to a number in that "
             "group, and to a tensor for the new edges afterwards."
         )
     return slots.moved(l1)
 
 
-def _unknown(optimizer: Optimizer, p: nn.Parameter, name: str, kept: Any) -> ValueError:
+def _unknown(where: str, optimizer: Optimizer, p: nn.Parameter, name: str, kept: Any) -> ValueError:
     got = f"shape {tuple(kept.shape)}, {kept.layout}" if isinstance(kept, Tensor) else type(kept).__name__
     return ValueError(
-        f"{WHERE}: expected the state of {type(optimizer).__name__} to hold numbers, and tensors of the values' shape "
+        f"{where}: expected the state of {type(optimizer).__name__} to hold numbers, and tensors of the values' shape "
         f"{tuple(p.shape)} of which it is known what newborn edges start with, got {name!r} of {got}. Delete it from "
         "optimizer.state, or make a new optimizer afterwards."
     )
