@@ -56,7 +56,7 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
             x[f * feature_stride + (sample + j) * batch_stride] = panel[at + (f - first) * tile + j]
 
 
-def carry(source, old, new, fill):
+def carry(source, old, new, fill, threads=1):
     for k, place in enumerate(source):
         new[k] = old[place] if place >= 0 else fill
 def merge(crow, col, kept, grown_crow, grown_col, edges, threads=1):

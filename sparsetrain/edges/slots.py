@@ -41,7 +41,7 @@ class SlotMap(NamedTuple):
             and lends_memory(flat)
         ):
             new = torch.empty(source.numel(), dtype=flat.dtype)
-            kernels.carry(array(source), array(flat), array(new), start)
+            kernels.carry(array(source), array(flat), array(new), start, torch.get_num_threads())
         elif flat.numel():
             new = flat[source.clamp(min=0).long()].masked_fill(self.newborn, start)
         else:
@@ -53,8 +53,8 @@ class SlotMap(NamedTuple):
 
 def _compiles(numbers: Tensor) -> bool:
     """Whether the kernel takes them."""
-    floats = numbers.dtype in (torch.float32, torch.float64)
-    return COMPILES and floats and numbers.device.type == "cpu" and lends_memory(numbers)
+    known = numbers.dtype in (torch.float32, torch.float64, torch.int32)
+    return COMPILES and known and numbers.device.type == "cpu" and lends_memory(numbers)
 
 
 @dataclass
@@ -78,7 +78,7 @@ def started(where: str, edit: Edit, start: Any, like: Tensor) -> Tensor | float:
     """What newborn edges start with: a finite number for each, or zeros."""
     if start is None:
         return 0.0
-    count = int((edit.source < 0).sum())
+    count = int((edit.source < 0).count_nonzero())
     if not isinstance(start, Tensor) or start.is_complex() or start.shape != (count,):
         got = f"shape {tuple(start.shape)}, {start.dtype}" if isinstance(start, Tensor) else type(start).__name__
         raise ValueError(f"{where}: expected values with a real number for each of {count} grown edges, got {got}.")

@@ -33,12 +33,12 @@ class LayerChange:
     @property
     def pruned(self) -> int:
         """Edges that went."""
-        return int(self.edit.before.nnz - (self.edit.source >= 0).sum())
+        return int(self.edit.before.nnz - (self.edit.source >= 0).count_nonzero())
 
     @property
     def grown(self) -> int:
         """Edges that came."""
-        return int((self.edit.source < 0).sum())
+        return int((self.edit.source < 0).count_nonzero())
 
     @property
     def churn(self) -> float:
@@ -58,12 +58,12 @@ class LayerChange:
     @property
     def dead_outputs(self) -> int:
         """Outputs at which no edge arrives."""
-        return int((self.in_degree == 0).sum())
+        return int((self.in_degree == 0).count_nonzero())
 
     @property
     def dead_inputs(self) -> int:
         """Inputs that no edge leaves."""
-        return int((self.out_degree == 0).sum())
+        return int((self.out_degree == 0).count_nonzero())
 
 
 @dataclass(frozen=True)

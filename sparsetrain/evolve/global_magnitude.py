@@ -45,7 +45,7 @@ class GlobalMagnitude(Rule):
         scores = torch.cat([self._scores(layer) for layer in layers])
         stay = ~smallest(scores, max(0, scores.numel() - sum(totals)))
         stay |= scores == torch.inf
-        counts = [int(part.sum()) for part in torch.split(stay, [layer.nnz for layer in layers])]
+        counts = [int(part.count_nonzero()) for part in torch.split(stay, [layer.nnz for layer in layers])]
         return [(count, count) for count in counts]
 
     def keep(self, layer: Layer, count: int) -> Tensor:

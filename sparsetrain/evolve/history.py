@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..edges.slots import SlotMap
 from ..structure.edit import Edit
 from ..structure.topology import Topology
 
@@ -19,18 +20,17 @@ class History:
         self.initial = t.nnz if initial is None else initial
         self.born = torch.zeros(t.nnz, dtype=torch.int32, device=t.device)  # those that were there are not newborn
         room = max(EXACT, PER_EDGE * self.initial) // max(1, t.shape[1])
-        self.rows = sample(t.shape[0], max(1, room)).to(t.device)
-        self.tried = torch.zeros(self.rows.numel(), t.shape[1], dtype=torch.bool, device=t.device)
+        rows = sample(t.shape[0], max(1, room)).to(t.device)
+        self.number = torch.full((t.shape[0],), -1, dtype=torch.int64, device=t.device)  # of a row in the sample
+        self.number[rows] = torch.arange(rows.numel(), device=t.device)
+        self.tried = torch.zeros(rows.numel(), t.shape[1], dtype=torch.bool, device=t.device)
         self._mark(t.row, t.col)
 
     def update(self, edit: Edit, step: int) -> None:
         """Edges changed after this step."""
-        source = edit.source
-        kept = self.born[source.clamp(min=0).long()] if self.born.numel() else torch.zeros_like(source)
-        self.born = kept.where(source >= 0, step).to(torch.int32)
+        self.born = SlotMap(edit.source, edit.before.nnz).moved(self.born, step)
         grown = edit.grown
-        rows = torch.searchsorted(edit.topology.crow, grown.to(edit.topology.crow.dtype), right=True) - 1
-        self._mark(rows, edit.topology.col[grown])
+        self._mark(edit.topology.row[grown], edit.topology.col[grown])
 
     def age(self, step: int) -> Tensor:
         """Steps since each edge was born."""
@@ -39,7 +39,7 @@ class History:
     @property
     def explored(self) -> float:
         """Share of the positions that had an edge at any time."""
-        return float(self.tried.sum()) / max(1, self.tried.numel())
+        return float(self.tried.count_nonzero()) / max(1, self.tried.numel())
 
     def state(self) -> dict[str, Any]:
         """As it is saved."""
@@ -56,11 +56,9 @@ class History:
         return bool(state["born"].shape == self.born.shape and state["tried"].shape == self.tried.shape)
 
     def _mark(self, row: Tensor, col: Tensor) -> None:
-        row, col = row.long(), col.long()
-        if self.rows.numel() and row.numel():
-            place = torch.searchsorted(self.rows, row).clamp(max=self.rows.numel() - 1)
-            known = self.rows[place] == row
-            self.tried[place[known], col[known]] = True
+        place = self.number[row]
+        known = place >= 0
+        self.tried.view(-1)[place[known] * self.tried.shape[1] + col[known]] = True
 
 
 def sample(size: int, count: int) -> Tensor:

@@ -76,7 +76,7 @@ class Rule:
     def edit(self, layer: Layer, stay: int, total: int) -> Edit:
         """The change of one layer."""
         kept = self.keep(layer, stay)
-        count = max(0, total - int(kept.sum()))
+        count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)
         rows, cols = self.grow(layer, kept, count)

@@ -49,7 +49,7 @@ class SET(Rule):
         """The largest of the positive values and the largest of the negative ones, in proportion to their numbers."""
         negative = layer.values < 0
         part = count / layer.nnz if layer.nnz else 0.0
-        of_negative = round(part * int(negative.sum()))
+        of_negative = round(part * int(negative.count_nonzero()))
         magnitude = layer.values.abs()
         # those of the other sign are out of reach: the smallest of all scores
         below = magnitude.where(negative, -1.0), magnitude.where(~negative, -1.0)

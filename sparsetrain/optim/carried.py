@@ -192,7 +192,9 @@ def _moved_state(where: str, optimizer: Optimizer, group: Group, p: nn.Parameter
             moved[name] = slots.moved(kept.repeat_interleave(p.numel() // max(1, kept.numel())))
             continue
         elif kept.shape == p.shape and kept.layout is torch.strided and not (grows and fill is None):
-            moved[name] = slots.moved(kept, of_optimizers.filled(fill or 0.0, group, plan.numbers.reshape(-1)[newborn]))
+            moved[name] = slots.moved(
+                kept, of_optimizers.filled(fill or 0.0, group, lambda: plan.numbers.reshape(-1)[newborn])
+            )
             continue
         raise _unknown(where, optimizer, p, name, kept)
     if grows and state and isinstance(optimizer, RowOptimizer) and optimizer._counts_births(group):

@@ -5,10 +5,11 @@ each ``"row"``. A fill is what a value that is born starts with: a number, the n
 ``"value"``, the value itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 ShapeKind = Literal["one", "each", "row"]
@@ -54,8 +55,8 @@ def by_rows(kind: str) -> State:
     return {**TORCH[kind], "row_steps": ("row", 0.0)}
 
 
-def filled(fill: Fill, group: Mapping[str, Any], values: Any) -> Any:
-    """What a newborn value starts with; ``values`` are those of all newborn ones."""
+def filled(fill: Fill, group: Mapping[str, Any], values: Callable[[], Tensor]) -> Tensor | float:
+    """What a newborn value starts with; ``values`` gives those of all newborn ones."""
     if fill == "value":
-        return values
+        return values()
     return float(group[fill]) if isinstance(fill, str) else fill

@@ -140,7 +140,7 @@ def _grown(where: str, t: Topology, grown: Any) -> tuple[Tensor, Tensor]:
 
 def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor) -> tuple[Topology, Tensor]:
     """The topology of what is kept and what is grown, and where each edge was."""
-    edges = int(keep.sum()) + col.numel()
+    edges = int(keep.count_nonzero()) + col.numel()
     if t.device.type == "cpu" and COMPILES:
         *merged, row = kernels.merge(
             array(t.crow), array(t.col), array(keep), array(crow), array(col), edges, torch.get_num_threads()
