@@ -158,6 +158,23 @@ def test_adam(case: Tables, amsgrad: bool, counted: bool, decoupled: bool) -> No
 
 
 @some
+@given(
+    seeds, st.integers(0, 40), dtypes, flags, flags, flags, st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.9, 1 - 1e-7)])
+)
+def test_adam_where_every_number_is_a_row(
+    seed: int, size: int, dtype: Any, amsgrad: bool, counted: bool, decoupled: bool, betas: tuple[float, float]
+) -> None:
+    """Value arrays, all of which have a gradient; counts also beyond where the corrections have ended."""
+    case = Tables(seed, np.arange(size), size, 1, dtype)
+    tables = [case.table(), case.table(), case.table(positive=True), case.table(amsgrad, positive=True)]
+    counts = case.counts(counted) * np.int32(1000)
+    same(
+        case, "adam", [*tables, counts], step=7000, lr=0.1, betas=betas, eps=0.1, weight_decay=0.2,
+        decoupled=decoupled, scale=-0.5, l1=0.0, l1_values=case.table(keep=False),
+    )  # fmt: skip
+
+
+@some
 @given(cases, st.sampled_from([np.int32, np.int64]))
 def test_gather(case: Tables, index: type) -> None:
     table = case.table()

@@ -7,6 +7,7 @@ numbers. Rows of a table, edges of a value array (dim 1) and single entries of a
 import math
 from functools import cached_property
 
+import numpy as np
 import torch
 from sparsetrain_kernels import rows as kernels
 from sparsetrain_kernels.jit import COMPILES
@@ -40,7 +41,11 @@ class RowGradient:
     def of_dense(cls, gradient: Tensor, rows: int) -> "RowGradient":
         """A dense gradient: every row is used."""
         ids, dim = torch.arange(rows, device=gradient.device), gradient.numel() // max(1, rows)
-        return cls(ids, gradient.reshape(rows, dim), rows, dim, distinct=True)
+        g = cls(ids, gradient.reshape(rows, dim), rows, dim, distinct=True)
+        if ids.device.type == "cpu" and COMPILES:
+            nothing = np.empty(0, np.int32)
+            g.__dict__["groups"] = kernels.Groups(g._ids, nothing, nothing)  # they rise: nothing is to be sorted
+        return g
 
     @cached_property
     def groups(self) -> kernels.Groups:

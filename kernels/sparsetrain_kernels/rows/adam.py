@@ -8,6 +8,7 @@ n counts the steps of the row where ``counts`` is kept, else it is ``step``.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import prange
@@ -18,6 +19,10 @@ from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
 from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
+
+EPSILON = np.finfo(np.float64).eps / 4
+LONGEST = 1 << 18  # numbers of a table of corrections: 2 MB
+PART = 1 << 14  # numbers that one worker steps at a time
 
 
 @kernel(inline=True)
@@ -36,9 +41,31 @@ def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shr
         w[k] = shrink * w[k] - step_size * m[k] / (math.sqrt(u[k] if u.size > 0 else v[k]) * root + eps)
 
 
+@kernel(inline=True)
+def correction(n, beta1, first_corrections):
+    """1 - beta1^n"""
+    return first_corrections[n] if n < first_corrections.size else 1.0 - beta1**n
+
+
+@kernel(inline=True)
+def root_of(n, beta2, roots):
+    """1 / sqrt(1 - beta2^n)"""
+    return roots[n] if n < roots.size else 1.0 / math.sqrt(1.0 - beta2**n)
+
+
+@lru_cache(maxsize=16)
+def corrections(beta1: float, beta2: float) -> tuple[Array, Array]:
+    """Both for n from 0, up to where they are 1 in float64 or the table is long: two powers take longer than the rest of
+    a number's step."""
+    longest = max((math.log(EPSILON) / math.log(beta) if 0 < beta < 1 else 0 for beta in (beta1, beta2)), default=0)
+    n = np.arange(1, min(int(longest) + 2, LONGEST))
+    first, second = (np.concatenate([[np.nan], 1.0 - beta**n]) for beta in (beta1, beta2))
+    return first, 1.0 / np.sqrt(second)
+
+
 @kernel
 def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq,
-               counts, step, lr, beta1, beta2, eps, coupled, shrink, l1, l1_values):
+               counts, step, lr, beta1, beta2, first_corrections, roots, eps, coupled, shrink, l1, l1_values):
     mode = flush_subnormals()
     kind = weights.dtype.type
     g = room[first * dim : (first + 1) * dim]
@@ -57,7 +84,7 @@ def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, s
             counts[row] += 1
             n = np.int64(counts[row])
         at = row * dim
-        step_size, root = lr / (1.0 - beta1**n), 1.0 / math.sqrt(1.0 - beta2**n)
+        step_size, root = lr / correction(n, beta1, first_corrections), root_of(n, beta2, roots)
         adam_row(g, at, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, kind(step_size), kind(beta1), kind(beta2), kind(root),
                  kind(eps), kind(coupled), kind(shrink))
         if shrinks(l1, l1_values):
@@ -79,6 +106,39 @@ def adam_parallel(bounds, *args):
         adam_tasks(task, task + 1, bounds, *args)
 
 
+@kernel
+def adam_part(first, last, gradients, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, step_sizes, roots,
+              beta1, beta2, eps, coupled, shrink):
+    """The numbers from first to last - 1, each a row of its own, all of which have a gradient. The tables end where their
+    numbers no longer change."""
+    mode = flush_subnormals()
+    one, longest = weights.dtype.type(1), step_sizes.size - 1
+    n = min(step, longest)
+    for k in range(first, last):
+        if counts.size > 0:
+            counts[k] += 1
+            n = min(np.int64(counts[k]), longest)
+        grad = scale * gradients[k] + coupled * weights[k]
+        m = exp_avg[k] + (one - beta1) * (grad - exp_avg[k])
+        v = beta2 * exp_avg_sq[k] + (one - beta2) * grad * grad
+        exp_avg[k], exp_avg_sq[k] = m, v
+        if max_exp_avg_sq.size > 0:
+            max_exp_avg_sq[k] = v = max(max_exp_avg_sq[k], v) if v == v else v
+        weights[k] = shrink * weights[k] - step_sizes[n] * m / (math.sqrt(v) * roots[n] + eps)
+    restore_subnormals(mode)
+
+
+@kernel
+def adam_each_serial(size, *args):
+    adam_part(0, size, *args)
+
+
+@kernel(parallel=True)
+def adam_each_parallel(size, *args):
+    for part in prange((size + PART - 1) // PART):
+        adam_part(part * PART, min(size, (part + 1) * PART), *args)
+
+
 def adam(
     groups: Groups, gradients: Array, weights: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array,
     counts: Array, *, dim: int, step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
@@ -97,6 +157,15 @@ def adam(
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
     coupled, shrink = (0.0, 1.0 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
+    tables = corrections(*betas)
+    whole = dim == 1 and groups.rows.size == weights.size and not groups.starts.size
+    if whole and tables[0].size < LONGEST and not l1 and not l1_values.size:
+        kind = weights.dtype.type
+        numbers = map(kind, (*betas, eps, coupled, shrink))
+        launch(adam_each_serial, adam_each_parallel, weights.dtype.char, weights.size, threads, weights.size, gradients,
+               kind(scale), weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, (lr / tables[0]).astype(kind),
+               tables[1].astype(kind), *numbers)
+        return
     launch(adam_serial, adam_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
            groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, exp_avg, exp_avg_sq,
-           max_exp_avg_sq, counts, step, lr, *betas, eps, coupled, shrink, l1, l1_values)
+           max_exp_avg_sq, counts, step, lr, *betas, *tables, eps, coupled, shrink, l1, l1_values)
