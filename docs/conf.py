@@ -21,14 +21,16 @@ sys.path.insert(0, str(Path(__file__).parent))  # where mathml.py is
 def public_names(module: str) -> dict[str, str]:
     """What a module's page of the reference describes: the names of its classes and functions, and which they are.
 
-    A folder's ``__init__`` imports its public names, and a single file what it works with: where something was defined
-    tells them apart.
+    A folder's ``__init__`` imports its public names, from lower floors too, and a single file what it works with: where
+    something was defined tells them apart.
     """
+    folder = hasattr(importlib.import_module(module), "__path__") and module != "sparsetrain"
+    home = "sparsetrain." if folder else f"{module}."
     return {
         name: "class" if inspect.isclass(member) else "function"
         for name, member in vars(importlib.import_module(module)).items()
         if not name.startswith("_") and (inspect.isclass(member) or inspect.isfunction(member))
-        if f"{member.__module__}.".startswith(f"{module}.")
+        if f"{member.__module__}.".startswith(home)
     }
 
 

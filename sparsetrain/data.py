@@ -94,8 +94,8 @@ def reactome(species: str = "Homo sapiens") -> Any:
         species: whose; the files have sixteen.
 
     Returns:
-        A data frame of edges, see io.read_reactome: of humans 46,939 from 11,876 proteins to 2,233 pathways, and 2,750
-        from pathways to those that they are part of.
+        A data frame with columns source and target, see io.read_reactome. Of humans 46,939 edges from 11,876 proteins
+        to 2,233 pathways, and 2,750 from pathways to those that they are part of.
 
     Raises:
         ModuleNotFoundError: binn is not installed; the message says how to get it.

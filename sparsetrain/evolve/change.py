@@ -52,7 +52,7 @@ class LayerChange:
 
     @property
     def out_degree(self) -> Tensor:
-        """Edges that leave each input, (in,): in a first layer, what the network looks at."""
+        """Edges that leave each input, (in,). In a first layer that is what the network looks at."""
         return self.edit.topology.fan_out
 
     @property

@@ -53,7 +53,7 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)"""
+        """Outputs and inputs."""
         return self.topology.shape
 
     def largest(self, scores: Tensor, count: int) -> Tensor:

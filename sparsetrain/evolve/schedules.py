@@ -13,13 +13,12 @@ class Schedule:
 
     An update is due at step t (the first is 1) where ``start <= t <= stop`` and ``t - start`` is a multiple of
     ``interval``, and at ``stop``. With :math:`\rho` the remaining part, which falls from 1 at ``start`` to 0 at
-    ``stop`` by the schedule's own shape, an update
+    ``stop`` by the schedule's own shape, an update replaces the fraction :math:`\rho f` of the edges, with f =
+    ``prune_fraction``, and leaves the density
 
-    .. math::
-        \text{replaces the fraction} \ \rho \cdot \text{prune_fraction of the edges, and leaves the density} \
-        d_{end} + \rho \, (d_{start} - d_{end}),
+    .. math:: d_{end} + \rho \, (d_{start} - d_{end}),
 
-    where :math:`d_{end}` = ``final_density``. One of the two is enough: without ``final_density`` the number of edges
+    with :math:`d_{end}` = ``final_density``. One of the two is enough: without ``final_density`` the number of edges
     stays, without ``prune_fraction`` edges are only dropped.
 
     Args:
