@@ -1,5 +1,6 @@
 """Rules and schedules by themselves: what they choose, beside plain counts over dense matrices."""
 
+import copy
 import math
 import re
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsetrain import evolve
+from sparsetrain import evolve, io
 from sparsetrain.evolve.shares import shared_out
 from sparsetrain.nn import SparseLinear
 from sparsetrain.structure.edit import Edit
@@ -217,3 +218,72 @@ def test_gradual_growth_and_pruning_together() -> None:
         grown.append(change.grown)
     assert edges == [960, 840, 720, 600, 480]
     assert grown == [192, 126, 72, 30, 0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_top_kast_beside_a_dense_weight_of_which_a_part_is_read(optimizer: str) -> None:
+    """The twin keeps all values and masks them in the forward pass, with a gradient that passes straight through."""
+    make: Any = {"sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "adam": lambda p: torch.optim.Adam(p)}[
+        optimizer
+    ]
+    layer = SparseLinear(12, 10, density=0.5, dtype=torch.float64)
+    t, theta = layer.topology, layer.values.detach().clone().requires_grad_()
+    bias = layer.bias.detach().clone().requires_grad_()
+    ours, theirs = make(layer.parameters()), make([theta, bias])
+    rule = evolve.TopKAST(forward=0.4)
+    evolver = evolve.Evolver(layer, ours, rule, evolve.Constant(interval=5, start=5, prune_fraction=0.2))
+    for step in range(1, 16):
+        x, y = torch.randn(6, 12).double(), torch.randn(6, 10).double()
+        if step % 5 == 1:  # A is chosen when edges have changed, and at first
+            active = theta.detach().abs() >= theta.detach().abs().sort().values[theta.numel() - 24]
+        effective = theta + (theta.detach() * active - theta.detach())
+        weight = torch.zeros(10, 12, dtype=torch.float64).index_put((t.row.long(), t.col.long()), effective)
+        losses = ((layer(x) - y).square().mean(), (nn.functional.linear(x, weight, bias) - y).square().mean())
+        torch.testing.assert_close(*losses, rtol=0, atol=1e-12)
+        for loss, each in zip(losses, (ours, theirs), strict=True):
+            each.zero_grad()
+            loss.backward()
+            each.step()
+        change = evolver.step()
+        if change is None:
+            continue
+        edit = change.layers[""].edit
+        stays = edit.source >= 0
+        kept = theta.detach().abs().argsort(descending=True)[:48].sort().values
+        assert torch.equal(edit.source[stays].long(), kept)
+        whole = rule._whole("", layer.values.detach())
+        moved = whole.clone()
+        moved[stays] = theta.detach()[kept]
+        torch.testing.assert_close(whole, moved, rtol=0, atol=1e-12)
+        with torch.no_grad():
+            theta.copy_(moved)
+        for name, state in theirs.state[theta].items():
+            if name != "step":
+                state.copy_(torch.where(stays, state[edit.source.clamp(min=0).long()], 0.0))
+        t = layer.topology
+        assert int((layer.values != 0).sum()) == 24
+
+
+def test_top_kast_goes_on_from_a_checkpoint() -> None:
+    def new(seed: int) -> tuple[SparseLinear, Any, evolve.Evolver]:
+        layer = SparseLinear(12, 10, density=0.5, generator=torch.Generator().manual_seed(seed))
+        optimizer = torch.optim.Adam(layer.parameters())
+        schedule = evolve.Constant(interval=3, prune_fraction=0.2)
+        return layer, optimizer, evolve.Evolver(layer, optimizer, evolve.TopKAST(decay=0.1), schedule)
+
+    def train(layer: Any, optimizer: Any, evolver: evolve.Evolver, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            layer(torch.randn(4, 12, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+            optimizer.step()
+            evolver.step()
+
+    one, other = new(0), new(1)
+    train(*one, range(8))
+    io.adopt(other[0], one[0].state_dict())
+    other[1].load_state_dict(copy.deepcopy(one[1].state_dict()))  # torch would share the count of steps
+    other[2].load_state_dict(one[2].state_dict())
+    train(*one, range(8, 16))
+    train(*other, range(8, 16))
+    assert torch.equal(one[0].values, other[0].values)
+    assert one[0].topology.digest == other[0].topology.digest

@@ -17,3 +17,4 @@ from .schedules import Schedule as Schedule
 from .sparse_evolutionary import SET as SET
 from .sparse_momentum import SNFS as SNFS
 from .static import Static as Static
+from .top_kast import TopKAST as TopKAST

@@ -20,6 +20,7 @@ def state(evolver: Any) -> dict[str, Any]:
         "generator": evolver.generator.get_state(),
         "edges": {name: module.topology.digest for name, module in evolver.modules.items()},
         "histories": {name: history.state() for name, history in evolver.histories.items()},
+        "kept": evolver.rule.state_dict(),
         "factors": {name: recorder.state() for name, recorder in evolver.recorders.items()},
     }
 
@@ -43,6 +44,7 @@ def load(evolver: Any, saved: Mapping[str, Any]) -> None:
                 'before, with io.load(..., topology="adopt") or io.adopt where its edges were drawn anew.'
             )
         history.load(kept)
+    evolver.rule.load_state_dict(saved["kept"])
     evolver.histories = histories
     evolver.steps, evolver.late = int(saved["steps"]), int(saved["late"])
     evolver.generator.set_state(saved["generator"].to("cpu", torch.uint8))

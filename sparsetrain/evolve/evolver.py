@@ -35,7 +35,8 @@ class Evolver:
         model: whose layers over edges (or masked layers) change; may be wrapped by torch.compile or
             DistributedDataParallel.
         optimizer: of their values.
-        rule: which edges go and come: Static, SET, RigL, CHT, GMP, or one of your own.
+        rule: which edges go and come: Static, SET, RigL, SNFS, TopKAST, CHT, GMP, GlobalMagnitude, or one of
+            your own.
         schedule: when, and how many: Constant, Cosine, Linear, Cubic.
         layers: which layers change: None for all; a name, a glob or a compiled regular expression, or a list of such;
             or a dict from such to rates from 0 to 1 by which the schedule's fraction is multiplied. The first that
@@ -94,6 +95,8 @@ class Evolver:
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
             of_layers.unshare(self.modules)
+        with torch.no_grad():
+            rule.begin(self.modules)
         self.record()
 
     @torch.no_grad()
@@ -114,6 +117,7 @@ class Evolver:
         for recorder in self.recorders.values():
             recorder.end_step()
         self._warm_up.apply(self.modules)
+        self.rule.after_step(self.modules)
         change = self._update() if self.late or self.schedule.due(self.steps) else None
         self.record()
         self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
@@ -160,6 +164,7 @@ class Evolver:
         return self._changed(edits)
 
     def _changed(self, edits: Mapping[str, Edit]) -> Change:
+        self.rule.after_change(self.modules, edits)
         changes = {}
         for name, edit in edits.items():
             self.recorders[name].stop()

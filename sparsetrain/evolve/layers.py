@@ -102,6 +102,16 @@ def values_of(module: Any, t: Topology) -> Tensor:
     return weight[t.row.long(), t.col.long()] if isinstance(module, MaskedLinear) else weight
 
 
+def put_values(module: Any, places: Tensor, numbers: Tensor) -> None:
+    """Write these numbers at some edges, in place."""
+    weight = weight_of(module).detach()
+    if isinstance(module, MaskedLinear):
+        t = module.topology
+        weight[t.row[places].long(), t.col[places].long()] = numbers
+    else:
+        weight[places] = numbers
+
+
 def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Module, float]]:
     """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
     if not isinstance(model, nn.Module):

@@ -1,7 +1,8 @@
 """Rule: which edges go and which come. What a user subclasses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,22 @@ class Rule:
     def start(self, layer: Layer, edit: Edit) -> Tensor | None:
         """Values that newborn edges start with, in the order of ``edit.grown``; None for zeros."""
         return None
+
+    def begin(self, modules: Mapping[str, Any]) -> None:
+        """Called once, when an Evolver is made, with the layers by name: for rules that keep something for each."""
+
+    def after_step(self, modules: Mapping[str, Any]) -> None:
+        """Called after each step of the optimizer, before a change of edges that may be due."""
+
+    def after_change(self, modules: Mapping[str, Any], edits: Mapping[str, Edit]) -> None:
+        """Called when edges have changed, and everything was carried along."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule keeps, for checkpoints: tensors, numbers, text, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was kept."""
 
     def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
         """ValueError where a schedule or a layer makes no sense for this rule."""
