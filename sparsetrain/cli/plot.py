@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .network import KINDS, Kind
+from .over_time import seconds
 from .race import Race
 from .report import milliseconds
 
@@ -22,14 +23,18 @@ PARTS = ("#0072B2", "#56B4E9", "#CC79A7")  # of a bar, from below
 
 def draw(race: Race, file: BinaryIO, ending: str) -> None:
     """Write the picture in the format that the ending names."""
-    figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(14, 7.5), dpi=150, layout="constrained")
     figure.suptitle(f"{race.setting.title}\n{race.setting.subtitle}", fontsize=11)
-    (loss, accuracy), (time, memory) = figure.subplots(2, 2)
-    _loss(loss, race)
-    _accuracy(accuracy, race)
-    _time(time, race)
-    _memory(memory, race)
-    for axes in (loss, accuracy, time, memory):
+    evolves = race.setting.evolution is not None
+    axes_of: dict[str, Axes] = figure.subplot_mosaic("llaass;ttmmee" if evolves else "llaass;tttmmm")
+    _loss(axes_of["l"], race)
+    _accuracy(axes_of["a"], race)
+    _accuracy_over_seconds(axes_of["s"], race)
+    _time(axes_of["t"], race)
+    _memory(axes_of["m"], race)
+    if evolves:
+        _edges(axes_of["e"], race)
+    for axes in axes_of.values():
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
@@ -46,6 +51,27 @@ def _accuracy(axes: Axes, race: Race) -> None:
     _curves(axes, {kind: [test.accuracy for test in record.test] for kind, record in race.records.items()})
     axes.set(title="Test accuracy", ylabel="right answers (%)")
     axes.legend(frameon=False, loc="lower right")
+
+
+def _accuracy_over_seconds(axes: Axes, race: Race) -> None:
+    for kind, record in race.records.items():
+        axes.plot(seconds(record), [t.accuracy for t in record.test], color=COLOURS[kind], label=kind, **STYLES[kind])
+    axes.set(title="Test accuracy over time", xlabel="seconds of training", ylabel="right answers (%)", xlim=(0, None))
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _edges(axes: Axes, race: Race) -> None:
+    """Edges that exist, that were ever tried, and that an update replaced, in percent."""
+    updates = race.records["sparse"].steps.updates
+    steps = [update.step for update in updates]
+    for label, colour, shares in (
+        ("density", PARTS[0], [update.density for update in updates]),
+        ("explored (R_s)", PARTS[1], [update.explored for update in updates]),
+        ("churn of an update", PARTS[2], [update.churn for update in updates]),
+    ):
+        axes.plot(steps, [100 * share for share in shares], color=colour, label=label, marker=".")
+    axes.set(title="Edges of sparse", xlabel="training step", ylabel="percent", ylim=(0, None))
+    axes.legend(frameon=False)
 
 
 def _curves(axes: Axes, curves: dict[Kind, list[float]]) -> None:

@@ -26,7 +26,7 @@ class Record:
 
     warm_up: float
     memory: Bytes
-    steps: Steps = field(default_factory=lambda: Steps([], [], [], []))
+    steps: Steps = field(default_factory=lambda: Steps([], [], [], [], []))
     test: list[Evaluation] = field(default_factory=list)
 
     def train_loss(self, epochs: int) -> list[float]:
@@ -37,13 +37,15 @@ class Record:
 @dataclass(frozen=True)
 class Race:
     """What was run and what came out: ``kernels``, the seconds of compiling or loading them; ``forms``, masked's median
-    seconds of a step in each of its forms, of which it used ``form``; and the contestants' records."""
+    seconds of a step in each of its forms, of which it used ``form``; the records; and ``shared_edges``, where edges
+    change, the share of sparse's last edges that masked has too."""
 
     setting: Setting
     kernels: float
     forms: dict[Form, float]
     form: Form
     records: dict[Kind, Record]
+    shared_edges: float | None = None
 
 
 def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
@@ -72,7 +74,16 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
                 remote.ready()
             records = {kind: Record(remote.call("warm_up"), remote.call("measure")) for kind, remote in remotes.items()}
             _train(setting, len(data.train_labels) // setting.batch, remotes, records)
-    return Race(setting, kernels, forms, form, records)
+            shared = None
+            if setting.evolution:
+                shared = _shared_edges(remotes["sparse"].call("edges"), remotes["masked"].call("edges"))
+    return Race(setting, kernels, forms, form, records, shared)
+
+
+def _shared_edges(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """Share of our edges, of all layers together, that are among theirs."""
+    common = sum(len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(ours, theirs, strict=True))
+    return common / max(1, sum(map(len, ours)))
 
 
 def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:

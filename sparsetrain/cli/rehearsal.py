@@ -1,6 +1,7 @@
 """What is done once before the race, in a process whose memory nobody counts."""
 
 import random
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from ..data import DataSet
 from ..nn.masked import Form
 from .contestant import Contestant
 from .libraries import load_libraries
-from .network import FORMS
+from .network import FORMS, KINDS
 from .setting import Setting
 
 ROUNDS, STEPS = 12, 5
@@ -22,15 +23,21 @@ class Rehearsal:
         self.setting, self.data = setting, data
 
     def compile_kernels(self) -> float:
-        """Seconds until sparse has run once: the machine code is on the disk from then on."""
+        """Seconds until sparse has run, and edges have changed, once: the machine code is on the disk from then on."""
         start = perf_counter()
         load_libraries(self.setting)
-        Contestant("sparse", "step", self.setting, self.data).warm_up()
+        setting = self.setting
+        Contestant("sparse", "step", setting, self.data).warm_up()
+        if setting.evolution:
+            at_once = replace(setting, evolution=replace(setting.evolution, interval=1))
+            for kind in KINDS[:2]:
+                Contestant(kind, "step", at_once, self.data).train(2)
         return perf_counter() - start
 
     def time_forms(self) -> dict[Form, float]:
         """Median seconds of a whole step, for each form."""
-        contestants = {form: Contestant("masked", form, self.setting, self.data) for form in FORMS}
+        setting = replace(self.setting, evolution=None)
+        contestants = {form: Contestant("masked", form, setting, self.data) for form in FORMS}
         times: dict[Form, list[float]] = {form: [] for form in FORMS}
         order = random.Random(self.setting.seed)
         for contestant in contestants.values():

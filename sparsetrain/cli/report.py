@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from . import over_time
 from .contestant import Steps
 from .network import KINDS
 from .race import Race, Record
@@ -60,6 +61,7 @@ def table(race: Race) -> str:
         ["train loss", *(f"{record.train_loss(race.setting.epochs)[-1]:.4f}" for record in records)],
         None,
         *([label, *(f"{time[phase]:.2f} ms" for time in times)] for label, phase in TIME_ROWS.items()),
+        *_update_rows(race),
         ["times sparse's step", *(f"{time['total'] / times[0]['total']:.2f} x" for time in times)],
         None,
         ["peak memory of process", *(size(record.memory.peak) for record in records)],
@@ -69,16 +71,36 @@ def table(race: Race) -> str:
         ["optimizer state", *(size(record.memory.state) for record in records)],
         ["indices or mask", *(size(record.memory.indices) for record in records)],
         None,
+        ["whole training", *(f"{sum(record.steps.total):.2f} s" for record in records)],
         ["warm-up, not counted", *(f"{record.warm_up:.2f} s" for record in records)],
     ]
-    return "\n".join([race.setting.title, race.setting.subtitle, "", *aligned(rows), "", *remarks(race)])
+    parts = [rows, over_time.accuracy_rows(race), *([over_time.edge_rows(race)] if race.setting.evolution else [])]
+    lines = [line for part in parts for line in (*aligned(part), "")]
+    return "\n".join([race.setting.title, race.setting.subtitle, "", *lines, *remarks(race)])
+
+
+def _update_rows(race: Race) -> list[Sequence[str]]:
+    """Time of the updates of edges, where there are any."""
+    if not race.setting.evolution:
+        return []
+    steps = [race.records[kind].steps for kind in KINDS]
+    return [
+        ["one update of edges", *(f"{1000 * over_time.median_update(s):.2f} ms" if s.updates else "-" for s in steps)],
+        ["  share of all time", *(f"{100 * over_time.update_share(s):.1f} %" if s.updates else "-" for s in steps)],
+    ]
 
 
 def remarks(race: Race) -> list[str]:
     """Sentences that the figures need beside them."""
     steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
     forms = ", ".join(f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(race.forms.items()))
+    changed = (
+        []
+        if race.shared_edges is None
+        else [f"Edges are sparse's. At the end masked has {100 * race.shared_edges:.2f} % of them."]
+    )
     return [
+        *changed,
         f"Sparse and masked differ by at most {loss_difference(race):.1e} in the loss of any of the first epoch's "
         f"{count(steps, 'step')}.",
         f"Sparse keeps {kept_ratio(race, False):.3f} of masked's parameters and optimizer state in bytes, "
@@ -118,6 +140,7 @@ def figures(race: Race) -> dict[str, Any]:
         "contestants": {kind: _figures_of(race, record) for kind, record in race.records.items()},
         "masked_form": {"used": race.form, "trial_ms": {form: 1000 * s for form, s in race.forms.items()}},
         "kernels_s": race.kernels,
+        "shared_edges": race.shared_edges,
         "first_epoch_loss_difference": loss_difference(race),
         "kept_bytes_sparse_over_masked": kept_ratio(race, False),
         "kept_bytes_with_indices_sparse_over_masked": kept_ratio(race, True),
@@ -136,6 +159,7 @@ def _figures_of(race: Race, record: Record) -> dict[str, Any]:
         "step_over_sparse": low_median_high["total"][1] / sparse,
         "bytes": asdict(record.memory),
         "warm_up_s": record.warm_up,
+        **over_time.figures(record),
     }
 
 
