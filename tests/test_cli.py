@@ -1,11 +1,9 @@
 """The command line: one real comparison through its processes, and what is said when something is wrong."""
 
-import gzip
 import json
 import math
 import os
 import signal
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from tiny_comparison import BATCH, EPOCHS, STEPS, TEST, TRAIN, run, setting
+from tiny_comparison import BATCH, EPOCHS, STEPS, TRAIN, run, setting, write_images
 
 from sparsetrain import data
 from sparsetrain.cli import main
@@ -27,16 +25,7 @@ from sparsetrain.cli.setting import OPTIMIZERS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random images in idx files; the label of an image can be learned."""
-    path = tmp_path_factory.mktemp("tiny")
-    random = np.random.default_rng(0)
-    for part, n in (("train", TRAIN), ("t10k", TEST)):
-        labels = random.integers(0, 10, n).astype(np.uint8)
-        images = (random.integers(0, 128, (n, 28, 28)) + 12 * labels[:, None, None]).astype(np.uint8)
-        for name, magic, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
-            content = struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
-            (path / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    return path
+    return write_images(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

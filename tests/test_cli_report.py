@@ -37,7 +37,7 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 def record(scale: float, losses: list[float]) -> Record:
     milliseconds = [scale * ms / 1000 for ms in (1, 2, 3, 100)]
-    steps = Steps(losses, milliseconds, [2 * s for s in milliseconds], [3 * s for s in milliseconds])
+    steps = Steps(losses, milliseconds, [2 * s for s in milliseconds], [3 * s for s in milliseconds], [0.0] * 4)
     kept = Bytes(
         before=100_000_000, peak=101_500_000, parameters=int(1000 * scale), state=int(2000 * scale), indices=500
     )
