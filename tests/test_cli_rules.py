@@ -140,7 +140,7 @@ def test_a_whole_comparison(folder: Path, tmp_path: Path) -> None:
         "100.00 %",
     ):
         assert words in result.stdout
-    assert max(map(len, result.stdout.splitlines()[:-2])) <= 110
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 100
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
