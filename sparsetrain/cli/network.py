@@ -1,4 +1,4 @@
-"""The network of a contestant."""
+"""The network of an implementation."""
 
 from itertools import pairwise
 from typing import Literal

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .contestant import Steps
+from .comparison import Comparison, Record
 from .evolution import Update
+from .implementation import Steps
 from .network import KINDS
-from .race import Race, Record
 
 Row = Sequence[str] | None
 
@@ -43,12 +43,12 @@ def updates_by_epoch(record: Record) -> list[list[Update]]:
     return epochs
 
 
-def accuracy_rows(race: Race) -> list[Row]:
+def accuracy_rows(comparison: Comparison) -> list[Row]:
     """Test accuracy after each epoch, and the seconds of training until then."""
-    records = [race.records[kind] for kind in KINDS]
+    records = [comparison.records[kind] for kind in KINDS]
     times = [seconds(record) for record in records]
     rows: list[Row] = [["after epoch", *KINDS], None]
-    for epoch in range(race.setting.epochs):
+    for epoch in range(comparison.setting.epochs):
         cells = [
             f"{record.test[epoch].accuracy:.2f} %, {time[epoch]:.2f} s"
             for record, time in zip(records, times, strict=True)
@@ -57,10 +57,10 @@ def accuracy_rows(race: Race) -> list[Row]:
     return rows
 
 
-def edge_rows(race: Race) -> list[Row]:
+def edge_rows(comparison: Comparison) -> list[Row]:
     """Edges of sparse after each epoch, and what was tried and replaced."""
-    record = race.records["sparse"]
-    positions = sum(a * b for a, b in zip(race.setting.sizes, race.setting.sizes[1:], strict=False))
+    record = comparison.records["sparse"]
+    positions = sum(a * b for a, b in zip(comparison.setting.sizes, comparison.setting.sizes[1:], strict=False))
     rows: list[Row] = [
         ["after epoch", "edges", "density", "explored (R_s)", "updates", "mean churn"],
         None,
@@ -69,7 +69,7 @@ def edge_rows(race: Race) -> list[Row]:
     for epoch, updates in enumerate(updates_by_epoch(record), 1):
         last = updates[-1] if updates else last
         if last is None:
-            start = race.setting.start_density
+            start = comparison.setting.start_density
             now = [f"{round(start * positions)}", f"{start:.4g}", f"{100 * start:.1f} %"]
         else:
             now = [str(last.edges), f"{last.density:.4g}", f"{100 * last.explored:.1f} %"]

@@ -1,4 +1,4 @@
-"""What a comparison is: the numbers that all three contestants share."""
+"""What a comparison is: the numbers that all three implementations share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +59,7 @@ class Setting:
         return self.evolution.evolver(model, optimizer, self.density, self.seed) if self.evolution else None
 
     def settle(self) -> None:
-        """Give this process the threads, and torch's dense products the precision, that every contestant has."""
+        """Give this process the threads, and torch's dense products the precision, that every implementation has."""
         torch.set_num_threads(self.threads)
         torch.set_float32_matmul_precision(self.precision)
 

@@ -1,4 +1,4 @@
-"""What is done once before the race, in a process whose memory nobody counts."""
+"""What is done once before the comparison, in a process whose memory nobody counts."""
 
 import random
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data import DataSet
 from ..nn.masked import Form
-from .contestant import Contestant
+from .implementation import Implementation
 from .libraries import load_libraries
 from .network import FORMS, KINDS
 from .setting import Setting
@@ -16,7 +16,7 @@ from .setting import Setting
 ROUNDS, STEPS = 12, 5
 
 
-class Rehearsal:
+class WarmUp:
     """Compiles the kernels, and times the two forms of masked against each other."""
 
     def __init__(self, setting: Setting, data: DataSet) -> None:
@@ -27,22 +27,22 @@ class Rehearsal:
         start = perf_counter()
         load_libraries(self.setting)
         setting = self.setting
-        Contestant("sparse", "step", setting, self.data).warm_up()
+        Implementation("sparse", "step", setting, self.data).warm_up()
         if setting.evolution:
             at_once = replace(setting, evolution=replace(setting.evolution, interval=1))
             for kind in KINDS[:2]:
-                Contestant(kind, "step", at_once, self.data).train(2)
+                Implementation(kind, "step", at_once, self.data).train(2)
         return perf_counter() - start
 
     def time_forms(self) -> dict[Form, float]:
         """Median seconds of a whole step, for each form."""
         setting = replace(self.setting, evolution=None)
-        contestants = {form: Contestant("masked", form, setting, self.data) for form in FORMS}
+        implementations = {form: Implementation("masked", form, setting, self.data) for form in FORMS}
         times: dict[Form, list[float]] = {form: [] for form in FORMS}
         order = random.Random(self.setting.seed)
-        for contestant in contestants.values():
-            contestant.train(2)  # the first steps allocate the optimizer's state
+        for implementation in implementations.values():
+            implementation.train(2)  # the first steps allocate the optimizer's state
         for _ in range(ROUNDS):
             for form in order.sample(FORMS, len(FORMS)):
-                times[form] += contestants[form].train(STEPS).total
+                times[form] += implementations[form].train(STEPS).total
         return {form: float(np.median(seconds)) for form, seconds in times.items()}

@@ -1,4 +1,4 @@
-"""One contestant: its training on the common batches, its time and its memory."""
+"""One implementation: its training on the common batches, its time and its memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Bytes:
-    """What the contestant took: the peak of its process before and after, and what it keeps between steps."""
+    """What the implementation took: the peak of its process before and after, and what it keeps between steps."""
 
     before: int
     peak: int
@@ -62,7 +62,7 @@ class Bytes:
     indices: int
 
 
-class Contestant:
+class Implementation:
     """A network of one kind, and everything needed to train it by itself."""
 
     def __init__(self, kind: Kind, form: Form, setting: Setting, data: DataSet) -> None:
