@@ -6,6 +6,8 @@ from .carry import carry as carry
 from .distinct import distinct as distinct
 from .larger import compact as compact
 from .larger import take as take
+from .links import links as links
+from .links import paths as paths
 from .merge import merge as merge
 from .plan import Plan as Plan
 from .plan import plan as plan

@@ -37,6 +37,24 @@ def transpose(crow, col, columns):
     return np.array(crow_t, crow.dtype), np.array([row[e] for e in perm], col.dtype), np.array(perm, col.dtype)
 
 
+def links(crow, col, crow_t, col_t, costs, first, last, limit=0.0, threads=1):
+    inputs = [set(col[crow[u] : crow[u + 1]].tolist()) for u in range(crow.size - 1)]
+    outputs = [set(col_t[crow_t[v] : crow_t[v + 1]].tolist()) for v in range(crow_t.size - 1)]
+    found = {}
+    for u in range(first, last):
+        for v in set(range(crow_t.size - 1)) - inputs[u]:
+            paths = [(y, z) for y in inputs[u] for z in outputs[y] if v in inputs[z]]
+            local_y, local_z = {y for y, _ in paths}, {z for _, z in paths}
+            score = 0.0
+            for y, z in paths:
+                external_y, external_z = len(outputs[y] - local_z - {u}), len(inputs[z] - local_y - {v})
+                score += 1 / np.sqrt((1 + external_y) * (1 + external_z))
+            if np.float32(score) > limit:
+                found[u * (crow_t.size - 1) + v] = score
+    position = np.array(sorted(found), np.int64)
+    return position, np.array([found[p] for p in position], np.float32)
+
+
 def used(x, threads=1):
     return np.array([any(number != 0 for number in feature) for feature in x], np.bool_)
 

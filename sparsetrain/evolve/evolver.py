@@ -35,7 +35,7 @@ class Evolver:
         model: whose layers over edges (or masked layers) change; may be wrapped by torch.compile or
             DistributedDataParallel.
         optimizer: of their values.
-        rule: which edges go and come: Static, SET, RigL, GMP, or one of your own.
+        rule: which edges go and come: Static, SET, RigL, CHT, GMP, or one of your own.
         schedule: when, and how many: Constant, Cosine, Linear, Cubic.
         layers: which layers change: None for all; a name, a glob or a compiled regular expression, or a list of such;
             or a dict from such to rates from 0 to 1 by which the schedule's fraction is multiplied. The first that
