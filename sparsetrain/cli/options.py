@@ -20,7 +20,7 @@ def fraction(text: str | float) -> float:
 
 
 def portion(text: str | float) -> float:
-    """A part of the edges: a number from 0 to 1."""
+    """A part of the edges: a number from 0 to 1. What ``fraction`` says of sparsity would not fit here."""
     try:
         return checks.fraction("", "a fraction", text)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

@@ -100,13 +100,8 @@ def remarks(comparison: Comparison) -> list[str]:
     forms = ", ".join(
         f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(comparison.forms.items())
     )
-    changed = (
-        []
-        if comparison.shared_edges is None
-        else [f"Edges are sparse's. At the end masked has {100 * comparison.shared_edges:.2f} % of them."]
-    )
     return [
-        *changed,
+        *_remarks_on_edges(comparison),
         f"Sparse and masked differ by at most {loss_difference(comparison):.1e} in the loss of any of the first "
         f"epoch's {count(steps, 'step')}.",
         f"Sparse keeps {kept_ratio(comparison, False):.3f} of masked's parameters and optimizer state in bytes, "
@@ -116,6 +111,17 @@ def remarks(comparison: Comparison) -> list[str]:
         f"Dense products had torch's float32 matmul precision {comparison.setting.precision!r}.",
         f"Times are medians of {count(len(comparison.records['sparse'].steps.loss), 'step')}. All processes load the "
         "same libraries and kernels before the model.",
+    ]
+
+
+def _remarks_on_edges(comparison: Comparison) -> list[str]:
+    """What must be said where edges change."""
+    if comparison.shared_edges is None:
+        return []
+    return [
+        f"Edges are sparse's. At the end masked has {100 * comparison.shared_edges:.2f} % of them.",
+        "Masked changes its mask through the same Evolver, which lists the edges of the mask first:",
+        "  code for masks alone may update faster. Its steps are those of any masked network.",
     ]
 
 
