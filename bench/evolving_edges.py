@@ -112,7 +112,7 @@ def published(job: Record) -> Record:
     if job["kind"] == "set":
         schedule = evolve.Constant(interval=steps, start=steps, stop=steps * (job["epochs"] - 1), prune_fraction=0.3)
         evolver = evolve.Evolver(model, optimizer, HeUniformSET(), schedule, layers=["0", "3", "6"])
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
 
     def shrink() -> None:
         with torch.no_grad():

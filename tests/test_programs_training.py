@@ -210,3 +210,22 @@ def test_9_curvature() -> None:
     close(page.table.get_value()[[1, 4]], best)
     assert "singular" in page.printed.split("all rows")[1].splitlines()[0]
     assert "other rows untouched: True" in page.printed
+
+
+def test_14_changing_edges() -> None:
+    pytest.importorskip("mlxtend", reason="needs the extra demo")
+    page = run("p14_changing_edges", EPOCHS=2, HIDDEN=60)
+    for name, (model, losses, changes) in page.trained.items():
+        assert model[0].topology.nnz == round(0.03 * 784 * 60)
+        assert len(losses) == 2
+        assert losses[1] < losses[0]
+        assert changes[-1].churn < 0.3 if name != "static" else changes[-1].churn == 0
+    border = torch.zeros(28, 28, dtype=torch.bool)
+    border[:2], border[-2:] = True, True  # always black: RigL's edges leave it, as nothing brings them back
+    degrees = {name: changes[-1].layers["0"].out_degree for name, (_, _, changes) in page.trained.items()}
+    assert int(degrees["RigL"].view(28, 28)[border].sum()) < 0.7 * int(degrees["static"].view(28, 28)[border].sum())
+    assert "largest difference from the dense twin: " in page.printed
+    assert page.difference < 1e-12
+    assert page.edges[0] == 784 * 60
+    assert page.edges[-1] == round(0.03 * 784 * 60)
+    assert page.held == 3 * 4 * page.edges[-1]

@@ -2,13 +2,13 @@ r"""
 14. Edges that change while training
 ====================================
 
-A network of which few edges exist need not keep the ones that it was given. Rules of *dynamic sparse training* let weak
-edges go and others come, every so many steps: at random (SET), or where the gradient of the loss is largest (RigL). This
-page trains a network on real digits with a few percent of its edges, and looks at what it looks at: how many edges leave
-each pixel, and how old the edges are.
+A network of which few edges exist need not keep the ones that it was given. Rules of *dynamic sparse training* let
+weak edges go and others come, every so many steps: at random (SET), or where the gradient of the loss is largest
+(RigL). This page trains a network on real digits with a few percent of its edges, and looks at what it looks at: how
+many edges leave each pixel, and how old the edges are.
 
-Nothing of the full size exists on the way. The optimizer's moments move along with the edges, and newborn ones begin with
-steps of their own.
+Nothing of the full size exists on the way. The optimizer's moments move along with the edges, and newborn ones begin
+with steps of their own.
 """
 
 import matplotlib.pyplot as plt
@@ -28,8 +28,8 @@ STEPS = EPOCHS * (len(labels) // BATCH)
 # %%
 # Three rules, one loop
 # ---------------------
-# An ``Evolver`` needs the model, its optimizer, a rule and a schedule, and one line in the loop. The three networks begin
-# with the same edges, the same values, and see the same batches.
+# An ``Evolver`` needs the model, its optimizer, a rule and a schedule, and one line in the loop. The three networks
+# begin with the same edges, the same values, and see the same batches.
 
 
 def train(rule):
@@ -78,16 +78,18 @@ print(f"largest difference from the dense twin: {difference:.0e}")
 # %%
 # What the network looks at
 # -------------------------
-# ``out_degree`` counts the edges that leave each input, which are pixels here. At first they leave all pixels alike. The
-# border of the images is always black: a gradient there is zero, so that RigL's edges leave it and gather where strokes
-# are. SET's edges leave it too, more slowly, as values there fall behind; and some return at random.
+# ``out_degree`` counts the edges that leave each input, which are pixels here. At first they leave all pixels alike.
+# The border of the images is always black: a gradient there is zero, so that RigL's edges leave it and gather where
+# strokes are. SET's edges leave it too, more slowly, as values there fall behind; and some return at random.
 
 figure, axes = plt.subplots(2, 4, figsize=(8, 4.4), layout="constrained")
 for row, name in zip(axes, ("SET", "RigL"), strict=True):
     changes = trained[name][2]
     chosen = [changes[k * (len(changes) - 1) // 3] for k in range(4)]
     for axis, change in zip(row, chosen, strict=True):
-        axis.imshow(change.layers["0"].out_degree.view(28, 28), cmap="viridis", vmin=0, vmax=40)
+        axis.imshow(
+            change.layers["0"].out_degree.view(28, 28).tolist(), cmap="viridis", vmin=0, vmax=40
+        )
         axis.set(title=f"{name}, step {change.step}", xticks=[], yticks=[])
 figure.suptitle("Edges that leave each pixel")
 plt.show()
@@ -101,7 +103,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained
 for (name, (_, losses, changes)), color in zip(trained.items(), (BLUE, ORANGE, GREEN), strict=True):
     left.plot(range(1, EPOCHS + 1), losses, color=color, label=name)
     if name != "static":
-        ages = changes[-1].layers["0"].age
+        ages = changes[-1].layers["0"].age.tolist()
         right.hist(ages, bins=20, histtype="step", color=color, label=name)
 left.set(xlabel="epoch", ylabel="test loss", yscale="log")
 right.set(xlabel="steps since birth, at the last change", ylabel="edges", yscale="log")
@@ -112,8 +114,8 @@ plt.show()
 # %%
 # Pruning from dense
 # ------------------
-# ``GMP`` starts with every edge and drops the smallest values, most of them early. Parameter, gradient, moments and indices
-# shrink along, and so does the time of a step.
+# ``GMP`` starts with every edge and drops the smallest values, most of them early. Parameter, gradient, moments and
+# indices shrink along, and so does the time of a step.
 
 torch.manual_seed(0)
 layer = st.nn.SparseLinear(784, HIDDEN, density=1.0)
@@ -122,7 +124,7 @@ optimizer = st.optim.Adam(model.parameters(), lr=2e-3)
 schedule = st.evolve.Cubic(interval=20, start=20, stop=STEPS // 2, final_density=DENSITY)
 evolver = st.evolve.Evolver(model, optimizer, st.evolve.GMP(), schedule)
 edges = []
-for step in range(STEPS):
+for _ in range(STEPS):
     index = torch.randint(len(labels), (BATCH,))
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
