@@ -1,11 +1,9 @@
 """The command line: one real comparison through its processes, and what is said when something is wrong."""
 
-import gzip
 import json
 import math
 import os
 import signal
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,20 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from tiny_comparison import BATCH, EPOCHS, STEPS, TEST, TRAIN, run, setting
+from tiny_comparison import BATCH, EPOCHS, STEPS, TRAIN, run, setting, write_images
 
 from sparsetrain import data
 from sparsetrain.cli import main
-from sparsetrain.cli.contestant import Contestant
+from sparsetrain.cli.comparison import Comparison
+from sparsetrain.cli.implementation import Implementation
 from sparsetrain.cli.network import FORMS, KINDS, network
 from sparsetrain.cli.process import ProcessError, Remote
-from sparsetrain.cli.race import Race
 from sparsetrain.cli.setting import OPTIMIZERS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random images in idx files; the label of an image can be learned."""
-    path = tmp_path_factory.mktemp("tiny")
-    random = np.random.default_rng(0)
-    for part, n in (("train", TRAIN), ("t10k", TEST)):
-        labels = random.integers(0, 10, n).astype(np.uint8)
-        images = (random.integers(0, 128, (n, 28, 28)) + 12 * labels[:, None, None]).astype(np.uint8)
-        for name, magic, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
-            content = struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
-            (path / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    return path
+    return write_images(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +65,7 @@ def test_sparse_and_masked_train_alike(figures: dict[str, Any]) -> None:
 
 
 def test_a_process_is_the_same_training_as_here(figures: dict[str, Any], images: data.DataSet) -> None:
-    here = Contestant("sparse", "step", setting(), images)
+    here = Implementation("sparse", "step", setting(), images)
     here.warm_up()
     assert here.train(STEPS).loss == figures["contestants"]["sparse"]["step_loss"]
     assert here.evaluate().accuracy == figures["contestants"]["sparse"]["test_accuracy"][-1]
@@ -130,41 +119,41 @@ def report_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("Wrote ")]
 
 
-# ---- a contestant ---------------------------------------------------------------------------------------------------
+# ---- an implementation ----------------------------------------------------------------------------------------------
 
 
 def test_warming_up_changes_nothing_that_is_trained(images: data.DataSet) -> None:
-    contestant, twin = (Contestant("masked", "forward", setting(), images) for _ in range(2))
+    implementation, twin = (Implementation("masked", "forward", setting(), images) for _ in range(2))
     torch.manual_seed(5)
     random = torch.get_rng_state()
-    contestant.warm_up()
+    implementation.warm_up()
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(parameter.grad is None for parameter in contestant.model.parameters())
-    assert contestant.optimizer is None
-    assert contestant.train(5).loss == twin.train(5).loss
+    assert all(parameter.grad is None for parameter in implementation.model.parameters())
+    assert implementation.optimizer is None
+    assert implementation.train(5).loss == twin.train(5).loss
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_both_forms_of_masked_train_as_sparse_does(optimizer: str, images: data.DataSet) -> None:
     how = setting(optimizer=optimizer, lr=0.001)
-    losses = [Contestant(kind, form, how, images).train(8).loss for kind in KINDS[:2] for form in FORMS]
+    losses = [Implementation(kind, form, how, images).train(8).loss for kind in KINDS[:2] for form in FORMS]
     for other in losses[1:]:
         np.testing.assert_allclose(losses[0], other, atol=1e-10, rtol=0)
 
 
 def test_every_image_comes_once_in_an_epoch(images: data.DataSet) -> None:
-    contestant = Contestant("dense", "step", setting(batch=14), images)
-    epochs = [torch.cat([contestant._next_batch() for _ in range(TRAIN // 14)]) for _ in range(2)]
+    implementation = Implementation("dense", "step", setting(batch=14), images)
+    epochs = [torch.cat([implementation._next_batch() for _ in range(TRAIN // 14)]) for _ in range(2)]
     assert [epoch.sort().values.tolist() for epoch in epochs] == [list(range(TRAIN))] * 2
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
 @pytest.mark.parametrize(("density", "edges"), [(0.0, 0), (1.0, 784 * 8 + 80)])
 def test_the_ends_of_density_work(density: float, edges: int, images: data.DataSet) -> None:
-    contestant = Contestant("sparse", "step", setting(density=density), images)
-    contestant.warm_up()
-    assert math.isfinite(contestant.train(3).loss[-1])
-    assert contestant.measure().parameters == 8 * (edges + 18)
+    implementation = Implementation("sparse", "step", setting(density=density), images)
+    implementation.warm_up()
+    assert math.isfinite(implementation.train(3).loss[-1])
+    assert implementation.measure().parameters == 8 * (edges + 18)
 
 
 def test_no_hidden_layer_is_one_linear_layer() -> None:
@@ -173,11 +162,11 @@ def test_no_hidden_layer_is_one_linear_layer() -> None:
 
 
 def test_a_whole_evaluation_counts_every_image(images: data.DataSet) -> None:
-    contestant = Contestant("dense", "step", setting(batch=7), images)
-    answer = contestant.model(images.test_images.double())
+    implementation = Implementation("dense", "step", setting(batch=7), images)
+    answer = implementation.model(images.test_images.double())
     expected = torch.nn.functional.cross_entropy(answer, images.test_labels).item()
     accuracy = 100 * (answer.argmax(1) == images.test_labels).double().mean().item()
-    got = contestant.evaluate()
+    got = implementation.evaluate()
     assert (got.loss, got.accuracy) == (pytest.approx(expected, abs=1e-12), pytest.approx(accuracy, abs=1e-12))
 
 
@@ -270,7 +259,7 @@ def test_a_missing_library_ends_with_1_and_says_what_to_install(monkeypatch: pyt
 
 
 def test_a_failed_process_ends_with_1(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
-    def fail(*_: object) -> Race:
+    def fail(*_: object) -> Comparison:
         raise ProcessError("dense: its process died, exit code 7.")
 
     monkeypatch.setattr("sparsetrain.cli.compare.run", fail)
@@ -281,7 +270,7 @@ def test_a_failed_process_ends_with_1(monkeypatch: pytest.MonkeyPatch, folder: P
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    def interrupt(*_: object) -> Race:
+    def interrupt(*_: object) -> Comparison:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sparsetrain.cli.compare.run", interrupt)

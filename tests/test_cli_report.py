@@ -9,9 +9,9 @@ import pytest
 from tiny_comparison import setting
 
 from sparsetrain.cli import files, report
-from sparsetrain.cli.contestant import Bytes, Evaluation, Steps
+from sparsetrain.cli.comparison import Comparison, Record
+from sparsetrain.cli.implementation import Bytes, Evaluation, Steps
 from sparsetrain.cli.network import KINDS
-from sparsetrain.cli.race import Race, Record
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
@@ -37,21 +37,21 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 def record(scale: float, losses: list[float]) -> Record:
     milliseconds = [scale * ms / 1000 for ms in (1, 2, 3, 100)]
-    steps = Steps(losses, milliseconds, [2 * s for s in milliseconds], [3 * s for s in milliseconds])
+    steps = Steps(losses, milliseconds, [2 * s for s in milliseconds], [3 * s for s in milliseconds], [0.0] * 4)
     kept = Bytes(
         before=100_000_000, peak=101_500_000, parameters=int(1000 * scale), state=int(2000 * scale), indices=500
     )
     return Record(0.25, kept, steps, [Evaluation(0.5, 90.0), Evaluation(0.25, 95.0)])
 
 
-def race(last: float = 0.25) -> Race:
+def comparison(last: float = 0.25) -> Comparison:
     records = [record(1, [4.0, 3.0, 2.0, last]), record(10, [4.0, 3.125, 2.5, last]), record(5, [4.0, 3.0, 2.0, last])]
     forms = {"forward": 0.03, "step": 0.02}
-    return Race(setting(), 1.5, forms, "step", dict(zip(KINDS, records, strict=True)))  # type: ignore[arg-type]
+    return Comparison(setting(), 1.5, forms, "step", dict(zip(KINDS, records, strict=True)))  # type: ignore[arg-type]
 
 
 def test_figures_by_hand() -> None:
-    got = report.figures(race())
+    got = report.figures(comparison())
     sparse, masked = got["contestants"]["sparse"], got["contestants"]["masked"]
     assert got["first_epoch_loss_difference"] == 0.125  # of the first two steps; the third differs more
     assert sparse["train_loss"] == [3.5, 1.125]
@@ -63,7 +63,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_the_table_by_hand() -> None:
-    lines = report.table(race()).splitlines()
+    lines = report.table(comparison()).splitlines()
     assert lines[0] == "784-8-10 on tiny, density 0.5"
     assert lines[1] == "2 epochs, batch 16, adam with lr 0.01, float64, 1 thread, seed 3"
     assert "Dense products had torch's float32 matmul precision 'highest'." in lines
@@ -76,7 +76,7 @@ def test_the_table_by_hand() -> None:
 
 
 def test_a_run_that_diverged_is_still_reported(tmp_path: Path) -> None:
-    diverged = race(last=math.nan)
+    diverged = comparison(last=math.nan)
     assert "nan" in report.table(diverged)
     files.write(tmp_path / "r.json", lambda file: report.write_json(diverged, {}, file))
     got = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))

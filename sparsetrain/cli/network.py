@@ -1,4 +1,4 @@
-"""The network of a contestant."""
+"""The network of an implementation."""
 
 from itertools import pairwise
 from typing import Literal
@@ -31,5 +31,5 @@ def _linear(
     dtype = setting.torch_dtype
     if kind == "dense":
         return nn.Linear(inputs, outputs, dtype=dtype)
-    sparse = SparseLinear(inputs, outputs, density=setting.density, generator=generator, dtype=dtype)
+    sparse = SparseLinear(inputs, outputs, density=setting.start_density, generator=generator, dtype=dtype)
     return sparse if kind == "sparse" else MaskedLinear.from_sparse(sparse, form=form)

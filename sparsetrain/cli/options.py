@@ -19,6 +19,14 @@ def fraction(text: str | float) -> float:
         raise click.BadParameter(str(error).partition(": ")[2]) from None
 
 
+def portion(text: str | float) -> float:
+    """A part of the edges: a number from 0 to 1. What ``fraction`` says of sparsity would not fit here."""
+    try:
+        return checks.fraction("", "a fraction", text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error).partition(": ")[2]) from None
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     try:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# read once, when the libraries are imported: they must be in the environment that a process is born with
+# read once, when the libraries are imported: they must be in the environment that a process starts with
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -21,7 +21,7 @@ class ProcessError(Exception):
 class Remote:
     """``make(*args)`` in a process of its own with ``threads`` threads.
 
-    The process is born at once and works through what it is sent; ``call`` waits for the result. It computes only
+    The process starts at once and works through what it is sent; ``call`` waits for the result. It computes only
     during a call, so several of them can be driven in turn without disturbing each other.
     """
 
@@ -107,7 +107,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """A process born in here ignores Ctrl-C from its first instruction on: ending it is left to its parent."""
+    """A process started in here ignores Ctrl-C from its first instruction on: ending it is left to its parent."""
     before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

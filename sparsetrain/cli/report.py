@@ -1,4 +1,4 @@
-"""What a race tells: the figures, the table of them, the JSON of them."""
+"""What a comparison tells: the figures, the table of them, the JSON of them."""
 
 import json
 import math
@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .contestant import Steps
+from . import over_time
+from .comparison import Comparison, Record
+from .implementation import Steps
 from .network import KINDS
-from .race import Race, Record
 from .setting import count
 
 PHASES = ("forward", "backward", "optimizer", "total")
@@ -34,32 +35,33 @@ def milliseconds(steps: Steps) -> dict[str, float]:
     return {phase: quartiles(getattr(steps, phase))[1] for phase in PHASES}
 
 
-def loss_difference(race: Race) -> float:
+def loss_difference(comparison: Comparison) -> float:
     """Largest difference between sparse's and masked's loss over the steps of the first epoch."""
-    steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
-    sparse, masked = (np.array(race.records[kind].steps.loss[:steps]) for kind in ("sparse", "masked"))
+    steps = len(comparison.records["sparse"].steps.loss) // comparison.setting.epochs
+    sparse, masked = (np.array(comparison.records[kind].steps.loss[:steps]) for kind in ("sparse", "masked"))
     return float(np.abs(sparse - masked).max())
 
 
-def kept_ratio(race: Race, with_indices: bool) -> float:
+def kept_ratio(comparison: Comparison, with_indices: bool) -> float:
     """Bytes of sparse's parameters and optimizer state over masked's; ``with_indices`` adds them to sparse's alone."""
-    sparse, masked = race.records["sparse"].memory, race.records["masked"].memory
+    sparse, masked = comparison.records["sparse"].memory, comparison.records["masked"].memory
     own = sparse.indices if with_indices else 0
     return (sparse.parameters + sparse.state + own) / (masked.parameters + masked.state)
 
 
-def table(race: Race) -> str:
+def table(comparison: Comparison) -> str:
     """The table and the lines under it, as people read them."""
-    records = [race.records[kind] for kind in KINDS]
+    records = [comparison.records[kind] for kind in KINDS]
     times = [milliseconds(record.steps) for record in records]
     rows = [
         ["", *KINDS],
         None,
         ["test accuracy", *(f"{record.test[-1].accuracy:.2f} %" for record in records)],
         ["test loss", *(f"{record.test[-1].loss:.4f}" for record in records)],
-        ["train loss", *(f"{record.train_loss(race.setting.epochs)[-1]:.4f}" for record in records)],
+        ["train loss", *(f"{record.train_loss(comparison.setting.epochs)[-1]:.4f}" for record in records)],
         None,
         *([label, *(f"{time[phase]:.2f} ms" for time in times)] for label, phase in TIME_ROWS.items()),
+        *_update_rows(comparison),
         ["times sparse's step", *(f"{time['total'] / times[0]['total']:.2f} x" for time in times)],
         None,
         ["peak memory of process", *(size(record.memory.peak) for record in records)],
@@ -69,25 +71,57 @@ def table(race: Race) -> str:
         ["optimizer state", *(size(record.memory.state) for record in records)],
         ["indices or mask", *(size(record.memory.indices) for record in records)],
         None,
+        ["whole training", *(f"{sum(record.steps.total):.2f} s" for record in records)],
         ["warm-up, not counted", *(f"{record.warm_up:.2f} s" for record in records)],
     ]
-    return "\n".join([race.setting.title, race.setting.subtitle, "", *aligned(rows), "", *remarks(race)])
+    parts = [
+        rows,
+        over_time.accuracy_rows(comparison),
+        *([over_time.edge_rows(comparison)] if comparison.setting.evolution else []),
+    ]
+    lines = [line for part in parts for line in (*aligned(part), "")]
+    return "\n".join([comparison.setting.title, comparison.setting.subtitle, "", *lines, *remarks(comparison)])
 
 
-def remarks(race: Race) -> list[str]:
-    """Sentences that the figures need beside them."""
-    steps = len(race.records["sparse"].steps.loss) // race.setting.epochs
-    forms = ", ".join(f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(race.forms.items()))
+def _update_rows(comparison: Comparison) -> list[Sequence[str]]:
+    """Time of the updates of edges, where there are any."""
+    if not comparison.setting.evolution:
+        return []
+    steps = [comparison.records[kind].steps for kind in KINDS]
     return [
-        f"Sparse and masked differ by at most {loss_difference(race):.1e} in the loss of any of the first epoch's "
-        f"{count(steps, 'step')}.",
-        f"Sparse keeps {kept_ratio(race, False):.3f} of masked's parameters and optimizer state in bytes, "
-        f"{kept_ratio(race, True):.3f} with its indices.",
-        f"Masked ran with the {FORM_WORDS[race.form]}, the cheaper form in a trial before:",
+        ["one update of edges", *(f"{1000 * over_time.median_update(s):.2f} ms" if s.updates else "-" for s in steps)],
+        ["  share of all time", *(f"{100 * over_time.update_share(s):.1f} %" if s.updates else "-" for s in steps)],
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """Sentences that the figures need beside them."""
+    steps = len(comparison.records["sparse"].steps.loss) // comparison.setting.epochs
+    forms = ", ".join(
+        f"{FORM_WORDS[form]} {seconds * 1000:.2f} ms" for form, seconds in sorted(comparison.forms.items())
+    )
+    return [
+        *_remarks_on_edges(comparison),
+        f"Sparse and masked differ by at most {loss_difference(comparison):.1e} in the loss of any of the first "
+        f"epoch's {count(steps, 'step')}.",
+        f"Sparse keeps {kept_ratio(comparison, False):.3f} of masked's parameters and optimizer state in bytes, "
+        f"{kept_ratio(comparison, True):.3f} with its indices.",
+        f"Masked ran with the {FORM_WORDS[comparison.form]}, the cheaper form in a trial before:",
         f"  {forms}.",
-        f"Dense products had torch's float32 matmul precision {race.setting.precision!r}.",
-        f"Times are medians of {count(len(race.records['sparse'].steps.loss), 'step')}. All processes load the same "
-        "libraries and kernels before the model.",
+        f"Dense products had torch's float32 matmul precision {comparison.setting.precision!r}.",
+        f"Times are medians of {count(len(comparison.records['sparse'].steps.loss), 'step')}. All processes load the "
+        "same libraries and kernels before the model.",
+    ]
+
+
+def _remarks_on_edges(comparison: Comparison) -> list[str]:
+    """What must be said where edges change."""
+    if comparison.shared_edges is None:
+        return []
+    return [
+        f"Edges are sparse's. At the end masked has {100 * comparison.shared_edges:.2f} % of them.",
+        "Masked changes its mask through the same Evolver, which lists the edges of the mask first:",
+        "  code for masks alone may update faster. Its steps are those of any masked network.",
     ]
 
 
@@ -111,37 +145,39 @@ def size(number: float) -> str:
     return f"{number:.0f} B" if unit == "B" else f"{number:.{0 if number >= 100 else 1 if number >= 10 else 2}f} {unit}"
 
 
-def figures(race: Race) -> dict[str, Any]:
+def figures(comparison: Comparison) -> dict[str, Any]:
     """Everything that was measured, ready for JSON."""
     return {
-        "setting": asdict(race.setting),
-        "contestants": {kind: _figures_of(race, record) for kind, record in race.records.items()},
-        "masked_form": {"used": race.form, "trial_ms": {form: 1000 * s for form, s in race.forms.items()}},
-        "kernels_s": race.kernels,
-        "first_epoch_loss_difference": loss_difference(race),
-        "kept_bytes_sparse_over_masked": kept_ratio(race, False),
-        "kept_bytes_with_indices_sparse_over_masked": kept_ratio(race, True),
+        "setting": asdict(comparison.setting),
+        "contestants": {kind: _figures_of(comparison, record) for kind, record in comparison.records.items()},
+        "masked_form": {"used": comparison.form, "trial_ms": {form: 1000 * s for form, s in comparison.forms.items()}},
+        "kernels_s": comparison.kernels,
+        "shared_edges": comparison.shared_edges,
+        "first_epoch_loss_difference": loss_difference(comparison),
+        "kept_bytes_sparse_over_masked": kept_ratio(comparison, False),
+        "kept_bytes_with_indices_sparse_over_masked": kept_ratio(comparison, True),
     }
 
 
-def _figures_of(race: Race, record: Record) -> dict[str, Any]:
+def _figures_of(comparison: Comparison, record: Record) -> dict[str, Any]:
     low_median_high = {phase: quartiles(getattr(record.steps, phase)) for phase in PHASES}
-    sparse = milliseconds(race.records["sparse"].steps)["total"]
+    sparse = milliseconds(comparison.records["sparse"].steps)["total"]
     return {
         "test_accuracy": [test.accuracy for test in record.test],
         "test_loss": [test.loss for test in record.test],
-        "train_loss": record.train_loss(race.setting.epochs),
+        "train_loss": record.train_loss(comparison.setting.epochs),
         "step_loss": record.steps.loss,
         "step_ms": {phase: dict(zip(("q1", "median", "q3"), q, strict=True)) for phase, q in low_median_high.items()},
         "step_over_sparse": low_median_high["total"][1] / sparse,
         "bytes": asdict(record.memory),
         "warm_up_s": record.warm_up,
+        **over_time.figures(record),
     }
 
 
-def write_json(race: Race, environment: dict[str, Any], file: BinaryIO) -> None:
+def write_json(comparison: Comparison, environment: dict[str, Any], file: BinaryIO) -> None:
     """The figures and where they were measured, as one JSON object."""
-    text = json.dumps(_strict({**figures(race), "environment": environment}), indent=1, allow_nan=False)
+    text = json.dumps(_strict({**figures(comparison), "environment": environment}), indent=1, allow_nan=False)
     file.write(text.encode() + b"\n")
 
 

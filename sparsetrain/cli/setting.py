@@ -1,10 +1,13 @@
-"""What a comparison is: the numbers that all three contestants share."""
+"""What a comparison is: the numbers that all three implementations share."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from .. import evolve
+from .evolution import Evolution
 
 # name on the command line: torch's class, its options, the learning rate where none is given. Fused, where torch has
 # it, is by far the fastest on large dense weights: the rivals get their best form
@@ -20,7 +23,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], float]] = {
 @dataclass(frozen=True)
 class Setting:
     """A comparison's settings. ``sizes`` runs from the inputs over the hidden layers to the classes, ``precision`` is
-    torch's for float32 products of dense matrices."""
+    torch's for float32 products of dense matrices, ``evolution`` how edges change; ``density`` is that at the end."""
 
     data: str
     sizes: tuple[int, ...]
@@ -33,6 +36,7 @@ class Setting:
     seed: int
     dtype: str
     precision: str
+    evolution: Evolution | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -45,8 +49,17 @@ class Setting:
         optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=self.lr, **options)
         return optimizer
 
+    @property
+    def start_density(self) -> float:
+        """The density of the sparse and the masked network before training."""
+        return self.evolution.start_density(self.density) if self.evolution else self.density
+
+    def evolver_for(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> evolve.Evolver | None:
+        """What changes the edges of a sparse or masked model in training; None where they stay."""
+        return self.evolution.evolver(model, optimizer, self.density, self.seed) if self.evolution else None
+
     def settle(self) -> None:
-        """Give this process the threads, and torch's dense products the precision, that every contestant has."""
+        """Give this process the threads, and torch's dense products the precision, that every implementation has."""
         torch.set_num_threads(self.threads)
         torch.set_float32_matmul_precision(self.precision)
 
@@ -57,11 +70,12 @@ class Setting:
 
     @property
     def subtitle(self) -> str:
-        """How it is trained, in one line."""
-        return (
+        """How it is trained, in one line, and how edges change, in another."""
+        training = (
             f"{count(self.epochs, 'epoch')}, batch {self.batch}, {self.optimizer} with lr {self.lr:g}, {self.dtype}, "
             f"{count(self.threads, 'thread')}, seed {self.seed}"
         )
+        return f"{training}\n{self.evolution}" if self.evolution else training
 
 
 def count(number: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """Evolver: edges that change while a model trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -122,6 +122,34 @@ class Evolver:
         self.record()
         self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
         return change
+
+    def lr_factor(self, exponent: float = -1.0) -> Callable[[int], float]:
+        r"""A factor of the learning rate that follows the density, :math:`(d / d_0)^{exponent}`, for torch's LambdaLR.
+
+        Fewer edges into a neuron want larger steps; with -1 the sum of their updates stays about as large. It is 1 as
+        long as the number of edges is what it was at first.
+
+        Example:
+            >>> from sparsetrain import evolve
+            >>> from sparsetrain.nn import SparseLinear
+            >>> layer = SparseLinear(100, 50, density=1.0)
+            >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+            >>> evolver = Evolver(layer, optimizer, evolve.GMP(), evolve.Linear(interval=1, stop=3, final_density=0.5))
+            >>> scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, evolver.lr_factor())
+            >>> for _ in range(3):
+            ...     optimizer.step()
+            ...     _ = evolver.step()
+            ...     scheduler.step()
+            >>> round(scheduler.get_last_lr()[0], 4)
+            0.2
+        """
+
+        def factor(_: int) -> float:
+            now = sum(history.born.numel() for history in self.histories.values())
+            at_first = sum(history.initial for history in self.histories.values())
+            return float((now / max(1, at_first)) ** exponent) if now else 1.0
+
+        return factor
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on, beside model and optimizer: for io.save(..., extra={"evolver": evolver})."""

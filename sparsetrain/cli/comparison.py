@@ -1,4 +1,4 @@
-"""The race: three contestants in three processes, driven in turn so that only one computes at a time."""
+"""The comparison: three implementations in three processes, driven in turn so that only one computes at a time."""
 
 import random
 import tempfile
@@ -11,22 +11,22 @@ import numpy as np
 
 from ..data import DataSet
 from ..nn.masked import Form
-from . import birth
-from .contestant import Bytes, Evaluation, Steps
+from . import start_up
+from .implementation import Bytes, Evaluation, Steps
 from .network import FORMS, KINDS, Kind
 from .process import Remote
 from .setting import Setting
 
-ROUNDS = 3  # of each epoch: a busy moment of the machine then hits all contestants alike
+ROUNDS = 3  # of each epoch: a busy moment of the machine then hits all implementations alike
 
 
 @dataclass
 class Record:
-    """What a contestant did: seconds of the warm-up, every step, the test after each epoch, and its memory so far."""
+    """What an implementation did: seconds of the warm-up, every step, each epoch's test, and its memory so far."""
 
     warm_up: float
     memory: Bytes
-    steps: Steps = field(default_factory=lambda: Steps([], [], [], []))
+    steps: Steps = field(default_factory=lambda: Steps([], [], [], [], []))
     test: list[Evaluation] = field(default_factory=list)
 
     def train_loss(self, epochs: int) -> list[float]:
@@ -35,48 +35,61 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Race:
+class Comparison:
     """What was run and what came out: ``kernels``, the seconds of compiling or loading them; ``forms``, masked's median
-    seconds of a step in each of its forms, of which it used ``form``; and the contestants' records."""
+    seconds of a step in each of its forms, of which it used ``form``; the records; and ``shared_edges``, where edges
+    change, the share of sparse's last edges that masked has too."""
 
     setting: Setting
     kernels: float
     forms: dict[Form, float]
     form: Form
     records: dict[Kind, Record]
+    shared_edges: float | None = None
 
 
-def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Race:
-    """Compile the kernels, choose masked's form, then train the three contestants in interleaved rounds.
+def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Comparison:
+    """Compile the kernels, choose masked's form, then train the three implementations in interleaved rounds.
 
     Raises:
-        ProcessError: a contestant failed or died; all processes are ended.
+        ProcessError: an implementation failed or died; all processes are ended.
     """
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
         file = Path(folder) / "data.npz"
-        birth.write(file, data)
+        start_up.write(file, data)
         say("Loading the kernels ...")
-        with Remote("rehearsal", setting.threads, birth.rehearsal, setting, file) as rehearsal:
-            rehearsal.ready()
-            kernels = rehearsal.call("compile_kernels")
+        with Remote("warm-up", setting.threads, start_up.warm_up, setting, file) as warm_up:
+            warm_up.ready()
+            kernels = warm_up.call("compile_kernels")
             say(f"  took {kernels:.1f} s. Timing the two forms of masked ...")
-            forms: dict[Form, float] = rehearsal.call("time_forms")
+            forms: dict[Form, float] = warm_up.call("time_forms")
         form = min(FORMS, key=forms.__getitem__)
-        say("Starting one process for each contestant ...")
+        say("Starting one process for each implementation ...")
         with ExitStack() as stack:
             remotes = {
-                kind: stack.enter_context(Remote(kind, setting.threads, birth.contestant, kind, form, setting, file))
+                kind: stack.enter_context(
+                    Remote(kind, setting.threads, start_up.implementation, kind, form, setting, file)
+                )
                 for kind in KINDS
             }
             for remote in remotes.values():
                 remote.ready()
             records = {kind: Record(remote.call("warm_up"), remote.call("measure")) for kind, remote in remotes.items()}
             _train(setting, len(data.train_labels) // setting.batch, remotes, records)
-    return Race(setting, kernels, forms, form, records)
+            shared = None
+            if setting.evolution:
+                shared = _shared_edges(remotes["sparse"].call("edges"), remotes["masked"].call("edges"))
+    return Comparison(setting, kernels, forms, form, records, shared)
+
+
+def _shared_edges(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """Share of our edges, of all layers together, that are among theirs."""
+    common = sum(len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(ours, theirs, strict=True))
+    return common / max(1, sum(map(len, ours)))
 
 
 def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:
-    from tqdm import tqdm  # an extra, which only a race needs
+    from tqdm import tqdm  # an extra, which only a comparison needs
 
     order = random.Random(setting.seed)
     with tqdm(total=setting.epochs * steps * len(KINDS), unit="step", leave=False, disable=None) as bar:

@@ -1,34 +1,41 @@
-"""One contestant: its training on the common batches, its time and its memory."""
+"""One implementation: its training on the common batches, its time and its memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from .. import evolve
 from ..data import DataSet
-from ..nn import MaskedLinear
+from ..nn import MaskedLinear, SparseLinear
 from ..nn.masked import Form
+from ..structure.topology import Topology
 from . import memory
+from .evolution import Update
 from .network import Kind, network
 from .setting import Setting
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Training steps in order: the loss of each, and its seconds in forward (with the loss), backward and optimizer."""
+    """Training steps in order: the loss of each, and its seconds in forward (with the loss), backward, optimizer, and
+    in what changes edges; and the updates of edges among them."""
 
     loss: list[float]
     forward: list[float]
     backward: list[float]
     optimizer: list[float]
+    evolver: list[float]
+    updates: list[Update] = field(default_factory=list)
 
     @property
     def total(self) -> list[float]:
         """Seconds of each whole step."""
-        return [sum(parts) for parts in zip(self.forward, self.backward, self.optimizer, strict=True)]
+        return [sum(parts) for parts in zip(self.forward, self.backward, self.optimizer, self.evolver, strict=True)]
 
     def extend(self, later: "Steps") -> None:
         """Append the steps that came next."""
@@ -46,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Bytes:
-    """What the contestant took: the peak of its process before and after, and what it keeps between steps."""
+    """What the implementation took: the peak of its process before and after, and what it keeps between steps."""
 
     before: int
     peak: int
@@ -55,14 +62,15 @@ class Bytes:
     indices: int
 
 
-class Contestant:
+class Implementation:
     """A network of one kind, and everything needed to train it by itself."""
 
     def __init__(self, kind: Kind, form: Form, setting: Setting, data: DataSet) -> None:
-        self.setting, self.data = setting, data
+        self.kind, self.setting, self.data = kind, setting, data
         self.memory_before = memory.peak()
         self.model = network(kind, form, setting)
         self.optimizer: torch.optim.Optimizer | None = None
+        self.evolver: evolve.Evolver | None = None
         self.masked = [layer for layer in self.model if isinstance(layer, MaskedLinear)] if form == "step" else []
         self.order = torch.Generator().manual_seed(setting.seed)
         self.batches: Iterator[Tensor] = iter(())
@@ -80,7 +88,8 @@ class Contestant:
         """Take the next steps; the batches of an epoch are a random order of the images, the same for everyone."""
         if self.optimizer is None:
             self.optimizer = self.setting.optimizer_for(self.model)
-        taken = Steps([], [], [], [])
+            self.evolver = None if self.kind == "dense" else self.setting.evolver_for(self.model, self.optimizer)
+        taken = Steps([], [], [], [], [])
         for _ in range(steps):
             images, labels = self._batch(self._next_batch())
             start = perf_counter()
@@ -93,7 +102,9 @@ class Contestant:
                 layer.apply_mask()
             self.optimizer.zero_grad()
             end = perf_counter()
-            taken.extend(Steps([loss.item()], [forward - start], [backward - forward], [end - backward]))
+            updates = self._change_edges()
+            times = [forward - start], [backward - forward], [end - backward], [perf_counter() - end]
+            taken.extend(Steps([loss.item()], *times, updates))
         return taken
 
     def evaluate(self) -> Evaluation:
@@ -118,6 +129,18 @@ class Contestant:
             indices=memory.indices(self.model),
         )
 
+    def edges(self) -> list[np.ndarray]:
+        """For each layer the positions that have an edge, ascending: row * columns + column."""
+        return [_positions(layer.topology) for layer in self.model if isinstance(layer, MaskedLinear | SparseLinear)]
+
+    def _change_edges(self) -> list[Update]:
+        """Count a step, and change edges where an update is due."""
+        if self.evolver is None:
+            return []
+        start = perf_counter()
+        change = self.evolver.step()
+        return [Update.of(change, perf_counter() - start)] if change else []
+
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.data.train_images[index].to(self.setting.torch_dtype), self.data.train_labels[index]
 
@@ -129,3 +152,8 @@ class Contestant:
             self.batches = iter(order[: images // size * size].view(-1, size))  # whole batches only: one size to time
             batch = next(self.batches)
         return batch
+
+
+def _positions(t: Topology) -> np.ndarray:
+    positions: np.ndarray = (t.row.long() * t.shape[1] + t.col).numpy()
+    return positions

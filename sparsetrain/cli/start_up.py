@@ -8,11 +8,11 @@ import torch
 
 from ..data import DataSet
 from ..nn.masked import Form
-from .contestant import Contestant
+from .implementation import Implementation
 from .libraries import load_libraries
 from .network import Kind
-from .rehearsal import Rehearsal
 from .setting import Setting
+from .warm_up import WarmUp
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -29,15 +29,15 @@ def read(file: Path) -> DataSet:
         return DataSet(name=str(stored["name"]), source=str(stored["source"]), **tensors)
 
 
-def rehearsal(setting: Setting, file: Path) -> Rehearsal:
-    """The rehearsal in this process."""
+def warm_up(setting: Setting, file: Path) -> WarmUp:
+    """The warm-up in this process."""
     setting.settle()
-    return Rehearsal(setting, read(file))
+    return WarmUp(setting, read(file))
 
 
-def contestant(kind: Kind, form: Form, setting: Setting, file: Path) -> Contestant:
-    """A contestant in this process, which keeps quiet about its kernels: the rehearsal has compiled them."""
+def implementation(kind: Kind, form: Form, setting: Setting, file: Path) -> Implementation:
+    """An implementation in this process, which keeps quiet about its kernels: the warm-up has compiled them."""
     logging.getLogger("sparsetrain").setLevel(logging.ERROR)
     setting.settle()
     load_libraries(setting)
-    return Contestant(kind, form, setting, read(file))
+    return Implementation(kind, form, setting, read(file))
