@@ -47,8 +47,9 @@ def save(
             dicts, or objects with ``state_dict`` and ``load_state_dict``, such as a GradScaler.
 
     Raises:
-        TypeError: a state holds something that a file that can't run code does not hold. FileNotFoundError: no such
-            folder. IsADirectoryError: the path is a folder.
+        TypeError: a state holds something that a file that can't run code does not hold. ValueError: data that
+            contains itself, or a whole number of more than 8192 bits. FileNotFoundError: no such folder.
+            IsADirectoryError: the path is a folder. OSError: a device or a pipe, or nothing can be written there.
 
     Warns:
         UserWarning: the learning rates of the optimizer follow a schedule that is not saved.
@@ -116,7 +117,7 @@ def load(
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
             what is asked for, or keys, shapes, edges, classes or parameter groups differ. TypeError: dtypes differ.
-            OSError: it can't be read. Whatever is raised, nothing has changed.
+            OSError: it can't be read, as a folder can't. Whatever is raised, nothing has changed.
 
     Warns:
         UserWarning: the optimizer is loaded without its schedule, which the file has.
