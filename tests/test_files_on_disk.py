@@ -206,7 +206,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, kind: str) -> N
     else:
         place.symlink_to("/dev/null" if kind == "link to a device" else "place")
     before = place.lstat().st_mode
-    with pytest.raises(OSError, match=r"^io\.save: expected the name of a regular file, '.*' is a device, a pipe or"):
+    with pytest.raises(OSError, match=r"^io\.save: expected the name of a regular file, '.*' is a device, a pipe, a"):
         save(place, network())
     assert place.lstat().st_mode == before
     assert os.listdir(tmp_path) == ["place"]
