@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,46 @@ def test_means_of_states_load(mean: Callable[[list[State]], State]) -> None:
         assert other[2].topology.digest == models[0][2].topology.digest
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["names", "many inputs", "hierarchy"])
+def test_means_in_half_precision_load(dtype: torch.dtype, kind: str) -> None:
+    """Sums of three are rounded in the half type, in which 3 * 255 is no number."""
+    model: nn.Module
+    if kind == "names":
+        pairs = [(f"gene {k} \u00ff", f"pathway {k % 3}") for k in range(10)]
+        model = SparseLinear.from_edges(pairs)
+    elif kind == "many inputs":
+        model = SparseLinear(70_000, 3, density=0.001)
+    else:
+        model = st.convert.from_hierarchy([("a", "m"), ("b", "m"), ("m", "o"), ("a", "o")])
+    state = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
+    mean = {key: (tensor + tensor + tensor).div_(3) for key, tensor in state.items()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.load_state_dict(mean)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name], rtol=0.02, atol=1e-6)
+
+
+def packed_in_bytes(t: st.Topology) -> Tensor:
+    """The edges as release candidates of version 0.1 stored them: sizes and names in bytes."""
+    names = [None if side is None else json.dumps(side).encode() for side in (t.inputs, t.outputs)]
+    sizes = (*t.shape, t.nnz, *(0 if text is None else len(text) + 1 for text in names))
+    head = [1, *(byte for size in sizes for byte in size.to_bytes(8, "little")), *(int(c, 16) for c in t.digest)]
+    tail = [number for text in names for number in text or b""]
+    return torch.tensor([*head, *t.fan_in.tolist(), *t.col.tolist(), *tail], dtype=torch.float32)
+
+
+def test_edges_stored_in_bytes_are_read() -> None:
+    layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
+    state = {**layer.state_dict(), KEY: packed_in_bytes(layer.topology)}
+    layer.load_state_dict(state)
+    other = SparseLinear(2, 2, topology=st.Topology.from_mask([[0, 1], [1, 0]]))
+    st.io.adopt(other, state)
+    assert (other.topology.digest, other.topology.inputs) == (layer.topology.digest, layer.topology.inputs)
+    with pytest.raises(RuntimeError, match=r"damaged, or of another release"):
+        layer.load_state_dict({**state, KEY: packed_in_bytes(layer.topology) + 3})
+
+
 def test_living_edges_are_out_of_reach_of_a_state() -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     col = layer.topology.col.clone()
@@ -131,7 +172,20 @@ def test_a_mean_over_different_edges_says_what_to_leave_out() -> None:
     assert layers[0].topology.digest == layers[1].topology.digest
 
 
-@pytest.mark.parametrize("entry", [None, {}, torch.ones(3), torch.full((400,), float("nan")), torch.zeros(400)])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        torch.ones(3),
+        torch.full((400,), float("nan")),
+        torch.zeros(400),
+        torch.ones(400).to_sparse(),
+        torch.ones(400, dtype=torch.complex64),
+        torch.zeros(0),
+        torch.ones(400),
+    ],
+)
 def test_entries_that_are_no_edges_are_refused(entry: Any) -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     with pytest.raises(RuntimeError, match=r"the stored edges (are damaged|were changed)"):
