@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def named(seed: int = 0) -> nn.Sequential:
 
 def wide() -> st.Topology:
     return st.patterns.uniform((300, 2), 0.9, torch.Generator().manual_seed(0))
+
+
+def quantized(numbers: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a future release of torch will not have them
+        return torch.quantize_per_tensor(numbers, 0.1, 0, torch.qint8)
 
 
 def old_form(model: nn.Module) -> State:
@@ -290,6 +297,42 @@ def test_what_can_not_be_adopted_changes_nothing() -> None:
 # ---- hooks, meta -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", [0, 3])  # with the same edges, and with others
+@pytest.mark.parametrize("key", ["0.values", "4.weight"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (Tensor.tolist, (TypeError, ValueError), "to be a (Tensor|Parameter), got list"),
+        (lambda numbers: numbers.to(torch.complex64), TypeError, "to hold real numbers, got torch.complex64"),
+        (lambda numbers: numbers.to("meta"), TypeError, "to be a strided tensor, got a meta one"),
+        (Tensor.to_sparse, TypeError, "to be a strided tensor, got a sparse_coo one"),
+        (quantized, TypeError, "to be a strided tensor, got a quantized one"),
+    ],
+)
+def test_what_is_no_tensor_of_real_numbers_is_not_adopted(
+    seed: int, key: str, change: Any, error: Any, message: str
+) -> None:
+    model, state = network(0), network(seed).state_dict()
+    before = snapshot(model)
+    with pytest.raises(error, match=rf"^io\.adopt: .*{message}"):
+        st.io.adopt(model, {**state, key: change(state[key])})
+    assert identical(snapshot(model), before)
+
+
+def test_adopting_into_something_else() -> None:
+    model, other = network(0), network(3)
+    state, before = other.state_dict(), snapshot(model)
+    with pytest.raises(TypeError, match=r"^io\.adopt: expected model to be a torch\.nn\.Module, got str\."):
+        st.io.adopt("model", state)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"^io\.adopt: expected an optimizer of this Sequential, got one that has none"
+    ):
+        st.io.adopt(model, state, adam(other))
+    with pytest.raises(ValueError, match=r"^io\.adopt: expected a checkpoint of this Sequential, it has also 1\."):
+        st.io.adopt(model, {**state, 1: torch.ones(1)})  # type: ignore[dict-item]
+    assert identical(snapshot(model), before)
+
+
 def test_load_pre_hooks_run_before_the_edges_are_compared() -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     state = {f"old_{key}": tensor for key, tensor in layer.state_dict().items()}
@@ -370,6 +413,8 @@ def test_models_are_sparsified_on_the_meta_device() -> None:
         (edges(1), torch.ones(11), ValueError, r"shape \(12,\), got \(11,\)"),
         (edges(1), torch.ones(12, 1), ValueError, r"shape \(12,\), got \(12, 1\)"),
         (edges(1), torch.ones(12, device="meta"), ValueError, "got a meta tensor"),
+        (edges(1), torch.full((12,), -1e300, dtype=torch.float64), ValueError, "torch.float32 can hold.* got -1e"),
+        (edges(1), quantized(torch.ones(12)), TypeError, "got torch.qint8"),
     ],
 )
 def test_replace_edges_takes_what_fits(topology: Any, values: Any, error: type[Exception], message: str) -> None:

@@ -182,6 +182,7 @@ class LookupTable(nn.Module):
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
+        self._check_weight(where)
         if ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(ids))
             rows = self.weight.shape[0]  # not self.rows: the weight may have been tied, replaced or resized
@@ -196,6 +197,17 @@ class LookupTable(nn.Module):
             check_bags(where, self, ids, offsets, weights)
         elif offsets is not None or weights is not None:
             raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
+
+    def _check_weight(self, where: str) -> None:
+        """A weight that was tied, replaced or resized is a table still."""
+        shape, padding = tuple(self.weight.shape), self.padding_idx
+        if len(shape) != 2:
+            raise ValueError(f"{where}: expected a weight of shape (rows, dim), got {shape}.")
+        if padding is not None and padding >= shape[0]:
+            raise ValueError(
+                f"{where}: expected a weight of more than {padding} rows, as padding_idx is {padding}, got {shape}. "
+                "Set table.padding_idx."
+            )
 
     __prepare_scriptable__ = tracing.refuse_script
 
