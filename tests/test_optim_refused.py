@@ -75,6 +75,39 @@ def test_what_makes_nan_of_zero_is_refused_in_a_step(kind: str, number: float) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        ("x", TypeError, "expected {} to be a number, got 'x'"),
+        ("0.1", TypeError, "expected {} to be a number, got '0.1'"),
+        (None, TypeError, "expected {} to be a number, got None"),
+        (torch.ones(2), TypeError, r"expected {} to be a number, got tensor\(\[1., 1.\]\)"),
+        (-1, ValueError, "expected {} >= 0, got -1.0"),
+        (float("nan"), ValueError, "expected {} >= 0, got nan"),
+    ],
+)
+def test_what_is_set_between_steps_is_checked_as_at_first(kind: str, value: Any, error: Any, match: str) -> None:
+    p = parameter(3, 2)
+    optimizer = ours(kind, [p], lr=0.1)
+    (group,) = optimizer.param_groups
+    p.grad = rows_gradient(p, [0, 2])
+    for option in ("lr", "weight_decay", "eps", "lr_decay", "momentum", "alpha", "l1"):
+        if option in group and not (option == "l1" and isinstance(value, torch.Tensor)):
+            before, group[option] = group[option], value
+            refused(optimizer, optimizer.step, error, f"^{kind}: {match.format(option)}")
+            group[option] = before
+    if "betas" in group:
+        for betas, expected in (
+            ((0.9, "x"), TypeError),
+            (None, TypeError),
+            ((0.9, 1.0), ValueError),
+            ((0.9,), TypeError),
+        ):
+            group["betas"] = betas
+            refused(optimizer, optimizer.step, expected, f"^{kind}: expected betas")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lr", [0.0, torch.tensor(0.0)])
 def test_a_warm_up_may_start_at_zero(kind: str, lr: Any) -> None:
     p = parameter(3, 2)

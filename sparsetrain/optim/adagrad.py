@@ -25,7 +25,7 @@ class Adagrad(RowOptimizer, torch.optim.Adagrad):
 
     Args:
         params, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize, foreach, fused: as in
-            torch.optim.Adagrad.
+            torch.optim.Adagrad. As there, ``eps=0`` makes NaN of a used number whose gradients have all been zero.
         rowwise: keep one sum for each row (each slice along the first dimension) of parameters of two or more
             dimensions: the second form, with a state of 1 / dim the size.
         unused: as in SGD. Rows that are not used stand still either way, as a gradient of zero changes nothing; so

@@ -27,6 +27,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
 
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, foreach, maximize, fused: as in torch.optim.Adam.
+            As there, ``eps=0`` makes NaN of a used number whose gradients have all been zero.
         decoupled_weight_decay: False, or None; AdamW is the class whose weight decay is apart.
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero, in time for a LookupTable to read
@@ -131,7 +132,8 @@ class AdamW(Adam, torch.optim.AdamW):
     rows in every step, under any learning rate schedule, exactly.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as in torch.optim.AdamW.
+        params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as in torch.optim.AdamW;
+            ``eps=0`` is as in Adam.
         unused, bias_correction, l1, check_finite: as in Adam.
 
     Raises:

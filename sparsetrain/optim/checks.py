@@ -3,6 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,8 +25,6 @@ HYPERPARAMETERS = frozenset(
 def group(optimizer: Optimizer, options: dict[str, Any]) -> None:
     """The options of a new group."""
     where = type(optimizer).__name__
-    if not float(options["lr"]) >= 0:
-        raise ValueError(f"{where}: expected lr >= 0, got {float(options['lr'])}. To go uphill pass maximize=True.")
     if isinstance(options["l1"], Tensor):  # at each step it would cost a pass
         if not bool((options["l1"] >= 0).all()):
             raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
@@ -39,9 +38,10 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
     where = type(optimizer).__name__
     if options["unused"] not in ("frozen", "dense"):
         raise ValueError(f"{where}: expected unused to be 'frozen' or 'dense', got {options['unused']!r}.")
-    if not isinstance(options["l1"], Tensor) and not options["l1"] >= 0:  # true of NaN
-        raise ValueError(f"{where}: expected l1 >= 0, got {options['l1']}.")
-    for name, number in _numbers(options):
+    for name, number in _numbers(where, options):
+        if not number >= 0 and name != "dampening":  # true of NaN
+            advice = " To go uphill pass maximize=True." if name == "lr" else ""
+            raise ValueError(f"{where}: expected {name} >= 0, got {number}.{advice}")
         if not math.isfinite(number):
             raise ValueError(
                 f"{where}: expected {name} to be finite, got {number}, which times a gradient of zero is NaN."
@@ -58,14 +58,30 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
         )
 
 
-def _numbers(options: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _numbers(where: str, options: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The hyperparameters of a group that are single numbers, by name."""
     for name in HYPERPARAMETERS & options.keys():
         value = options[name]
-        if not isinstance(value, Tensor) or not value.ndim:
-            yield name, float(value)
-    for number in options.get("betas", ()):
-        yield "betas", float(number)
+        if name != "l1" or not isinstance(value, Tensor):
+            yield name, _number(where, name, value)
+    betas = options.get("betas", (0.0, 0.0))
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"{where}: expected betas to be two numbers, got {betas!r}.")
+    for value in betas:
+        number = _number(where, "betas", value)
+        if number >= 1:
+            raise ValueError(f"{where}: expected betas < 1, got {number}.")
+        yield "betas", number
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    single = value.numel() == 1 and not value.is_complex() if isinstance(value, Tensor) else isinstance(value, Real)
+    if not single:
+        raise TypeError(f"{where}: expected {name} to be a number, got {value!r}.")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def l1(optimizer: Optimizer, options: dict[str, Any]) -> None:
@@ -139,7 +155,7 @@ def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradien
             f"{where}: expected {name} in float32 or float64, in which rows are stepped, and its gradient too, got "
             f"{p.dtype} and {g.values.dtype}. Nothing was changed."
         )
-    for option, number in _numbers(options):
+    for option, number in _numbers(where, options):
         if abs(number) > torch.finfo(p.dtype).max:
             raise ValueError(
                 f"{where}: expected {option} of {name} to be a number that {p.dtype} can hold, got {number}. Nothing "

@@ -27,6 +27,7 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
 
     Args:
         params, lr, alpha, eps, weight_decay, momentum, centered, foreach, maximize: as in torch.optim.RMSprop.
+            As there, ``eps=0`` makes NaN of a used number whose gradients have all been zero.
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero (v decays, so that a rare row's
             next step is up to lr / sqrt(1 - alpha) however small its gradient), in time for a LookupTable to read it,
