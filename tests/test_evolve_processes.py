@@ -74,6 +74,11 @@ def a_wrapper_of_former_edges_is_refused() -> None:
     evolver.step()
     with pytest.raises(RuntimeError, match="Wrap the model again after its number of edges changes"):
         wrapped(data(0)[0])
+    wrapped = DistributedDataParallel(model)
+    wrapped(data(0)[0])
+    model[0].replace_edges(model[0].topology, torch.ones(model[0].topology.nnz))  # as many, and still another node
+    with pytest.raises(RuntimeError, match="Wrap the model again"):
+        wrapped(data(0)[0])
 
 
 def different_values_are_refused(rank: int) -> None:

@@ -392,7 +392,7 @@ def test_what_makes_no_evolver() -> None:
     cases: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
         (TypeError, "Pass rule=SET(...), an object", (model, optimizer, evolve.SET, EVERY), {}),
         (TypeError, "expected schedule to be a Schedule", (model, optimizer, evolve.SET(), 100), {}),
-        (TypeError, "expected optimizer to be a Optimizer", (model, None, evolve.SET(), EVERY), {}),
+        (TypeError, "expected optimizer to be an Optimizer", (model, None, evolve.SET(), EVERY), {}),
         (TypeError, "expected a module", (None, optimizer, evolve.SET(), EVERY), {}),
         (ValueError, "optimizer of the values of layer '0'", (model, foreign, evolve.SET(), EVERY), {}),
         (
