@@ -203,6 +203,30 @@ def test_a_rule_of_ones_own() -> None:
     assert int((layer.values == 0.5).sum()) == 120  # all were born, in two updates
 
 
+@pytest.mark.parametrize(
+    ("keep", "error", "message"),
+    [
+        (lambda layer, count: layer.largest(layer.values * torch.nan, count), ValueError, "got NaN in layer ''"),
+        (lambda layer, count: layer.largest(layer.values[:3], count), ValueError, "each of 120 edges of '', got (3,)"),
+        (lambda layer, count: layer.values.abs().topk(count).indices, TypeError, "expected booleans of shape (120,)"),
+        (lambda layer, count: None, TypeError, "Kept.keep: expected booleans"),
+    ],
+)
+def test_rules_that_are_wrong(keep: Any, error: type[Exception], message: str) -> None:
+    class Kept(evolve.Rule):
+        def keep(self, layer: evolve.Layer, count: int) -> torch.Tensor:
+            return keep(layer, count)  # type: ignore[no-any-return]
+
+    layer = SparseLinear(30, 20, density=0.2)
+    before = layer.topology
+    evolver = evolve.Evolver(
+        layer, torch.optim.SGD(layer.parameters(), lr=0.1), Kept(), evolve.Constant(interval=1, prune_fraction=0.5)
+    )
+    with pytest.raises(error, match=re.escape(message)):
+        evolver.step()
+    assert layer.topology is before
+
+
 def test_gradual_growth_and_pruning_together() -> None:
     """A schedule with a density and a fraction: edges are replaced while they become fewer."""
     layer = SparseLinear(40, 30, density=0.8)
