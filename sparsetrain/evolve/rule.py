@@ -96,8 +96,8 @@ class Rule:
         if not isinstance(kept, Tensor) or kept.dtype is not torch.bool or kept.shape != (layer.nnz,):
             got = f"{kept.dtype}, {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
             raise TypeError(
-                f"{type(self).__name__}.keep: expected booleans of shape ({layer.nnz},), true at the edges that stay, got "
-                f"{got}. Nothing was changed."
+                f"{type(self).__name__}.keep: expected booleans of shape ({layer.nnz},), true at the edges that stay, "
+                f"got {got}. Nothing was changed."
             )
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
