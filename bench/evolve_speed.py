@@ -5,9 +5,9 @@
 The smallest weights go (prune), and as many edges come: anywhere (grow at random), or where the gradient of the dense
 weight is largest (grow by gradient). ``Edit`` makes the new topology. The updates are those of an Evolver, with all
 that is carried along and remembered; "and next step" is an update and the training step after it, which makes the
-plans of the new edges. A training step is forward, backward and Adam. The dense product is that of the dense gradient. SparseLab
-runs where it is installed, for few rounds, as its updates take seconds. Last comes by how much the peak of the process
-rises in an update.
+plans of the new edges. A training step is forward, backward and Adam. The dense product is that of the dense
+gradient. SparseLab runs where it is installed, for few rounds, as its updates take seconds. Last comes by how much
+the peak of the process rises in an update.
 """
 
 import argparse
