@@ -345,7 +345,7 @@ sys.path.insert(0, {tests!r})
 import sparsetrain as st
 from test_evolver import resumable, train
 model, optimizer, evolver = resumable(seed=7)
-st.io.load({path!r}, model, optimizer, topology="adopt", extra={{"evolver": evolver}})
+st.io.load({path!r}, model, optimizer, evolver, topology="adopt")
 train(model, optimizer, evolver, range(11, 24))
 torch.save([p.detach() for p in model.parameters()] + [l.topology.col for l in model[::2]], {out!r})
 """
@@ -362,7 +362,7 @@ def test_training_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
     model, optimizer, evolver = resumable(seed=0)
     train(model, optimizer, evolver, range(11))  # within the steps that the rule looks at, and within a warm-up
     path, out = tmp_path / "training.st", tmp_path / "resumed.pt"
-    st.io.save(path, model, optimizer, extra={"evolver": evolver})
+    st.io.save(path, model, optimizer, evolver)
     train(model, optimizer, evolver, range(11, 24))
     script = RESUME.format(tests=str(Path(__file__).parent), path=str(path), out=str(out))
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -152,7 +152,7 @@ class Evolver:
         return factor
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, beside model and optimizer: for io.save(..., extra={"evolver": evolver})."""
+        """What the next steps depend on, beside model and optimizer: for io.save(path, model, optimizer, evolver)."""
         return checkpoint.state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
