@@ -44,7 +44,8 @@ def readable(*tensors: Tensor) -> bool:
     """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
     if compiling() or transforming() or torch._C._get_tracing_state() is not None:
         return False
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+    keys = torch._C._TorchDispatchModeKey
+    if any(torch._C._get_dispatch_mode(key) is not None for key in (keys.PROXY, keys.FAKE)):
         return False
     return not any(tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN for tensor in tensors)
 

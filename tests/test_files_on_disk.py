@@ -4,6 +4,7 @@ import builtins
 import os
 import random
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -182,12 +183,68 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(
     with pytest.raises(PermissionError, match=rf"^{reader}: expected .*can't be read \(Permission denied\)"):
         READERS[reader](path)
     with pytest.raises(FileNotFoundError, match=rf"^{reader}: expected .*there is no file"):
+        READERS[reader](path.parent / "none")
+    with pytest.raises(IsADirectoryError, match=rf"^{reader}: expected .*is a folder"):
         READERS[reader](path.parent)
+    with pytest.raises(OSError, match=rf"^{reader}: expected .*'/dev/null' is no regular file"):
+        READERS[reader]("/dev/null")  # type: ignore[arg-type]
 
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match=r"^io\.save: expected the name of a file, '.*' is a folder"):
         save(tmp_path, network())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link to a device", "link to itself"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as served:
+            served.bind(os.path.relpath(place))  # names of sockets are short
+    else:
+        place.symlink_to("/dev/null" if kind == "link to a device" else "place")
+    before = place.lstat().st_mode
+    with pytest.raises(OSError, match=r"^io\.save: expected the name of a regular file, '.*' is a device, a pipe, a"):
+        save(place, network())
+    assert place.lstat().st_mode == before
+    assert os.listdir(tmp_path) == ["place"]
+
+
+def test_names_that_no_file_can_have_and_folders_that_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^io\.save: expected the path of a file, got 'a\\x00b' with a zero byte"):
+        save("a\0b", network())
+    for name in ("n" * 256, f"{'n' * 256}/file"):
+        with pytest.raises(
+            OSError, match=r"^io\.save: expected a file that can be written, .* can't be \(File name too"
+        ):
+            save(tmp_path / name, network())
+
+    def refuse(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        PermissionError, match=r"^io\.save: expected a file that can be written, .* \(Permission denied"
+    ):
+        save(tmp_path / "model", network())
+
+
+def test_data_that_no_file_can_hold_is_refused(path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match=r"^io\.save: expected data nested .* contain itself\?"):
+        save(path, network(), extra={"f": endless})
+    with pytest.raises(
+        ValueError, match=r"^io\.save: expected whole numbers of at most 8192 bits, .* at extra/data/n/0"
+    ):
+        save(path, network(), extra={"n": [-(10**5000)]})
+    assert not path.exists()
+    extra: dict[str, Any] = {}
+    save(path, network(), extra={"n": 2**8191})
+    load(path, network(), extra=extra)
+    assert extra == {"n": 2**8191}
 
 
 # ---- writers that were killed ------------------------------------------------------------------------------------------

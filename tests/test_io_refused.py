@@ -50,7 +50,16 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], 
 
 def test_missing_file(path: Path) -> None:
     check_refused(path, FileNotFoundError, f"io.load: expected a checkpoint, there is no file '{path}'.", network())
-    check_refused(path.parent, FileNotFoundError, "there is no file", network())
+    check_refused(path / "file", FileNotFoundError, "there is no file", network())
+    check_refused(
+        path.parent, IsADirectoryError, f"io.load: expected a checkpoint, '{path.parent}' is a folder.", network()
+    )
+    check_refused(
+        Path(os.devnull), OSError, "io.load: expected a checkpoint, '/dev/null' is no regular file.", network()
+    )
+    check_refused(
+        Path("a\0b"), ValueError, "io.load: expected the path of a file, got 'a\\x00b' with a zero", network()
+    )
 
 
 @pytest.mark.parametrize("left", [0.0, 0.001, 0.1, 0.5, 0.999])

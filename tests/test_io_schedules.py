@@ -97,6 +97,35 @@ def test_schedules_that_do_not_fit_change_nothing(path: Path) -> None:
     refused(TypeError, "expected scheduler to be an object with state_dict", [])
 
 
+def test_a_schedule_of_another_optimizer_is_refused(path: Path) -> None:
+    model = network()
+    optimizer, stranger = adam(model), adam(network())
+    save(
+        path,
+        model,
+        optimizer,
+        scheduler={"a": lr_scheduler.StepLR(optimizer, 2), "b": lr_scheduler.StepLR(stranger, 2)},
+    )
+    ours, other = (lr_scheduler.StepLR(each, 2) for each in (optimizer, stranger))
+    load(path, model, optimizer, scheduler={"a": ours, "b": other})  # one for each of two optimizers
+    save(path, model, optimizer, scheduler=ours)
+    with pytest.raises(ValueError, match=r"^io\.load: expected a scheduler made of this Adam, got one of another"):
+        load(path, model, optimizer, scheduler=other)
+
+
+@pytest.mark.parametrize("call", [save, load])
+def test_parts_that_are_none(path: Path, call: Any) -> None:
+    model = network()
+    save(path, model)
+    where = rf"^io\.{call.__name__}: expected"
+    with pytest.raises(TypeError, match=rf"{where} model to be a torch\.nn\.Module, got str"):
+        call(path, "model")
+    with pytest.raises(TypeError, match=rf"{where} a torch optimizer or None, got str"):
+        call(path, model, "optimizer")
+    with pytest.raises(TypeError, match=rf"{where} evolver to have state_dict and load_state_dict, got str"):
+        call(path, model, None, "evolver")
+
+
 def test_a_schedule_that_would_start_anew_is_named(path: Path) -> None:
     model = network()
     optimizer = adam(model)
@@ -215,6 +244,10 @@ def test_a_state_of_another_shape_than_its_parameter(path: Path) -> None:
 NAMES = [b"[", b"{}", b"3", b"[1]", b"\xff", b'["a"]', b"[" * 10**5]
 
 
+def digits(data: bytes) -> list[int]:
+    return [digit for byte in data for digit in (byte % 16, byte // 16)]
+
+
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: repr(names[:5]))
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("topology", ["strict", "adopt"])
@@ -229,9 +262,9 @@ def test_damaged_names_of_nodes(path: Path, names: bytes, legacy: bool, topology
         text = torch.frombuffer(bytearray(names), dtype=torch.uint8)
         content["model"] |= {"crow": t.crow, "col": t.col, "shape": torch.tensor(t.shape), "inputs": text}
     else:
-        size = 1 + 3 * stored_edges.BYTES  # of the names of inputs
-        bare[size : size + stored_edges.BYTES] = torch.tensor(list((len(names) + 1).to_bytes(8, "little")))
-        content["model"][stored_edges.KEY] = torch.cat([bare, torch.tensor(list(names))])
+        size = 1 + 3 * 16  # of the names of inputs, in hexadecimal digits
+        bare[size : size + 16] = torch.tensor(digits((len(names) + 1).to_bytes(8, "little")))
+        content["model"][stored_edges.KEY] = torch.cat([bare, torch.tensor(digits(names))])
     archive.write("test", path, content)
     for target in (layer, st.nn.SparseLinear.from_edges([("a", "z"), ("b", "z")])):
         before = copy.deepcopy(dict(target.state_dict()))

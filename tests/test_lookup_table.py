@@ -117,6 +117,25 @@ def test_pools_are_those_of_an_embedding_bag(
         assert mine.grad.equal(theirs.grad)
 
 
+def test_the_largest_numbers_are_those_of_an_embedding_bag_with_padding() -> None:
+    table = table_of(pool="max", padding_idx=3)
+    other = nn.EmbeddingBag(7, 3, mode="max", padding_idx=3, dtype=torch.float64)
+    other.load_state_dict(table.state_dict())
+    ids, offsets = (
+        torch.tensor([3, 6, 1, 3, 3, 3, 0, 6]),
+        torch.tensor([0, 3, 5, 5]),
+    )  # a bag of padding, one of nothing
+    push = torch.randn(4, 3, dtype=torch.float64)
+    results = []
+    for module in (table, other):
+        y = module(ids, offsets)
+        y.backward(push)
+        assert module.weight.grad is not None
+        results.append((y.detach(), module.weight.grad.to_dense()))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-15, atol=1e-15)
+
+
 @pytest.mark.parametrize("pool", ["sum", "mean"])
 def test_bags_of_no_ids_are_zero(pool: Any) -> None:
     y = table_of(pool=pool)(torch.zeros(2, 0, dtype=torch.long))

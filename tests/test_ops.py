@@ -219,10 +219,10 @@ def test_linearize_and_traced_graphs_see_the_operators(t: st.Topology) -> None:
 
 
 def test_operators_find_the_topology_again(t: st.Topology) -> None:
-    assert library._topology(t.crow, t.col, COLUMNS) is t
-    alone = library._topology(t.crow.clone(), t.col.clone(), COLUMNS)
+    assert library.topology_of(t.crow, t.col, COLUMNS) is t
+    alone = library.topology_of(t.crow.clone(), t.col.clone(), COLUMNS)
     assert alone is not t
-    assert library._topology(alone.crow, alone.col, COLUMNS) is alone
+    assert library.topology_of(alone.crow, alone.col, COLUMNS) is alone
 
 
 def test_both_gradients_come_from_one_pass(t: st.Topology, monkeypatch: pytest.MonkeyPatch) -> None:

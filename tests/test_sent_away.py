@@ -74,7 +74,7 @@ def test_a_topology_is_found_again_where_it_was_moved_to() -> None:
     t = st.patterns.uniform((6, 5), 0.6, torch.Generator().manual_seed(0))
     place = t.crow.data_ptr(), t.col.data_ptr(), t.shape
     sent = ForkingPickler.dumps(t)
-    assert library._topology(t.crow, t.col, 5) is t
+    assert library.topology_of(t.crow, t.col, 5) is t
     other = st.patterns.uniform((6, 5), 0.3, torch.Generator().manual_seed(1))
     topology._living[place] = t  # as long as nobody asked, it is still known by its old place
     topology._living[other.crow.data_ptr(), other.col.data_ptr(), t.shape] = t  # where another is by now
@@ -144,7 +144,7 @@ def test_a_dropped_topology_is_freed_by_counting_references() -> None:
         t = layer.topology
         _ = t.digest, t.transpose(), t.to("cpu"), t.to("meta"), t.to("meta").to("cpu")
         loaded = t.crow.clone(), t.col.clone()
-        library._topology(*loaded, 70)
+        library.topology_of(*loaded, 70)
         known = st.Topology.living(*loaded, (70, 70))
         assert known is not None
         alive = [weakref.ref(t), weakref.ref(known)]

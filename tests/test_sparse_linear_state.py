@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import sparsetrain as st
-from sparsetrain.edges.stored_edges import unpacked
+from sparsetrain.edges.stored_edges import KEY, unpacked
 from sparsetrain.nn import SparseLinear
 
 
@@ -203,3 +204,49 @@ def test_parametrized_values(layer: SparseLinear) -> None:
     layer.load_state_dict(state)
     parametrize.remove_parametrizations(layer, "values")
     torch.testing.assert_close(layer.values.detach(), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+
+
+# ---- functional calls ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sparse", "transposed", "delta", "model"])
+def test_functional_calls_take_whole_state_dicts(kind: str) -> None:
+    layer: Any = SparseLinear(5, 5, density=0.4)
+    if kind == "transposed":
+        layer = layer.transposed()
+    elif kind == "delta":
+        layer = st.nn.SparseDeltaLinear(nn.Linear(5, 5), layer.topology)
+    elif kind == "model":
+        layer = nn.Sequential(layer, nn.ReLU(), SparseLinear(5, 2, density=0.5))
+    x, call = torch.randn(3, 5), torch.func.functional_call
+    state = {key: tensor.clone() for key, tensor in layer.state_dict().items()}
+    edges = [key for key in state if key.endswith(KEY)]
+    given = {key: state[key] for key in edges}
+    torch.testing.assert_close(call(layer, state, (x,)), layer(x), rtol=0, atol=0)
+    assert all(state[key] is given[key] for key in edges)  # torch writes back what the call left
+    other = {key: tensor if key in edges else torch.zeros_like(tensor) for key, tensor in state.items()}
+    assert not call(layer, other, (x,)).any()
+    gradients = torch.func.grad(lambda entries: call(layer, entries, (x,)).square().sum())(state)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad)
+    stacked = {key: torch.stack([state[key], other[key]]) for key in state}
+    both = torch.vmap(lambda entries: call(layer, entries, (x,)))(stacked)
+    torch.testing.assert_close(both[0], layer(x))
+    assert not both[1].any()
+    compiled = torch.compile(lambda entries: call(layer, entries, (x,)), backend="aot_eager")
+    torch.testing.assert_close(compiled(state), layer(x))
+
+
+def test_a_functional_call_over_other_edges_is_refused_and_leaves_the_layer() -> None:
+    layer, other = SparseLinear(50, 20, density=0.1), SparseLinear(50, 20, density=0.1)
+    x = torch.randn(3, 50)
+    y, state = layer(x), layer.state_dict()
+    with pytest.raises(ValueError, match="SparseLinear: expected the same 100 edges"):
+        torch.func.functional_call(layer, other.state_dict(), (x,))
+    assert torch.equal(layer(x), y)
+    torch.func.functional_call(layer, state, (x,))
+    layer.replace_edges(other.topology, other.values)
+    assert torch.equal(layer.state_dict()[KEY], other.state_dict()[KEY])  # nothing of the call is kept
+    assert torch.equal(layer._buffers[KEY], other.state_dict()[KEY])

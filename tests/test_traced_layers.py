@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "SparseDeltaLinear": (delta, lambda: torch.randn(5, 20)),
     "LookupTable": (lambda: st.nn.LookupTable(30, 4), lambda: torch.randint(30, (5,))),
     "pooled": (lambda: st.nn.LookupTable(30, 4, pool="sum"), lambda: torch.randint(30, (5, 3))),
+    "largest": (lambda: st.nn.LookupTable(30, 4, pool="max", padding_idx=2), lambda: torch.randint(30, (5, 3))),
     "Hierarchy": (hierarchy, lambda: torch.randn(5, 2)),
 }
 
@@ -130,7 +131,9 @@ def test_flops_of_the_edges_are_counted() -> None:
         ({"padding_idx": 3}, "inductor"),
         ({"pool": "sum"}, "inductor"),
         ({"pool": "mean", "padding_idx": 3}, "aot_eager"),
+        ({"pool": "sum", "padding_idx": 3}, "inductor"),
         ({"pool": "max"}, "aot_eager"),
+        ({"pool": "max", "padding_idx": 3}, "aot_eager"),
     ],
     ids=str,
 )
@@ -141,8 +144,8 @@ def test_a_compiled_table_trains_the_rows_that_it_reads(options: dict[str, Any],
     twin = copy.deepcopy(table)
     compiled = torch.compile(table, backend=backend, fullgraph=True)
     optimizers = [st.optim.Adam(each.parameters(), lr=0.1) for each in (table, twin)]
-    for _ in range(3):
-        ids = torch.randint(10, (5, 3) if pool else (5,))
+    for batch in (5, 7, 9):  # from the second size on, sizes are symbols
+        ids = torch.randint(10, (batch, 3) if pool else (batch,))
         for module, optimizer in zip((compiled, twin), optimizers, strict=True):
             optimizer.zero_grad()
             module(ids).square().sum().backward()

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,12 @@ def named(seed: int = 0) -> nn.Sequential:
 
 def wide() -> st.Topology:
     return st.patterns.uniform((300, 2), 0.9, torch.Generator().manual_seed(0))
+
+
+def quantized(numbers: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a future release of torch will not have them
+        return torch.quantize_per_tensor(numbers, 0.1, 0, torch.qint8)
 
 
 def old_form(model: nn.Module) -> State:
@@ -109,6 +117,46 @@ def test_means_of_states_load(mean: Callable[[list[State]], State]) -> None:
         assert other[2].topology.digest == models[0][2].topology.digest
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["names", "many inputs", "hierarchy"])
+def test_means_in_half_precision_load(dtype: torch.dtype, kind: str) -> None:
+    """Sums of three are rounded in the half type, in which 3 * 255 is no number."""
+    model: nn.Module
+    if kind == "names":
+        pairs = [(f"gene {k} \u00ff", f"pathway {k % 3}") for k in range(10)]
+        model = SparseLinear.from_edges(pairs)
+    elif kind == "many inputs":
+        model = SparseLinear(70_000, 3, density=0.001)
+    else:
+        model = st.convert.from_hierarchy([("a", "m"), ("b", "m"), ("m", "o"), ("a", "o")])
+    state = {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
+    mean = {key: (tensor + tensor + tensor).div_(3) for key, tensor in state.items()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.load_state_dict(mean)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name], rtol=0.02, atol=1e-6)
+
+
+def packed_in_bytes(t: st.Topology) -> Tensor:
+    """The edges as release candidates of version 0.1 stored them: sizes and names in bytes."""
+    names = [None if side is None else json.dumps(side).encode() for side in (t.inputs, t.outputs)]
+    sizes = (*t.shape, t.nnz, *(0 if text is None else len(text) + 1 for text in names))
+    head = [1, *(byte for size in sizes for byte in size.to_bytes(8, "little")), *(int(c, 16) for c in t.digest)]
+    tail = [number for text in names for number in text or b""]
+    return torch.tensor([*head, *t.fan_in.tolist(), *t.col.tolist(), *tail], dtype=torch.float32)
+
+
+def test_edges_stored_in_bytes_are_read() -> None:
+    layer = SparseLinear.from_edges([("TP53", "apoptosis"), ("MYC", "cycle")])
+    state = {**layer.state_dict(), KEY: packed_in_bytes(layer.topology)}
+    layer.load_state_dict(state)
+    other = SparseLinear(2, 2, topology=st.Topology.from_mask([[0, 1], [1, 0]]))
+    st.io.adopt(other, state)
+    assert (other.topology.digest, other.topology.inputs) == (layer.topology.digest, layer.topology.inputs)
+    with pytest.raises(RuntimeError, match=r"damaged, or of another release"):
+        layer.load_state_dict({**state, KEY: packed_in_bytes(layer.topology) + 3})
+
+
 def test_living_edges_are_out_of_reach_of_a_state() -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     col = layer.topology.col.clone()
@@ -131,7 +179,20 @@ def test_a_mean_over_different_edges_says_what_to_leave_out() -> None:
     assert layers[0].topology.digest == layers[1].topology.digest
 
 
-@pytest.mark.parametrize("entry", [None, {}, torch.ones(3), torch.full((400,), float("nan")), torch.zeros(400)])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        torch.ones(3),
+        torch.full((400,), float("nan")),
+        torch.zeros(400),
+        torch.ones(400).to_sparse(),
+        torch.ones(400, dtype=torch.complex64),
+        torch.zeros(0),
+        torch.ones(400),
+    ],
+)
 def test_entries_that_are_no_edges_are_refused(entry: Any) -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     with pytest.raises(RuntimeError, match=r"the stored edges (are damaged|were changed)"):
@@ -236,6 +297,42 @@ def test_what_can_not_be_adopted_changes_nothing() -> None:
 # ---- hooks, meta -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", [0, 3])  # with the same edges, and with others
+@pytest.mark.parametrize("key", ["0.values", "4.weight"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (Tensor.tolist, (TypeError, ValueError), "to be a (Tensor|Parameter), got list"),
+        (lambda numbers: numbers.to(torch.complex64), TypeError, "to hold real numbers, got torch.complex64"),
+        (lambda numbers: numbers.to("meta"), TypeError, "to be a strided tensor, got a meta one"),
+        (Tensor.to_sparse, TypeError, "to be a strided tensor, got a sparse_coo one"),
+        (quantized, TypeError, "to be a strided tensor, got a quantized one"),
+    ],
+)
+def test_what_is_no_tensor_of_real_numbers_is_not_adopted(
+    seed: int, key: str, change: Any, error: Any, message: str
+) -> None:
+    model, state = network(0), network(seed).state_dict()
+    before = snapshot(model)
+    with pytest.raises(error, match=rf"^io\.adopt: .*{message}"):
+        st.io.adopt(model, {**state, key: change(state[key])})
+    assert identical(snapshot(model), before)
+
+
+def test_adopting_into_something_else() -> None:
+    model, other = network(0), network(3)
+    state, before = other.state_dict(), snapshot(model)
+    with pytest.raises(TypeError, match=r"^io\.adopt: expected model to be a torch\.nn\.Module, got str\."):
+        st.io.adopt("model", state)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"^io\.adopt: expected an optimizer of this Sequential, got one that has none"
+    ):
+        st.io.adopt(model, state, adam(other))
+    with pytest.raises(ValueError, match=r"^io\.adopt: expected a checkpoint of this Sequential, it has also 1\."):
+        st.io.adopt(model, {**state, 1: torch.ones(1)})  # type: ignore[dict-item]
+    assert identical(snapshot(model), before)
+
+
 def test_load_pre_hooks_run_before_the_edges_are_compared() -> None:
     layer = SparseLinear(5, 6, topology=edges(0))
     state = {f"old_{key}": tensor for key, tensor in layer.state_dict().items()}
@@ -316,6 +413,8 @@ def test_models_are_sparsified_on_the_meta_device() -> None:
         (edges(1), torch.ones(11), ValueError, r"shape \(12,\), got \(11,\)"),
         (edges(1), torch.ones(12, 1), ValueError, r"shape \(12,\), got \(12, 1\)"),
         (edges(1), torch.ones(12, device="meta"), ValueError, "got a meta tensor"),
+        (edges(1), torch.full((12,), -1e300, dtype=torch.float64), ValueError, "torch.float32 can hold.* got -1e"),
+        (edges(1), quantized(torch.ones(12)), TypeError, "got torch.qint8"),
     ],
 )
 def test_replace_edges_takes_what_fits(topology: Any, values: Any, error: type[Exception], message: str) -> None:

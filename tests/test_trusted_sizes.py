@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparsetrain as st
 
@@ -17,7 +17,7 @@ def small(weight: Tensor, way: str) -> tuple[Any, Any]:
     """A table of 5,000,000 rows that is about to read a weight of 100, and the call."""
     table = st.nn.LookupTable(5_000_000, 1)
     if way == "tied":
-        table.weight = torch.nn.Parameter(weight)
+        table.weight = nn.Parameter(weight)
     elif way == "data":
         table.weight.data = weight
     elif way == "resized":
@@ -43,7 +43,7 @@ def test_a_wider_weight_has_rows_of_its_own_width() -> None:
 
 
 def test_a_gradient_whose_rows_are_out_of_range_is_refused() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(10, 4))
+    parameter = nn.Parameter(torch.zeros(10, 4))
     optimizer = st.optim.SGD([parameter], lr=0.1)
     for bad in (10, 2**40, -1):
         indices = torch.tensor([[1, bad]])
@@ -171,3 +171,20 @@ def test_operators_of_wrong_structures_are_refused(name: str) -> None:
 def test_operators_of_wrong_sizes_are_refused(name: str, changed: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError), match=f"sparsetrain::{name}: expected"):
         operator(name, made(), **changed)
+
+
+@pytest.mark.parametrize("pool", [None, "sum", "mean", "max"])
+@pytest.mark.parametrize("shape", [(), (10,), (5, 2, 3)])
+def test_a_weight_that_is_no_table_is_refused(pool: Any, shape: tuple[int, ...]) -> None:
+    table = st.nn.LookupTable(10, 6, pool=pool)
+    table.weight = nn.Parameter(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"^LookupTable: expected a weight of shape \(rows, dim\), got \("):
+        table(torch.tensor([[1, 2]]))
+
+
+@pytest.mark.parametrize("pool", [None, "sum", "max"])
+def test_a_weight_without_the_row_of_padding_is_refused(pool: Any) -> None:
+    table = st.nn.LookupTable(10, 6, pool=pool, padding_idx=9)
+    table.weight = nn.Parameter(torch.randn(5, 6))
+    with pytest.raises(ValueError, match=r"^LookupTable: expected a weight of more than 9 rows, as padding_idx is 9"):
+        table(torch.tensor([[1, 2]]))

@@ -1,13 +1,15 @@
 """SparseLinear(sparse_grad=True): the same numbers as a sparse layer, gradients over the edges of used columns alone."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsetrain as st
 from sparsetrain.nn import SparseLinear
@@ -104,7 +106,7 @@ def test_second_derivatives() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap", "compile"])
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap"])
 def test_under_transforms_the_gradient_is_over_all_edges(transform: str) -> None:
     ours, plain = twins(6, 5, 0.5)
     x = with_columns(4, 6, [1, 3])
@@ -118,16 +120,88 @@ def test_under_transforms_the_gradient_is_over_all_edges(transform: str) -> None
         results = [torch.func.grad(loss(layer))(layer.values) for layer in (ours, plain)]
     elif transform == "jvp":
         results = [torch.func.jvp(layer, (x,), (x,))[1] for layer in (ours, plain)]
-    elif transform == "vmap":
-        results = [torch.vmap(layer)(x) for layer in (ours, plain)]
     else:
-        ours.requires_grad_(True)
-        plain.requires_grad_(True)
-        torch.compile(ours, backend="aot_eager", fullgraph=True)(x).pow(2).sum().backward()
-        plain(x).pow(2).sum().backward()
-        results = [layer.values.grad for layer in (ours, plain)]  # type: ignore[misc]
-        assert not results[0].is_sparse
+        results = [torch.vmap(layer)(x) for layer in (ours, plain)]
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-13)
+
+
+def counted(layer: SparseLinear) -> Any:
+    """The layer under a mode that only watches."""
+
+    def call(x: Tensor) -> Tensor:
+        with FlopCounterMode(display=False) as counter:
+            y: Tensor = layer(x)
+        used = (x != 0).any(0)[layer.topology.col.long()].sum()
+        assert counter.get_total_flops() == 2 * int(used) * len(x)
+        return y
+
+    return call
+
+
+SEEN: dict[str, Callable[[SparseLinear], Any]] = {
+    "eager backend": lambda layer: torch.compile(layer, backend="eager", fullgraph=True),
+    "aot_eager": lambda layer: torch.compile(layer, backend="aot_eager", fullgraph=True),
+    "trace": lambda layer: torch.jit.trace(layer, with_columns(2, 30, [3, 5])),
+    "watched": counted,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("way", SEEN)
+@pytest.mark.parametrize("for_x", [False, True])
+def test_layers_that_are_compiled_traced_or_watched_train_as_others(way: str, for_x: bool) -> None:
+    ours, _ = twins(30, 20, 0.2)
+    call = SEEN[way](ours)
+    alone = copy.deepcopy(ours)
+    step, twin = (st.optim.Adam(layer.parameters(), lr=0.1, unused="frozen") for layer in (ours, alone))
+    for k, columns in enumerate(([2, 7], [0], [7, 11, 29], [])):
+        leaves = [with_columns(3 + k, 30, columns, k).requires_grad_(for_x) for _ in range(2)]
+        results = []
+        for layer, x, each in ((call, leaves[0], step), (alone, leaves[1], twin)):
+            each.zero_grad()
+            y = layer(x)
+            y.square().sum().backward()
+            each.step()
+            results.append(y)
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=0, atol=1e-12)
+        of_ours, of_alone = ours.values.grad, alone.values.grad
+        assert of_ours is not None
+        assert of_alone is not None
+        assert of_ours.is_sparse
+        assert torch.equal(of_ours.coalesce().indices(), of_alone.coalesce().indices())
+        torch.testing.assert_close(ours.values, alone.values, rtol=0, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
+def test_second_derivatives_of_a_trace() -> None:
+    ours, plain = twins(6, 5, 0.5)
+    x, dy = with_columns(4, 6, [1, 3]), torch.randn(4, 5, dtype=DOUBLE)
+    results = []
+    for layer, call in ((ours, torch.jit.trace(ours, x)), (plain, plain)):
+        out = dy.detach().requires_grad_()
+        (dvalues,) = torch.autograd.grad(call(x), layer.values, out, create_graph=True)
+        numbers = dvalues.to_dense() if dvalues.is_sparse else dvalues
+        results.append(torch.autograd.grad(numbers.pow(3).sum(), out)[0])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+
+
+def test_operators_of_used_columns_refuse_what_does_not_fit() -> None:
+    layer, _ = twins(6, 5, 0.5)
+    t, ops = layer.topology, torch.ops.sparsetrain
+    x, short = torch.ones(6, 2, dtype=DOUBLE), layer.values.detach()[:-1]
+    with pytest.raises(ValueError, match="sparsetrain::spmm_used: expected values of shape"):
+        ops.spmm_used(t.crow, t.col, short, x, None, "torch")
+    with pytest.raises(ValueError, match="sparsetrain::gradient_used: expected a of shape"):
+        ops.gradient_used(t.crow, t.col, x, x, "torch")
+
+
+def test_an_exported_program_computes_the_same() -> None:
+    layer, _ = twins(6, 5, 0.5)
+    x = with_columns(4, 6, [1, 3])
+    program = torch.export.export(nn.Sequential(layer), (x,)).module()
+    other = with_columns(4, 6, [0, 5])
+    torch.testing.assert_close(program(other), layer(other), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"])

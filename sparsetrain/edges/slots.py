@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import array, lends_memory
 from ..structure.edit import Edit
+from .weights import are_real
 
 
 class SlotMap(NamedTuple):
@@ -79,7 +80,7 @@ def started(where: str, edit: Edit, start: Any, like: Tensor) -> Tensor | float:
     if start is None:
         return 0.0
     count = int((edit.source < 0).count_nonzero())
-    if not isinstance(start, Tensor) or start.is_complex() or start.shape != (count,):
+    if not are_real(start) or start.shape != (count,):
         got = f"shape {tuple(start.shape)}, {start.dtype}" if isinstance(start, Tensor) else type(start).__name__
         raise ValueError(f"{where}: expected values with a real number for each of {count} grown edges, got {got}.")
     numbers = start.detach().to(like)

@@ -2,9 +2,9 @@
 
 A state dict goes through many hands: averages in place or not, casts, files that hold tensors alone. So the edges are
 one tensor of floating point, under the key that torch has for what is neither a parameter nor a buffer. It begins with
-small numbers, at most 255, that any mean of equal copies gives back after rounding, whatever the dtype: the sizes and
-the digest, which are all that loading compares. Then come the edges of each row and the columns, which are only read to
-go on with stored edges, and the names as UTF-8.
+hexadecimal digits, small numbers that a mean of equal copies gives back after rounding, in float16 and bfloat16 too:
+the sizes and the digest, which with the names are all that loading compares. Then come the edges of each row and the
+columns, which are only read to go on with stored edges, and the names, UTF-8 in hexadecimal digits.
 """
 
 import json
@@ -19,10 +19,10 @@ from ..structure.topology import Topology
 KEY = "_extra_state"  # as in torch.nn.Module
 LEGACY = ("crow", "col", "shape", "digest", "inputs", "outputs")  # a tensor each, before version 0.2
 
-VERSION = 1
+VERSION = 2
 SIZES = 5  # rows, columns, edges, bytes of the names of inputs and of outputs plus one (0: none)
-BYTES = 8  # for each size, the smallest first
-DIGEST = slice(1 + SIZES * BYTES, 1 + SIZES * BYTES + 64)  # in hexadecimal digits
+BITS = {1: 8, 2: 4}  # of the digits of sizes and names, by version; bytes are too large to be added in bfloat16
+DIGEST = 64  # hexadecimal digits
 EXACT = 1 << 24  # integers up to here are exact in float32
 
 ADOPT = (
@@ -61,36 +61,41 @@ def packed(t: Topology) -> Tensor:
     """A topology as one tensor, a copy, on its device."""
     names = [None if side is None else json.dumps(side).encode() for side in (t.inputs, t.outputs)]
     sizes = (*t.shape, t.nnz, *(0 if text is None else len(text) + 1 for text in names))
-    head = [VERSION, *(byte for size in sizes for byte in size.to_bytes(BYTES, "little"))]
+    head = [VERSION, *(digit for size in sizes for digit in _digits(size.to_bytes(8, "little")))]
     head += [int(digit, 16) for digit in t.digest]
     dtype = torch.float32 if max(t.shape) <= EXACT else torch.float64
 
     def numbers(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=t.device)
 
-    tail = [numbers(list(text)) for text in names if text]
+    tail = [numbers(_digits(text)) for text in names if text]
     return torch.cat([numbers(head), t.fan_in.to(dtype), t.col.to(dtype), *tail])
 
 
 def unpacked(state: Any) -> Stored:
     """What ``packed`` has written. ValueError: it was something else, or was changed since."""
-    if not isinstance(state, Tensor) or state.ndim != 1 or state.numel() < DIGEST.stop:
-        got = f"a tensor of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
-        raise ValueError(f"the stored edges are damaged: expected one vector that begins with a header, got {got}.")
+    if not isinstance(state, Tensor) or state.ndim != 1 or state.layout is not torch.strided or state.is_complex():
+        raise _no_header(state)
     if state.is_meta:
         raise ValueError("expected edges that hold numbers, got a meta tensor. Layers over edges can't be offloaded.")
     state = state.detach().cpu()
-    head = _small(state[: DIGEST.stop]).tolist()
-    if head[0] != VERSION or max(head[DIGEST]) > 15:
+    version = _small(state[:1]).tolist()
+    bits = BITS.get(version[0], 0) if version else 0
+    if version and not bits:
         raise ValueError(f"the stored edges are damaged, or of another release of sparsetrain. {LEAVE_OUT}")
-    sizes = [int.from_bytes(head[k : k + BYTES], "little") for k in range(1, DIGEST.start, BYTES)]
-    rows, columns, nnz, *lengths = sizes
-    lengths = [max(0, length - 1) for length in lengths]
-    if state.numel() != DIGEST.stop + rows + nnz + sum(lengths):
+    sizes = SIZES * (64 // bits) if bits else 0
+    if not version or state.numel() < 1 + sizes + DIGEST:
+        raise _no_header(state)
+    _, digits, of_digest, rest = state.split([1, sizes, DIGEST, state.numel() - 1 - sizes - DIGEST])
+    rows, columns, nnz, *lengths = (
+        int.from_bytes(_bytes(size, bits), "little") for size in digits.split(sizes // SIZES)
+    )
+    lengths = [max(0, length - 1) * (8 // bits) for length in lengths]
+    if rest.numel() != rows + nnz + sum(lengths):
         raise ValueError(f"the stored edges are damaged: their sizes disagree. {LEAVE_OUT}")
-    _, fan_in, col, inputs, outputs = state.split([DIGEST.stop, rows, nnz, *lengths])
-    digest = "".join(f"{digit:x}" for digit in head[DIGEST])
-    return Stored((rows, columns), nnz, digest, _names(inputs), _names(outputs), fan_in, col)
+    fan_in, col, inputs, outputs = rest.split([rows, nnz, *lengths])
+    digest = "".join(f"{digit:x}" for digit in _small(of_digest, below=16).tolist())
+    return Stored((rows, columns), nnz, digest, _names(inputs, bits), _names(outputs, bits), fan_in, col)
 
 
 def difference(ours: Topology, stored: Stored) -> str:
@@ -153,20 +158,38 @@ def _whole(numbers: Tensor) -> Tensor:
     return numbers.double().round().long()
 
 
-def _small(numbers: Tensor) -> Tensor:
-    """Integers from 0 to 255 after arithmetic that has not changed them but for rounding."""
+def _no_header(state: Any) -> ValueError:
+    got = type(state).__name__
+    if isinstance(state, Tensor):
+        got = f"a tensor of shape {tuple(state.shape)}, {state.dtype}, {state.layout}"
+    return ValueError(f"the stored edges are damaged: expected one vector that begins with a header, got {got}.")
+
+
+def _digits(data: bytes) -> list[int]:
+    """The hexadecimal digits of bytes, the lower one of each first."""
+    return [digit for byte in data for digit in (byte & 15, byte >> 4)]
+
+
+def _bytes(digits: Tensor, bits: int) -> bytes:
+    """The bytes that have these digits of so many bits each."""
+    whole = _small(digits, below=1 << bits).reshape(-1, 8 // bits)
+    return bytes(sum(column << bits * k for k, column in enumerate(whole.unbind(1))).tolist())  # type: ignore[union-attr]
+
+
+def _small(numbers: Tensor, below: int = 256) -> Tensor:
+    """Integers from 0 on after arithmetic that has not changed them but for rounding."""
     exact = numbers.double()
     whole = exact.round()
-    if not bool(((exact - whole).abs() < 0.25).all()) or not bool(((whole >= 0) & (whole < 256)).all()):
+    if not bool(((exact - whole).abs() < 0.25).all()) or not bool(((whole >= 0) & (whole < below)).all()):
         raise ValueError(f"the stored edges were changed by arithmetic, as in a mean over other edges. {LEAVE_OUT}")
     return whole.long()
 
 
-def _names(text: Tensor) -> list[str] | None:
+def _names(text: Tensor, bits: int = 8) -> list[str] | None:
     if not text.numel():
         return None
     try:
-        names: list[str] = json.loads(bytes(_small(text.flatten()).tolist()))
+        names: list[str] = json.loads(_bytes(text.flatten(), bits))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the stored names are damaged ({error}).") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

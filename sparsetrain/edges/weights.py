@@ -1,6 +1,6 @@
 """Where a layer keeps the weights that exist, whatever kind of layer it is: layers stand on higher floors."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def check_replacement(where: str, ours: Topology, values: Tensor, topology: Any,
         )
     if topology.shape != ours.shape:
         raise ValueError(f"{where}: expected a topology of shape (out, in) = {ours.shape}, got {topology.shape}.")
-    if not isinstance(numbers, Tensor) or numbers.is_complex() or numbers.layout is not torch.strided:
+    if not are_real(numbers):
         got = f"{numbers.dtype}, {numbers.layout}" if isinstance(numbers, Tensor) else type(numbers).__name__
         raise TypeError(f"{where}: expected values to be a strided tensor of real numbers, got {got}.")
     if numbers.shape != (topology.nnz,):
@@ -70,6 +70,22 @@ def check_replacement(where: str, ours: Topology, values: Tensor, topology: Any,
         )
     if numbers.is_meta and not values.is_meta:
         raise ValueError(f"{where}: expected values that hold numbers, got a meta tensor.")
+    if numbers.dtype is not values.dtype and not values.is_meta:
+        lost = numbers.to(values.dtype).isinf() & ~numbers.isinf()
+        if bool(lost.any()):
+            raise ValueError(
+                f"{where}: expected values that {values.dtype} can hold, as the layer's, got {numbers[lost][0].item()}."
+            )
+
+
+def are_real(numbers: Any) -> TypeGuard[Tensor]:
+    """A dense tensor of real numbers, each stored as it is."""
+    return (
+        isinstance(numbers, Tensor)
+        and numbers.layout is torch.strided
+        and not numbers.is_complex()
+        and not numbers.is_quantized
+    )
 
 
 def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:

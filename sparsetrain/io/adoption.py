@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from . import matching
+from .arguments import check_of_model, check_parts
 from .checkpoint import undone_on_error
 from .matching import changed_edges
 
@@ -29,8 +30,9 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
 
     Raises:
         ValueError: keys or shapes differ, the stored edges are damaged, for instance by arithmetic, or values are
-            computed by a parametrization; or the optimizer has an ``l1`` for each of the old values, or is LBFGS.
-            TypeError: the state is no mapping. Nothing is changed then.
+            computed by a parametrization; or the optimizer is of another model, has an ``l1`` for each of the old
+            values, or is LBFGS. TypeError: the state is no mapping, or holds something else than tensors of real
+            numbers; no module, no optimizer. Nothing is changed then.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -42,11 +44,11 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
     where = "io.adopt"
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"{where}: expected a state dict, got {type(state_dict).__name__}.")
+    check_parts(where, model, optimizer)
+    check_of_model(where, model, optimizer)
     state: OrderedDict[str, Any] = OrderedDict(matching.upgraded(where, model, state_dict))
     state._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
     adopted = matching.check_model(where, model, state, adopt=True, dtypes=False)
-    if not (optimizer is None or isinstance(optimizer, Optimizer)):
-        raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
     with undone_on_error(model, None):
         change = changed_edges(where, optimizer, adopted)
         change.layers()

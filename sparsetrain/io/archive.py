@@ -23,6 +23,7 @@ from .readable import opened
 from .whole_file import replacing
 
 FORMAT, VERSION = "sparsetrain", "1"
+BITS = 8192  # of whole numbers: Python refuses to write longer ones in decimal digits
 
 
 class Packer:
@@ -37,6 +38,10 @@ class Packer:
 
     def pack(self, value: Any, path: str) -> Any:
         """The JSON of a value; its tensors are named after the path to them."""
+        if isinstance(value, int) and value.bit_length() > BITS:
+            raise ValueError(
+                f"{self.where}: expected whole numbers of at most {BITS} bits, got a longer one at {path}."
+            )
         if value is None or isinstance(value, bool | int | str):
             return value
         if isinstance(value, float):
@@ -97,7 +102,13 @@ def unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
 def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write the content to a file; whatever happens, the path holds the old file or the new one, whole."""
     packer = Packer(where)
-    packed = json.dumps({part: packer.pack(value, part) for part, value in content.items()}, allow_nan=False)
+    try:
+        packed = json.dumps({part: packer.pack(value, part) for part, value in content.items()}, allow_nan=False)
+    except RecursionError:
+        raise ValueError(
+            f"{where}: expected data nested a few hundred levels deep at most, got more. Does a list or a dict contain "
+            "itself?"
+        ) from None
     metadata = {
         "format": FORMAT, "version": VERSION, "content": packed, "checksum": _checksum(packed, packer.tensors),
     }  # fmt: skip

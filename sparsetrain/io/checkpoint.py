@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
 from . import archive, layout, matching, parts
+from .arguments import check_of_optimizer, check_parts
 from .matching import Adopted, Groups
 from .optimizer_state import check_states
 from .parts import Schedulers, State, Stateful, kind_of
@@ -47,8 +48,9 @@ def save(
             dicts, or objects with ``state_dict`` and ``load_state_dict``, such as a GradScaler.
 
     Raises:
-        TypeError: a state holds something that a file that can't run code does not hold. FileNotFoundError: no such
-            folder. IsADirectoryError: the path is a folder.
+        TypeError: a state holds something that a file that can't run code does not hold. ValueError: data that
+            contains itself, or a whole number of more than 8192 bits. FileNotFoundError: no such folder.
+            IsADirectoryError: the path is a folder. OSError: a device or a pipe, or nothing can be written there.
 
     Warns:
         UserWarning: the learning rates of the optimizer follow a schedule that is not saved.
@@ -66,6 +68,7 @@ def save(
         {'epoch': 3}
     """
     where = "io.save"
+    check_parts(where, model, optimizer, evolver)
     schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
     _share_edges(model, state)
@@ -115,8 +118,9 @@ def load(
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
-            what is asked for, or keys, shapes, edges, classes or parameter groups differ. TypeError: dtypes differ.
-            OSError: it can't be read. Whatever is raised, nothing has changed.
+            what is asked for, or keys, shapes, edges, classes or parameter groups differ, or the scheduler is of
+            another optimizer. TypeError: dtypes differ; no module, no optimizer.
+            OSError: it can't be read, as a folder can't. Whatever is raised, nothing has changed.
 
     Warns:
         UserWarning: the optimizer is loaded without its schedule, which the file has.
@@ -126,6 +130,7 @@ def load(
     where = "io.load"
     if topology not in ("strict", "adopt"):
         raise ValueError(f"{where}: expected topology to be 'strict' or 'adopt', got {topology!r}.")
+    check_parts(where, model, optimizer, evolver)
     content = archive.read(where, path)
     if "model" not in content:
         raise ValueError(f"{where}: expected a checkpoint, {os.fspath(path)!r} has edges alone. Use io.load_edges.")
@@ -134,6 +139,8 @@ def load(
         if target is not None:
             matching.check_kind(where, part, kind_of(target), content)
     schedulers, kept = parts.named(where, "scheduler", scheduler), content.get("scheduler", {})
+    if optimizer is not None:
+        check_of_optimizer(where, schedulers, optimizer)
     pairs: list[parts.Pair] = [] if evolver is None else [(evolver, content["evolver"]["state"])]
     pairs += parts.matched(where, "scheduler", schedulers, kept)
     others = content.get("extra", {"states": {}, "data": {}})

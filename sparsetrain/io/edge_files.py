@@ -14,6 +14,7 @@ from ..structure.csr import from_positions
 from ..structure.edit import Edit
 from ..structure.topology import Topology
 from . import archive, layout
+from .arguments import check_parts
 from .checkpoint import Path
 
 
@@ -49,6 +50,7 @@ def save_edges(path: Path, model: nn.Module) -> None:
         True
     """
     where = "io.save_edges"
+    check_parts(where, model)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, SparseDeltaLinear)}
     if not layers:
         raise ValueError(
@@ -88,6 +90,7 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     Example: see save_edges.
     """
     where = "io.load_edges"
+    check_parts(where, model)
     content = archive.read(where, path)
     if "edges" not in content:
         raise ValueError(f"{where}: expected a file written by save_edges, {str(path)!r} is a checkpoint. Use io.load.")

@@ -113,18 +113,24 @@ def _check_keys(where: str, model: nn.Module, ours: Mapping[str, Any], stored: M
     missing = [key for key in ours if key not in stored]
     unexpected = [key for key in stored if key not in ours]
     if missing or unexpected:
-        faults = [f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has also", unexpected)) if keys]
+        faults = [
+            f"{what} {', '.join(map(str, keys))}"
+            for what, keys in (("lacks", missing), ("has also", unexpected))
+            if keys
+        ]
         raise ValueError(
             f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}."
             f"{_advice(*missing, *unexpected)}"
         )
 
 
-def _adopted(layer: str, module: EdgeModule, edges: Stored, values: Tensor | None) -> Adopted:
+def _adopted(layer: str, module: EdgeModule, edges: Stored, values: Any) -> Adopted:
     if values is None or not isinstance(module.values, nn.Parameter):
         raise ValueError(
             f"{layer}: can't adopt edges, as its values are computed from others. Load it where edges agree."
         )
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{layer}: expected values to be a Tensor, got {type(values).__name__}.")
     try:
         topology = edges.topology()
     except ValueError as error:
@@ -142,6 +148,7 @@ def _check_tensors(
         if isinstance(tensor, Tensor) != isinstance(other, Tensor):
             raise ValueError(f"{where}: expected {key} to be a {type(tensor).__name__}, got {type(other).__name__}.")
         if isinstance(tensor, Tensor):
+            _check_numbers(where, key, tensor, other)
             if tensor.shape != other.shape and key not in resized:
                 raise ValueError(
                     f"{where}: expected {key} of shape {tuple(tensor.shape)}, the checkpoint has {tuple(other.shape)}."
@@ -154,8 +161,18 @@ def _check_tensors(
                 )
 
 
+def _check_numbers(where: str, key: str, ours: Tensor, other: Tensor) -> None:
+    """Numbers that can be copied, which torch finds out in the middle of loading."""
+    lost = other.is_meta and not ours.is_meta
+    if lost or other.layout is not ours.layout or other.is_quantized != ours.is_quantized:
+        form, got = ("quantized" if t.is_quantized else str(t.layout).removeprefix("torch.") for t in (ours, other))
+        raise TypeError(f"{where}: expected {key} to be a {form} tensor, got a {'meta' if lost else got} one.")
+    if other.is_complex() and not ours.is_complex():
+        raise TypeError(f"{where}: expected {key} to hold real numbers, got {other.dtype}.")
+
+
 def _advice(*keys: str) -> str:
-    constrained = any("parametrizations.values." in key for key in keys)
+    constrained = any("parametrizations.values." in str(key) for key in keys)
     return " Constrain the same edges as when it was saved, in the same way, before." if constrained else ""
 
 

@@ -31,14 +31,16 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_path(where, path)
     target = Path(os.path.realpath(path))  # a link stays a link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{where}: expected a file in a folder that exists, there is no folder {str(target.parent)!r}."
-        )
-    if target.is_dir():
-        raise IsADirectoryError(f"{where}: expected the name of a file, {str(target)!r} is a folder.")
-    _remove_abandoned(target.parent)
-    folder, lock = _locked_folder(target.parent)
+    try:
+        _check_target(where, target)
+        _remove_abandoned(target.parent)
+        folder, lock = _locked_folder(target.parent)
+    except OSError as error:
+        if error.errno is None:  # in our words
+            raise
+        raise type(error)(
+            f"{where}: expected a file that can be written, {str(target)!r} can't be ({error.strerror})."
+        ) from None
     try:
         mode = stat.S_IMODE((target if target.exists() else folder / LOCK).stat().st_mode)
         yield folder / "file"
@@ -49,6 +51,21 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
     _flush(target.parent)
+
+
+def _check_target(where: str, target: Path) -> None:
+    """It is a regular file, or there is none yet: a device or a pipe would be gone, and a regular file in its place."""
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{where}: expected a file in a folder that exists, there is no folder {str(target.parent)!r}."
+        )
+    if target.is_dir():
+        raise IsADirectoryError(f"{where}: expected the name of a file, {str(target)!r} is a folder.")
+    if (target.exists() or target.is_symlink()) and not target.is_file():
+        raise OSError(
+            f"{where}: expected the name of a regular file, {str(target)!r} is a device, a pipe, a socket or a link to "
+            "itself. Write to a file, and copy it there."
+        )
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:

@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from .. import checks, tracing
 from ..edges.pending import bring_up_to_date
-from ..ops.lookup import lookup, most_of_bags, pooled_lookup
+from ..ops import lookup_operators
+from ..ops.lookup import FLOATS, lookup, most_of_bags, pooled_lookup
 from .arguments import by_either_name
 from .bags import check_bags
 
 Pool = Literal["sum", "mean", "max"]
-FLOATS = (torch.float32, torch.float64)
 
 
 class LookupTable(nn.Module):
@@ -138,23 +138,19 @@ class LookupTable(nn.Module):
         return self._pooled(flat, offsets.to(flat), None if weights is None else weights.reshape(-1))
 
     def _looked_up(self, ids: Tensor) -> Tensor:
-        if tracing.compiling() and self.padding_idx is not None:
-            return self._looked_up_beside_padding(ids, self.padding_idx)
+        if self.padding_idx is not None and self._in_operators():
+            return lookup_operators.lookup(ids, self.weight, self.padding_idx)
         if self._by_torch(ids):
             norm = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not tracing.transforming()}
             return functional.embedding(ids, self.weight, self.padding_idx, **norm)  # type: ignore[arg-type]
         self._limit_norms(ids)
         return lookup(ids, self.weight, self.padding_idx)
 
-    def _looked_up_beside_padding(self, ids: Tensor, padding_idx: int) -> Tensor:
-        """As bags of one id: torch can't compile the sparse gradient of an embedding that leaves some ids out."""
-        bags = torch.arange(ids.numel(), device=ids.device, dtype=ids.dtype)
-        y = functional.embedding_bag(ids, self.weight, bags, mode="sum", padding_idx=padding_idx, sparse=True)
-        return torch.where((ids == padding_idx)[:, None], self.weight.detach()[padding_idx], y)
-
     def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
             return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
+        if self.padding_idx is not None and weights is None and self._in_operators():
+            return lookup_operators.pooled_lookup(ids, self.weight, offsets, str(self.pool), self.padding_idx)
         if weights is not None or self._by_torch(ids):
             return functional.embedding_bag(
                 ids, self.weight, offsets, mode=str(self.pool), per_sample_weights=weights,
@@ -163,6 +159,10 @@ class LookupTable(nn.Module):
             )  # fmt: skip
         self._limit_norms(ids)
         return pooled_lookup(ids, self.weight, offsets, self.pool, self.padding_idx)  # type: ignore[arg-type]
+
+    def _in_operators(self) -> bool:
+        """Whether a graph is compiled that our operators can be in."""
+        return tracing.compiling() and not tracing.transforming() and self.max_norm is None
 
     def _by_torch(self, ids: Tensor) -> bool:
         """Whether torch's own embeddings compute: traced, transformed, or of a dtype that rows are not stepped in."""
@@ -182,6 +182,7 @@ class LookupTable(nn.Module):
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
+        self._check_weight(where)
         if ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(ids))
             rows = self.weight.shape[0]  # not self.rows: the weight may have been tied, replaced or resized
@@ -196,6 +197,17 @@ class LookupTable(nn.Module):
             check_bags(where, self, ids, offsets, weights)
         elif offsets is not None or weights is not None:
             raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
+
+    def _check_weight(self, where: str) -> None:
+        """A weight that was tied, replaced or resized is a table still."""
+        shape, padding = tuple(self.weight.shape), self.padding_idx
+        if len(shape) != 2:
+            raise ValueError(f"{where}: expected a weight of shape (rows, dim), got {shape}.")
+        if padding is not None and padding >= shape[0]:
+            raise ValueError(
+                f"{where}: expected a weight of more than {padding} rows, as padding_idx is {padding}, got {shape}. "
+                "Set table.padding_idx."
+            )
 
     __prepare_scriptable__ = tracing.refuse_script
 

@@ -29,8 +29,9 @@ class SparseLinear(FromData):
         sparse_grad: for inputs most of whose columns are zero in a batch (one-hot codes, bags of words). Forward and
             backward then read the edges of the other columns alone, and the gradient of the values is sparse over
             them, so that the optimizers of sparsetrain.optim leave the rest as it is, state included. An infinite or
-            NaN value at an edge whose input is zero has no effect then. In torch.compile and torch.func the gradient
-            is over all edges.
+            NaN value at an edge whose input is zero has no effect then. Compiled and traced graphs do the same, but
+            do not bring edges up to date: under ``unused="dense"`` call ``optimizer.flush()`` before they run. Under
+            torch.func the gradient is dense, over all edges.
         generator: of the random edges and of the initial values.
         device, dtype: of the parameters; float32 and float64 are computed in.
 

@@ -47,7 +47,7 @@ class Operators:
         return _ops.backward(crow, col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
 
 
-def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
+def topology_of(crow: Tensor, col: Tensor, columns: int) -> Topology:
     """The topology of these arrays: the living one, or in a graph that was loaded a new one that stays with them.
     Anybody can call an operator with anything, and kernels check nothing."""
     if crow.ndim != 1 or not crow.numel():
@@ -61,7 +61,7 @@ def _topology(crow: Tensor, col: Tensor, columns: int) -> Topology:
     return known
 
 
-def _check(where: str, t: Topology, *expected: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+def check(where: str, t: Topology, *expected: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
     """Operands of the shapes that are expected, and of one dtype."""
     dtypes = {operand.dtype for _, operand, _ in expected if operand is not None}
     for name, operand, shape in expected:
@@ -83,23 +83,23 @@ def _spmm(
     backend: str,
 ) -> Tensor:
     where = "sparsetrain::spmm"
-    t = _topology(crow, col, columns)
+    t = topology_of(crow, col, columns)
     outputs, inputs = t.shape[::-1] if transpose else t.shape
-    _check(where, t, ("values", values, (t.nnz,)), ("x", x, (inputs, *x.shape[1:2])), ("bias", bias, (outputs,)))
+    check(where, t, ("values", values, (t.nnz,)), ("x", x, (inputs, *x.shape[1:2])), ("bias", bias, (outputs,)))
     return BACKENDS[backend].spmm(t, values, x, bias, transpose)
 
 
 @torch.library.impl(_library, "sddmm", "CompositeExplicitAutograd")
 def _sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
     where = "sparsetrain::sddmm"
-    t = _topology(crow, col, b.shape[0])
-    _check(where, t, ("a", a, (t.shape[0], *b.shape[1:2])), ("b", b, (t.shape[1], *b.shape[1:2])))
+    t = topology_of(crow, col, b.shape[0])
+    check(where, t, ("a", a, (t.shape[0], *b.shape[1:2])), ("b", b, (t.shape[1], *b.shape[1:2])))
     return BACKENDS[backend].sddmm(t, a, b)
 
 
 @torch.library.impl(_library, "gradient", "CompositeExplicitAutograd")
 def _gradient(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
-    tell(_topology(crow, col, b.shape[0]), a, b)
+    tell(topology_of(crow, col, b.shape[0]), a, b)
     return _sddmm(crow, col, a, b, backend)
 
 
@@ -108,9 +108,9 @@ def _backward(
     crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     where = "sparsetrain::backward"
-    t = _topology(crow, col, x.shape[0])
+    t = topology_of(crow, col, x.shape[0])
     batch = x.shape[1:2]
-    _check(where, t, ("values", values, (t.nnz,)), ("x", x, (t.shape[1], *batch)), ("dy", dy, (t.shape[0], *batch)))
+    check(where, t, ("values", values, (t.nnz,)), ("x", x, (t.shape[1], *batch)), ("dy", dy, (t.shape[0], *batch)))
     tell(t, dy, x)
     grad, dx, bias_grad = BACKENDS[backend].backward(t, values, x, dy, bias)
     return grad, dx, dy.new_empty(0) if bias_grad is None else bias_grad

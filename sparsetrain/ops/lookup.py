@@ -14,6 +14,8 @@ from torch.nn import functional
 from .row_gradient import RowGradient, sparse_rows
 from .row_steps import backend_of
 
+FLOATS = (torch.float32, torch.float64)  # in which rows are stepped
+
 
 def lookup(ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
     """weight[ids], (k, dim) for ids (k,) in range; the row of padding gets no gradient."""
@@ -28,11 +30,38 @@ def pooled_lookup(ids: Tensor, weight: Tensor, offsets: Tensor, pool: str, paddi
 def most_of_bags(rows: Tensor, ids: Tensor, offsets: Tensor, padding_idx: int | None) -> Tensor:
     """The largest numbers of the rows of each bag, (bags, dim), for rows (k, dim) of ids (k,)."""
     places = torch.arange(ids.numel(), device=ids.device)
+    if padding_idx is None:
+        return functional.embedding_bag(places, rows, offsets.to(places), mode="max")
+    # a row ahead that stands for padding: which ids to leave out can't be asked of tensors without numbers
+    places = torch.where(ids == padding_idx, 0, places + 1)
+    rows = torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
+    return functional.embedding_bag(places, rows, offsets.to(places), mode="max", padding_idx=0)
+
+
+def gradient_of_lookup(ids: Tensor, dy: Tensor, shape: torch.Size, padding_idx: int | None) -> Tensor:
+    """The gradient of a table of this shape, sparse over the ids that are not padding, in their order."""
     if padding_idx is not None:
         kept = ids != padding_idx
-        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
-        places, offsets = places[kept], before[offsets.long()]
-    return functional.embedding_bag(places, rows, offsets.to(places), mode="max")
+        ids, dy = ids[kept], dy[kept]
+    return torch.sparse_coo_tensor(ids[None], dy, shape, check_invariants=False)
+
+
+def gradient_of_pool(
+    ids: Tensor, dy: Tensor, offsets: Tensor, shape: torch.Size, pool: str, padding_idx: int | None
+) -> Tensor:
+    """The gradient of a table of this shape, sparse over the rows that the bags hold, padding left out."""
+    ids, offsets = ids.long(), offsets.long()
+    lengths = torch.diff(offsets, append=offsets.new_tensor([ids.numel()]))
+    bags = torch.repeat_interleave(lengths, output_size=ids.numel())
+    if padding_idx is not None:
+        kept = ids != padding_idx
+        ids, bags = ids[kept], bags[kept]
+    if pool == "mean":
+        dy = dy / torch.bincount(bags, minlength=dy.shape[0]).clamp(min=1)[:, None]
+    if torch.is_grad_enabled() or dy.dtype not in FLOATS:  # it is differentiated again, or rows are not summed here
+        return torch.sparse_coo_tensor(ids[None], dy.index_select(0, bags), shape, check_invariants=False)
+    rows, sums = backend_of(dy).total(RowGradient(ids, dy, shape[0], shape[1], False, places=bags))
+    return sparse_rows(rows, sums, shape)
 
 
 class Lookup(Function):
@@ -48,10 +77,7 @@ class Lookup(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (ids,) = ctx.saved_tensors
-        if ctx.padding_idx is not None:
-            kept = ids != ctx.padding_idx
-            ids, dy = ids[kept], dy[kept]
-        return None, torch.sparse_coo_tensor(ids[None], dy, ctx.shape, check_invariants=False), None
+        return None, gradient_of_lookup(ids, dy, ctx.shape, ctx.padding_idx), None
 
 
 class PooledLookup(Function):
@@ -65,16 +91,5 @@ class PooledLookup(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        ids, offsets = (saved.long() for saved in ctx.saved_tensors)
-        lengths = torch.diff(offsets, append=offsets.new_tensor([ids.numel()]))
-        bags = torch.repeat_interleave(lengths, output_size=ids.numel())
-        if ctx.padding_idx is not None:
-            kept = ids != ctx.padding_idx
-            ids, bags = ids[kept], bags[kept]
-        if ctx.pool == "mean":
-            dy = dy / torch.bincount(bags, minlength=dy.shape[0]).clamp(min=1)[:, None]
-        if torch.is_grad_enabled():  # it is differentiated again
-            values = dy.index_select(0, bags)
-            return None, torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False), None, None, None
-        rows, sums = backend_of(dy).total(RowGradient(ids, dy, ctx.shape[0], ctx.shape[1], False, places=bags))
-        return None, sparse_rows(rows, sums, ctx.shape), None, None, None
+        ids, offsets = ctx.saved_tensors
+        return None, gradient_of_pool(ids, dy, offsets, ctx.shape, ctx.pool, ctx.padding_idx), None, None, None

@@ -55,7 +55,7 @@ class UsedSpMM(Function):
     ) -> Tensor:
         ctx.t, ctx.used, ctx.backend = t, used, backend
         for_x = ctx.needs_input_grad[3]
-        part = _rows(x, used.columns)
+        part = rows_of(x, used.columns)
         # values only where they are read again: they may be brought up to date before that
         ctx.save_for_backward(x if for_x else part, values if for_x else None)
         return backend_of(backend, values, part, bias).spmm(used.topology, values[used.edges], part, bias, False)
@@ -67,7 +67,7 @@ class UsedSpMM(Function):
         used = ctx.used
         dvalues = dx = None
         if for_values:
-            part = _rows(x, used.columns) if for_x else x
+            part = rows_of(x, used.columns) if for_x else x
             if listening(ctx.t):
                 tell(ctx.t, dy, x if for_x else _whole(part, used.columns, ctx.t.shape[1]))
             of_edges = sddmm(used.topology, dy, part, ctx.backend)
@@ -82,7 +82,7 @@ class UsedSpMM(Function):
         return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None
 
 
-def _rows(x: Tensor, columns: Tensor) -> Tensor:
+def rows_of(x: Tensor, columns: Tensor) -> Tensor:
     """Some features of x, (in, batch), in its layout."""
     return x.index_select(0, columns) if is_feature_major(x) else x.t().index_select(1, columns).t()
 

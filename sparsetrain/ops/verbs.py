@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import tracing
 from ..structure.topology import Topology
-from . import autograd, library, used_columns
+from . import autograd, library, used_columns, used_operators
 from .backends import backend_for
 
 FLOATS = (torch.float32, torch.float64)
@@ -135,8 +135,9 @@ def checked_linear(
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
     columns = x.t() if x.ndim == 2 else x.reshape(math.prod(leading), inputs).t()
-    if sparse_grad and not (tracing.watched(x, values) or tracing.transforming()):
-        y = used_columns.spmm_used(t, values, columns, bias, backend_for(x.device, x.dtype))
+    if sparse_grad and not tracing.transforming():
+        product = used_columns.spmm_used if tracing.readable(x, values) else used_operators.spmm_used
+        y = product(t, values, columns, bias, backend_for(x.device, x.dtype))
     else:
         y = _spmm(t, values, columns, bias, transpose)
     return y.t().reshape(*leading, outputs)

@@ -45,7 +45,8 @@ class Topology(TopologyForms):
 
     Edge :math:`e` of row :math:`i` (an output) joins input ``col[e]`` to it, for ``crow[i] <= e < crow[i + 1]``. Rows
     are sorted, columns are sorted within a row, and no edge is stored twice. Indices are int32 where they fit and
-    int64 past that. Layers share a topology; nothing ever writes into it.
+    int64 past that. Layers share a topology; nothing ever writes into it. Kernels trust it: what torch's operations
+    write into its arrays is noticed and refused, what is written through ``.data`` or ``.numpy()`` can't be noticed.
 
     Args:
         crow: row pointers, shape ``(out + 1,)``.
