@@ -3,10 +3,11 @@
     python bench/evolve_speed.py [--size 4096] [--density 0.1 0.01] [--churn 0.3] [--batch 128] [--rounds 11]
 
 The smallest weights go (prune), and as many edges come: anywhere (grow at random), or where the gradient of the dense
-weight is largest (grow by gradient). ``Edit`` makes the new topology. Two sums are given: prune, grow at random, Edit
-are an update of SET, prune, grow by gradient and Edit one of RigL, without what carries values and moments along. A
-training step is forward, backward and Adam. The dense product is that of the dense gradient. SparseLab runs where it is
-installed, for few rounds, as its updates take seconds.
+weight is largest (grow by gradient). ``Edit`` makes the new topology. The updates are those of an Evolver, with all
+that is carried along and remembered; "and next step" is an update and the training step after it, which makes the
+plans of the new edges. A training step is forward, backward and Adam. The dense product is that of the dense
+gradient. SparseLab runs where it is installed, for few rounds, as its updates take seconds. Last comes by how much
+the peak of the process rises in an update.
 """
 
 import argparse
@@ -18,12 +19,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from sparsetrain_bench.peak import forget_peak
 from sparsetrain_bench.rounds import measure, quartiles
 from torch import Tensor
 
 import sparsetrain as st
+from sparsetrain.cli import memory
 from sparsetrain.ops.dense_products import fastest_precision
 from sparsetrain.ops.edge_choice import largest_vacant, random_vacant, smallest
+from sparsetrain.ops.gradient_factors import tell
 
 PEER_ROUNDS = 3
 Steps = dict[str, Callable[[], object]]
@@ -65,14 +69,6 @@ def ours(size: int, density: float, churn: float, x: Tensor, dy: Tensor) -> Step
     grown = random_vacant(t, kept, changed, None)
     check(t, kept, pairs, changed)
 
-    def update_of_set() -> st.Edit:
-        kept = prune()
-        return st.Edit(t, kept, random_vacant(t, kept, changed, None))
-
-    def update_of_rigl() -> st.Edit:
-        kept = prune()
-        return st.Edit(t, kept, largest_vacant(t, kept, pairs, changed))
-
     return {
         "training step": training_step(t, x, dy),
         "dense product": lambda: dy.t() @ x,
@@ -80,9 +76,37 @@ def ours(size: int, density: float, churn: float, x: Tensor, dy: Tensor) -> Step
         "grow at random": lambda: random_vacant(t, kept, changed, None),
         "grow by gradient": lambda: largest_vacant(t, kept, pairs, changed),
         "Edit": lambda: st.Edit(t, kept, grown),
-        "SET update": update_of_set,
-        "RigL update": update_of_rigl,
+    } | {
+        f"{type(rule).__name__} update{more}": evolving(size, density, churn, x, dy, rule, bool(more))
+        for rule in (st.evolve.SET(), st.evolve.RigL())
+        for more in ("", " and next step")
     }
+
+
+def evolving(
+    size: int, density: float, churn: float, x: Tensor, dy: Tensor, rule: st.evolve.Rule, and_step: bool
+) -> Callable[[], object]:
+    """An update of a layer that trains, and the step after it."""
+    layer = st.nn.SparseLinear(size, size, density=density)
+    optimizer = st.optim.Adam(layer.parameters())
+    x = x.clone().requires_grad_()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(layer(x), dy)
+        optimizer.step()
+
+    step()
+    schedule = st.evolve.Constant(interval=1, prune_fraction=churn)
+    evolver = st.evolve.Evolver(layer, optimizer, rule, schedule)
+
+    def update() -> None:
+        tell(layer.topology, dy.t(), x.t())  # as a backward pass does
+        evolver.step()
+        if and_step:
+            step()
+
+    return update
 
 
 def check(t: st.Topology, kept: Tensor, pairs: list[tuple[Tensor, Tensor]], count: int) -> None:
@@ -135,8 +159,17 @@ def main() -> None:
         print(f"{args.size} -> {args.size}, density {density:g}, {args.churn:.0%} churn, batch {args.batch}")
         for name, run in times.items():
             low, middle, high = quartiles(run)
+            spread = f"({1e3 * low:.2f} to {1e3 * high:.2f})"
+            print(f"  {name:25s} {1e3 * middle:8.2f} ms {spread}  {middle / step:6.2f} steps")
+        for rule in (st.evolve.SET(), st.evolve.RigL()):
+            update = evolving(args.size, density, args.churn, x, dy, rule, and_step=False)
+            update()
+            before = forget_peak()
+            update()
+            edges = round(density * args.size**2)
+            rise = memory.peak() - before
             print(
-                f"  {name:17s} {1e3 * middle:8.2f} ms ({1e3 * low:.2f} to {1e3 * high:.2f})  {middle / step:6.2f} steps"
+                f"  {type(rule).__name__} update: peak rises by {rise / 1e6:.0f} MB, {rise / edges:.0f} bytes an edge"
             )
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from sparsetrain_bench.peak import forget_peak
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def jobs(args: argparse.Namespace) -> list[Record]:
     if args.what == "published":
         kinds = args.kinds or ["set", "static", "dense"]
         options = {"epochs": args.epochs or 400, "width": args.width or 1000}
-        return [common | options | {"kind": k, "seed": s} for s in range(args.seeds or 5) for k in kinds]
+        return [common | options | {"kind": k, "seed": s} for k in kinds for s in range(args.seeds or 5)]
     if args.what == "fashion":
         kinds = args.kinds or ["static", "set", "rigl", "gmp", "set masked", "rigl masked", "gmp masked"]
         options = {"epochs": args.epochs or 20, "width": args.width or 1000}
@@ -190,10 +191,12 @@ Images = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def subset(images: data.DataSet, train: int, test: int) -> Images:
-    """So many images at random, the same ones for every seed."""
-    generator = torch.Generator().manual_seed(0)
-    of_train = torch.randperm(len(images.train_labels), generator=generator)[:train]
-    of_test = torch.randperm(len(images.test_labels), generator=generator)[:test]
+    """So many images at random, the same ones for every seed: those that the published code of SET takes."""
+    shuffled = np.random.RandomState(0)
+    of_train, of_test = (
+        torch.from_numpy(shuffled.permutation(len(y))) for y in (images.train_labels, images.test_labels)
+    )
+    of_train, of_test = of_train[:train], of_test[:test]
     return (
         images.train_images[of_train].float(), images.train_labels[of_train],
         images.test_images[of_test].float(), images.test_labels[of_test],

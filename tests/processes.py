@@ -1,5 +1,6 @@
 """Two processes of a gloo group, for the tests of torch.distributed."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def _run(rank: int, check: Callable[..., None], folder: str) -> None:
     try:
         check(rank, Path(folder))
     finally:
+        gc.collect()  # what waits in cycles must not outlive the group, whose threads abort the process then
         dist.destroy_process_group()
 
 

@@ -157,7 +157,7 @@ def test_the_masked_twin_has_the_same_masks() -> None:
     first = [layer.mask for layer in masked]
     ours = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     theirs = torch.optim.SGD([p for layer in masked for p in (layer.weight, layer.bias)], lr=0.1, momentum=0.9)
-    schedule = evolve.Constant(interval=2, prune_fraction=0.3)
+    schedule = evolve.Constant(interval=2, start=1, prune_fraction=0.3)
     evolver = evolve.Evolver(model, ours, evolve.CHT(), schedule)
     for _ in range(10):
         x, y = torch.randn(16, 12, generator=generator).double(), torch.randn(16, 7, generator=generator).double()

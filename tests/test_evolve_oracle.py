@@ -39,9 +39,9 @@ def test_the_masked_twin_ends_with_the_same_mask(name: str, optimizer: str) -> N
         name, evolve.RigL(batches=2)
     )
     schedule: Any = (
-        evolve.Cubic(interval=INTERVAL, stop=last, final_density=0.1)
+        evolve.Cubic(interval=INTERVAL, start=1, stop=last, final_density=0.1)
         if gmp
-        else evolve.Cosine(interval=INTERVAL, stop=2 * last, prune_fraction=0.3)
+        else evolve.Cosine(interval=INTERVAL, start=1, stop=2 * last, prune_fraction=0.3)
     )
     ours = OPTIMIZERS[optimizer](model.parameters())
     theirs = OPTIMIZERS[optimizer]([p for layer in masked for p in (layer.weight, layer.bias)])

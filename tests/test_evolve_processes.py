@@ -21,11 +21,11 @@ def test_ranks_end_with_the_same_edges(tmp_path: Path) -> None:
 
 def check_ranks(rank: int, _: Path) -> None:
     alone = [dist.new_group([each]) for each in range(RANKS)][rank]
-    schedule = evolve.Cosine(interval=2, stop=20, prune_fraction=0.3)
+    schedule = evolve.Cosine(interval=2, start=1, stop=20, prune_fraction=0.3)
     for rule in (evolve.RigL(batches=2), evolve.SET()):
         grows_as_one_process(rank, alone, rule, schedule)
     grows_as_one_process(rank, alone, evolve.SNFS(batches=2), schedule, wrap_again=True)
-    falling = evolve.Linear(interval=2, stop=8, final_density=0.1)
+    falling = evolve.Linear(interval=2, start=1, stop=8, final_density=0.1)
     grows_as_one_process(rank, alone, evolve.GMP(), falling, wrap_again=True)
     a_wrapper_of_former_edges_is_refused()
     different_values_are_refused(rank)
@@ -67,12 +67,17 @@ def a_wrapper_of_former_edges_is_refused() -> None:
     wrapped(data(0)[0])
     evolver = evolve.Evolver(
         wrapped, torch.optim.SGD(model.parameters(), lr=0.1), evolve.GMP(),
-        evolve.Linear(interval=1, stop=2, final_density=0.2),
+        evolve.Linear(interval=1, start=1, stop=2, final_density=0.2),
     )  # fmt: skip
     evolver.step()
     wrapped(data(0)[0])
     evolver.step()
     with pytest.raises(RuntimeError, match="Wrap the model again after its number of edges changes"):
+        wrapped(data(0)[0])
+    wrapped = DistributedDataParallel(model)
+    wrapped(data(0)[0])
+    model[0].replace_edges(model[0].topology, torch.ones(model[0].topology.nnz))  # as many, and still another node
+    with pytest.raises(RuntimeError, match="Wrap the model again"):
         wrapped(data(0)[0])
 
 

@@ -53,7 +53,7 @@ def test_shapes_of_schedules(kind: Any, remaining: tuple[float, ...]) -> None:
         ({"stop": 10, "prune_fraction": 1.5}, "prune_fraction from 0 to 1"),
         ({"stop": 10, "final_density": -0.1}, "density from 0 to 1"),
         ({"stop": 10, "prune_fraction": 0.3, "interval": 0}, "interval >= 1"),
-        ({"stop": 10, "prune_fraction": 0.3, "start": 0}, "start >= 1"),
+        ({"stop": 10, "prune_fraction": 0.3, "start": -1}, "start >= 0"),
         ({"stop": 3, "start": 5, "prune_fraction": 0.3}, "stop >= start = 5"),
         ({"stop": 10, "prune_fraction": math.nan}, "prune_fraction"),
     ],
@@ -203,12 +203,39 @@ def test_a_rule_of_ones_own() -> None:
     assert int((layer.values == 0.5).sum()) == 120  # all were born, in two updates
 
 
+@pytest.mark.parametrize(
+    ("keep", "error", "message"),
+    [
+        (lambda layer, count: layer.largest(layer.values * torch.nan, count), ValueError, "got NaN in layer ''"),
+        (lambda layer, count: layer.largest(layer.values[:3], count), ValueError, "each of 120 edges of '', got (3,)"),
+        (lambda layer, count: layer.values.abs().topk(count).indices, TypeError, "expected booleans of shape (120,)"),
+        (lambda layer, count: None, TypeError, "Kept.keep: expected booleans"),
+    ],
+)
+def test_rules_that_are_wrong(keep: Any, error: type[Exception], message: str) -> None:
+    class Kept(evolve.Rule):
+        def keep(self, layer: evolve.Layer, count: int) -> torch.Tensor:
+            return keep(layer, count)  # type: ignore[no-any-return]
+
+    layer = SparseLinear(30, 20, density=0.2)
+    before = layer.topology
+    evolver = evolve.Evolver(
+        layer, torch.optim.SGD(layer.parameters(), lr=0.1), Kept(), evolve.Constant(interval=1, prune_fraction=0.5)
+    )
+    with pytest.raises(error, match=re.escape(message)):
+        evolver.step()
+    assert layer.topology is before
+
+
 def test_gradual_growth_and_pruning_together() -> None:
     """A schedule with a density and a fraction: edges are replaced while they become fewer."""
     layer = SparseLinear(40, 30, density=0.8)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     evolver = evolve.Evolver(
-        layer, optimizer, evolve.SET(), evolve.Linear(interval=1, stop=5, prune_fraction=0.2, final_density=0.4)
+        layer,
+        optimizer,
+        evolve.SET(),
+        evolve.Linear(interval=1, start=1, stop=5, prune_fraction=0.2, final_density=0.4),
     )
     edges, grown = [], []
     for _ in range(5):
@@ -268,7 +295,7 @@ def test_top_kast_goes_on_from_a_checkpoint() -> None:
     def new(seed: int) -> tuple[SparseLinear, Any, evolve.Evolver]:
         layer = SparseLinear(12, 10, density=0.5, generator=torch.Generator().manual_seed(seed))
         optimizer = torch.optim.Adam(layer.parameters())
-        schedule = evolve.Constant(interval=3, prune_fraction=0.2)
+        schedule = evolve.Constant(interval=3, start=1, prune_fraction=0.2)
         return layer, optimizer, evolve.Evolver(layer, optimizer, evolve.TopKAST(decay=0.1), schedule)
 
     def train(layer: Any, optimizer: Any, evolver: evolve.Evolver, steps: range) -> None:

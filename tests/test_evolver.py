@@ -50,7 +50,7 @@ def masks(model: nn.Sequential) -> list[Tensor]:
 
 
 def rigl(model: nn.Module, optimizer: Any, **options: Any) -> evolve.Evolver:
-    schedule = evolve.Cosine(interval=2, stop=20, prune_fraction=0.3)
+    schedule = evolve.Cosine(interval=2, start=1, stop=20, prune_fraction=0.3)
     return evolve.Evolver(model, optimizer, evolve.RigL(), schedule, **options)
 
 
@@ -81,7 +81,7 @@ def test_compiled_models_change_as_others_do_without_compiling_anew(rule: evolve
     compiled = torch.compile(inner, backend=counter)
     for model, each in ((plain, plain), (compiled, inner)):
         optimizer = torch.optim.Adam(each.parameters(), lr=0.01)
-        schedule = evolve.Cosine(interval=2, stop=20, prune_fraction=0.3)
+        schedule = evolve.Cosine(interval=2, start=1, stop=20, prune_fraction=0.3)
         evolver = evolve.Evolver(model, optimizer, rule, schedule, generator=torch.Generator().manual_seed(1))
         assert len(train(model, optimizer, evolver, range(8))) == 4
     for one, other in zip(masks(plain), masks(inner), strict=True):
@@ -104,7 +104,7 @@ def test_a_compiled_model_that_is_pruned_compiles_twice_at_most() -> None:
 def test_an_overflow_under_a_scaler_is_waited_for() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    evolver = evolve.Evolver(model, optimizer, evolve.RigL(), evolve.Constant(interval=5, prune_fraction=0.3))
+    evolver = evolve.Evolver(model, optimizer, evolve.RigL(), evolve.Constant(interval=5, start=1, prune_fraction=0.3))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000)
     steps = []
     for step in range(11):
@@ -137,7 +137,7 @@ def test_an_average_of_weights_follows() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     average = AveragedModel(model)
-    evolver = evolve.Evolver(model, optimizer, evolve.SET(), evolve.Constant(interval=2, prune_fraction=0.3))
+    evolver = evolve.Evolver(model, optimizer, evolve.SET(), evolve.Constant(interval=2, start=1, prune_fraction=0.3))
     for step in range(6):
         for change in train(model, optimizer, evolver, range(step, step + 1)):
             change.follow(average.module)
@@ -317,7 +317,11 @@ def test_updates_of_newborn_edges_grow_from_none_to_whole() -> None:
     layer = SparseLinear(30, 20, density=0.2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
     evolver = evolve.Evolver(
-        layer, optimizer, evolve.SET(start="zero"), evolve.Constant(interval=100, prune_fraction=0.3), warm_up=4
+        layer,
+        optimizer,
+        evolve.SET(start="zero"),
+        evolve.Constant(interval=100, start=1, prune_fraction=0.3),
+        warm_up=4,
     )
     change = evolver.step()
     assert change is not None
@@ -341,7 +345,7 @@ sys.path.insert(0, {tests!r})
 import sparsetrain as st
 from test_evolver import resumable, train
 model, optimizer, evolver = resumable(seed=7)
-st.io.load({path!r}, model, optimizer, topology="adopt", extra={{"evolver": evolver}})
+st.io.load({path!r}, model, optimizer, evolver, topology="adopt")
 train(model, optimizer, evolver, range(11, 24))
 torch.save([p.detach() for p in model.parameters()] + [l.topology.col for l in model[::2]], {out!r})
 """
@@ -350,7 +354,7 @@ torch.save([p.detach() for p in model.parameters()] + [l.topology.col for l in m
 def resumable(seed: int) -> tuple[nn.Sequential, Any, evolve.Evolver]:
     model = network(seed)
     optimizer = st.optim.Adam(model.parameters(), lr=0.02)
-    schedule = evolve.Linear(interval=4, stop=20, prune_fraction=0.3, final_density=0.2)
+    schedule = evolve.Linear(interval=4, start=1, stop=20, prune_fraction=0.3, final_density=0.2)
     return model, optimizer, evolve.Evolver(model, optimizer, evolve.SNFS(batches=3), schedule, warm_up=3)
 
 
@@ -358,7 +362,7 @@ def test_training_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
     model, optimizer, evolver = resumable(seed=0)
     train(model, optimizer, evolver, range(11))  # within the steps that the rule looks at, and within a warm-up
     path, out = tmp_path / "training.st", tmp_path / "resumed.pt"
-    st.io.save(path, model, optimizer, extra={"evolver": evolver})
+    st.io.save(path, model, optimizer, evolver)
     train(model, optimizer, evolver, range(11, 24))
     script = RESUME.format(tests=str(Path(__file__).parent), path=str(path), out=str(out))
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
@@ -392,7 +396,7 @@ def test_what_makes_no_evolver() -> None:
     cases: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
         (TypeError, "Pass rule=SET(...), an object", (model, optimizer, evolve.SET, EVERY), {}),
         (TypeError, "expected schedule to be a Schedule", (model, optimizer, evolve.SET(), 100), {}),
-        (TypeError, "expected optimizer to be a Optimizer", (model, None, evolve.SET(), EVERY), {}),
+        (TypeError, "expected optimizer to be an Optimizer", (model, None, evolve.SET(), EVERY), {}),
         (TypeError, "expected a module", (None, optimizer, evolve.SET(), EVERY), {}),
         (ValueError, "optimizer of the values of layer '0'", (model, foreign, evolve.SET(), EVERY), {}),
         (

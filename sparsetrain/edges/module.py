@@ -168,7 +168,8 @@ class EdgeModule(nn.Module):
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
 
-        A graph recorded before can't be used afterwards.
+        A graph recorded before can't be used afterwards, nor a DistributedDataParallel that was wrapped around before.
+        optim.carry changes edges and takes along what an optimizer holds for those that stay.
 
         Args:
             topology: of the same shape as the present one.

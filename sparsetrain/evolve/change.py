@@ -68,7 +68,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Change:
-    """What an update did to a model.
+    """What an update did to a model. It keeps the edges before and after alive: log what is needed, and let it go.
 
     Attributes:
         step: after which training step.

@@ -152,7 +152,7 @@ class Evolver:
         return factor
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, beside model and optimizer: for io.save(..., extra={"evolver": evolver})."""
+        """What the next steps depend on, beside model and optimizer: for io.save(path, model, optimizer, evolver)."""
         return checkpoint.state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -251,4 +251,5 @@ def _check_kinds(where: str, **given: tuple[Any, type]) -> None:
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
-            raise TypeError(f"{where}: expected {name} to be a {kind.__name__}, got {value!r}.{made}")
+            article = "an" if kind is Optimizer else "a"
+            raise TypeError(f"{where}: expected {name} to be {article} {kind.__name__}, got {value!r}.{made}")

@@ -30,7 +30,7 @@ class GMP(Rule):
         ...     if change := evolver.step():
         ...         edges.append(change.edges)
         >>> edges
-        [5000, 2398, 1062, 570, 500]
+        [2617, 1272, 667, 506, 500]
     """
 
     only_prunes = True

@@ -57,7 +57,18 @@ class Layer:
         return self.topology.shape
 
     def largest(self, scores: Tensor, count: int) -> Tensor:
-        """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay."""
+        """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay.
+
+        Raises:
+            ValueError: not one score for each edge, or NaN among them.
+        """
+        if not isinstance(scores, Tensor) or scores.shape != (self.nnz,):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"Layer.largest: expected a score for each of {self.nnz} edges of {self.name!r}, got {got}."
+            )
+        if bool(scores.isnan().any()):
+            raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
         return ~edge_choice.smallest(scores, self.nnz - count)
 
     def random_vacant(self, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:

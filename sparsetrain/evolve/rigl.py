@@ -25,7 +25,7 @@ class RigL(Rule):
 
     Example:
         >>> from sparsetrain import evolve
-        >>> evolve.RigL(), evolve.Cosine(interval=100, stop=10_000, prune_fraction=0.3).due(101)
+        >>> evolve.RigL(), evolve.Cosine(interval=100, stop=10_000, prune_fraction=0.3).due(100)
         (RigL(batches=1), True)
     """
 

@@ -92,7 +92,13 @@ class Rule:
 
     def edit(self, layer: Layer, stay: int, total: int) -> Edit:
         """The change of one layer."""
-        kept = self.keep(layer, stay)
+        kept: Any = self.keep(layer, stay)
+        if not isinstance(kept, Tensor) or kept.dtype is not torch.bool or kept.shape != (layer.nnz,):
+            got = f"{kept.dtype}, {tuple(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
+            raise TypeError(
+                f"{type(self).__name__}.keep: expected booleans of shape ({layer.nnz},), true at the edges that stay, "
+                f"got {got}. Nothing was changed."
+            )
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)

@@ -23,7 +23,7 @@ class Schedule:
 
     Args:
         interval: steps from one update to the next.
-        start: step of the first update.
+        start: step of the first update; 0 for ``interval``.
         stop: step of the last one; None for no end, which only Constant can have.
         prune_fraction: of the edges of each layer, from 0 to 1, at ``start``.
         final_density: edges of all layers / positions of all layers, at ``stop``.
@@ -34,7 +34,7 @@ class Schedule:
     """
 
     interval: int = 100
-    start: int = 1
+    start: int = 0
     stop: int | None = None
     prune_fraction: float | None = None
     final_density: float | None = None
@@ -44,8 +44,7 @@ class Schedule:
         where = type(self).__name__
         if checks.count(where, "interval", self.interval) < 1:
             raise ValueError(f"{where}: expected interval >= 1, got {self.interval}.")
-        if checks.count(where, "start", self.start) < 1:
-            raise ValueError(f"{where}: expected start >= 1, got {self.start}. The first training step is step 1.")
+        checks.count(where, "start", self.start)
         if self.stop is None:
             if not self.endless or self.final_density is not None:
                 raise ValueError(f"{where}: expected stop, the step of the last update, got None.")
@@ -66,9 +65,9 @@ class Schedule:
 
         Example:
             >>> [t for t in range(1, 12) if Cosine(interval=4, stop=10, prune_fraction=0.3).due(t)]
-            [1, 5, 9, 10]
+            [4, 8, 10]
         """
-        if step < self.start or (self.stop is not None and step > self.stop):
+        if step < max(self.start, 1) or (self.stop is not None and step > self.stop):
             return False
         return (step - self.start) % self.interval == 0 or step == self.stop
 
@@ -92,7 +91,7 @@ class Schedule:
         """Of the edges, how many are replaced in an update at this step.
 
         Example:
-            >>> round(Cosine(stop=101, prune_fraction=0.3).fraction(51), 3)
+            >>> round(Cosine(stop=100, prune_fraction=0.3).fraction(50), 3)
             0.15
         """
         return (self.prune_fraction or 0.0) * self.remaining(step)
@@ -132,7 +131,7 @@ class Cosine(Schedule):
     Source: Evci et al. (2020), Rigging the lottery: making all tickets winners.
 
     Example:
-        >>> [round(Cosine(stop=101, prune_fraction=0.3).fraction(t), 3) for t in (1, 26, 51, 101)]
+        >>> [round(Cosine(stop=100, prune_fraction=0.3).fraction(t), 3) for t in (0, 25, 50, 100)]
         [0.3, 0.256, 0.15, 0.0]
     """
 
@@ -145,7 +144,7 @@ class Linear(Schedule):
     r"""What changes falls in a straight line, :math:`\rho = 1 - p`.
 
     Example:
-        >>> Linear(stop=101, final_density=0.1).density(1.0, 0.1, step=51)
+        >>> Linear(stop=100, final_density=0.1).density(1.0, 0.1, step=50)
         0.55
     """
 
@@ -160,7 +159,7 @@ class Cubic(Schedule):
     Source: Zhu and Gupta (2017), To prune, or not to prune: exploring the efficacy of pruning for model compression.
 
     Example:
-        >>> round(Cubic(stop=101, final_density=0.1).density(1.0, 0.1, step=51), 4)
+        >>> round(Cubic(stop=100, final_density=0.1).density(1.0, 0.1, step=50), 4)
         0.2125
     """
 

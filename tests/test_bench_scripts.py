@@ -1,0 +1,63 @@
+"""The scripts of bench/ that stand alone still run, in small."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+def script(name: str) -> Any:
+    pytest.importorskip("sparsetrain_bench", reason="needs the extra bench")
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_large_network_changes_its_edges() -> None:
+    record = script("evolving_edges").scale({"threads": torch.get_num_threads(), "samples": None, "width": 150})
+    assert record["edges"] > 15_000
+    assert record["update"] > 0
+
+
+def test_networks_of_images_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = script("evolving_edges")
+    generator = torch.Generator().manual_seed(0)
+    images = tuple(
+        torch.rand(n, 784, generator=generator) if k else torch.randint(10, (n,))
+        for n, k in ((400, 1), (400, 0), (500, 1), (500, 0))
+    )
+    monkeypatch.setattr(bench, "subset", lambda *_: images)
+    monkeypatch.setattr(bench.data, "load", lambda _: None)
+    monkeypatch.setattr(bench, "forget_peak", lambda: 0)
+    common = {"threads": torch.get_num_threads(), "samples": None, "width": 30, "seed": 0, "epochs": 2}
+    for kind in ("set", "static", "dense"):
+        record = bench.published(common | {"kind": kind})
+        assert 0 <= record["last"] <= record["best"] <= 100
+    for kind in ("set", "rigl masked", "gmp", "dense"):
+        record = bench.fashion(common | {"kind": kind, "density": 0.2})
+        assert len(record["epochs"]) == 2
+    torch.set_float32_matmul_precision("highest")
+    bench.table([record])
+
+
+def test_parts_of_an_update_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = script("evolve_speed")
+    monkeypatch.setattr(bench, "forget_peak", lambda: 0)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda _: None)  # peers take seconds
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr(
+        sys, "argv", ["evolve_speed", "--size", "64", "--rounds", "2", "--density", "0.1", "--threads", threads]
+    )
+    bench.main()
+    torch.set_float32_matmul_precision("highest")
+    printed = capsys.readouterr().out
+    assert "RigL update and next step" in printed
+    assert "SET update: peak rises by" in printed
