@@ -54,6 +54,12 @@ def test_places_before_and_after(change: tuple[Topology, list[bool], list[tuple[
     plain, source = of_edit._merged_by_torch("here", t, torch.tensor(kept, dtype=torch.bool), crow, col)
     assert plain.digest == edit.topology.digest
     assert torch.equal(source, edit.source)
+    revived = Edit(t, torch.tensor(kept, dtype=torch.bool), pair, revive=True)
+    assert revived.topology.digest == edit.topology.digest
+    assert revived.source.tolist() == [before.index(edge) if edge in before else -1 for edge in after]
+    assert torch.equal(
+        of_edit._merged_by_torch("here", t, torch.tensor(kept, dtype=torch.bool), crow, col, True)[1], revived.source
+    )
     between = Edit.between(t, edit.topology)
     assert between.source.tolist() == [before.index(edge) if edge in before else -1 for edge in after]
 

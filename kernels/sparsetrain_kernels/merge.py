@@ -10,15 +10,15 @@ from .row_shares import kept_before, row_shares
 
 
 @kernel
-def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, new_crow, new_col, source):
+def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source):
     """Merge the kept edges of some rows with their grown ones, from new place n on. source[k] is the former place of new
-    edge k, -1 for a grown one. What comes back is the first row in which an edge is both, else -1: then the arrays are
-    not complete."""
+    edge k, -1 for a grown one; with ``revive`` an edge that is not kept and grown has its former place too. What comes
+    back is the first row in which an edge is kept and grown, else -1: then the arrays are not complete."""
     for r in range(first, last):
         new_crow[r] = n
         g, stop = grown_crow[r], grown_crow[r + 1]
         for e in range(crow[r], crow[r + 1]):
-            if not kept[e]:
+            if not (kept[e] or revive):
                 continue
             c = col[e]
             while g < stop and grown_col[g] < c:
@@ -26,11 +26,14 @@ def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, new_crow,
                 source[n] = -1
                 n += 1
                 g += 1
-            if g < stop and grown_col[g] == c:
+            again = g < stop and grown_col[g] == c
+            if again and kept[e]:
                 return r
-            new_col[n] = c
-            source[n] = e
-            n += 1
+            if again or kept[e]:
+                new_col[n] = c
+                source[n] = e
+                n += 1
+                g += again
         while g < stop:
             new_col[n] = grown_col[g]
             source[n] = -1
@@ -52,11 +55,13 @@ def merge_parallel(bounds, starts, both, *args):
 
 
 def merge(
-    crow: Array, col: Array, kept: Array, grown_crow: Array, grown_col: Array, edges: int, threads: int = 1
+    crow: Array, col: Array, kept: Array, grown_crow: Array, grown_col: Array, edges: int, threads: int = 1,
+    revive: bool = False,
 ) -> tuple[Array, Array, Array, int]:
     """(crow, col, source, row) of the edges where the booleans ``kept`` are true and of the grown ones, so many in all.
 
-    ``source`` holds the former place of each edge, -1 for a grown one. ``row`` is the first row with an edge that is
+    ``source`` holds the former place of each edge, -1 for a grown one, but with ``revive`` for an edge that is grown
+    where one is not kept. ``row`` is the first row with an edge that is
     both kept and grown, where the rest is not to be used, else -1.
 
     Example:
@@ -72,7 +77,7 @@ def merge(
     bounds = row_shares(crow)
     starts = kept_before(crow, kept, bounds) + grown_crow[bounds]
     both = np.full(bounds.size - 1, -1)
-    arrays = crow, col, kept, grown_crow, grown_col, new_crow, new_col, source
+    arrays = crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source
     types = crow.dtype.char + grown_col.dtype.char
     launch(merge_serial, merge_parallel, types, col.size + grown_col.size, threads, bounds, starts, both, *arrays)
     new_crow[-1] = edges

@@ -77,11 +77,12 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
 def carry(source, old, new, fill, threads=1):
     for k, place in enumerate(source):
         new[k] = old[place] if place >= 0 else fill
-def merge(crow, col, kept, grown_crow, grown_col, edges, threads=1):
+def merge(crow, col, kept, grown_crow, grown_col, edges, threads=1, revive=False):
     new = []
     for r in range(crow.size - 1):
         stay = [(col[e], e) for e in range(crow[r], crow[r + 1]) if kept[e]]
-        come = [(c, -1) for c in grown_col[grown_crow[r] : grown_crow[r + 1]]]
+        gone = {col[e]: e for e in range(crow[r], crow[r + 1]) if revive and not kept[e]}
+        come = [(c, gone.get(c, -1)) for c in grown_col[grown_crow[r] : grown_crow[r + 1]]]
         if {c for c, _ in stay} & {c for c, _ in come}:
             return None, None, None, r
         new.append(sorted(stay + come))

@@ -79,7 +79,7 @@ def started(where: str, edit: Edit, start: Any, like: Tensor) -> Tensor | float:
     """What newborn edges start with: a finite number for each, or zeros."""
     if start is None:
         return 0.0
-    count = int((edit.source < 0).count_nonzero())
+    count = edit.grown.numel()
     if not are_real(start) or start.shape != (count,):
         got = f"shape {tuple(start.shape)}, {start.dtype}" if isinstance(start, Tensor) else type(start).__name__
         raise ValueError(f"{where}: expected values with a real number for each of {count} grown edges, got {got}.")

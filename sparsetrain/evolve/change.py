@@ -33,12 +33,12 @@ class LayerChange:
     @property
     def pruned(self) -> int:
         """Edges that went."""
-        return int(self.edit.before.nnz - (self.edit.source >= 0).count_nonzero())
+        return self.edit.before.nnz - self.edges + self.grown
 
     @property
     def grown(self) -> int:
         """Edges that came."""
-        return int((self.edit.source < 0).count_nonzero())
+        return self.edit.grown.numel()
 
     @property
     def churn(self) -> float:

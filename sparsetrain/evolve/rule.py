@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..structure.csr import find
 from ..structure.edit import Edit
 from .layers import Layer
 from .schedules import Schedule
@@ -102,13 +101,7 @@ class Rule:
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)
-        rows, cols = self.grow(layer, kept, count)
-        if self.revives:
-            place = find(layer.topology.crow, layer.topology.col, rows, cols)
-            back = place >= 0
-            kept = kept.index_fill(0, place[back], True)
-            rows, cols = rows[~back], cols[~back]
-        return Edit(layer.topology, kept, (rows, cols))
+        return Edit(layer.topology, kept, self.grow(layer, kept, count), revive=self.revives)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

@@ -47,13 +47,10 @@ class SET(Rule):
 
     def keep(self, layer: Layer, count: int) -> Tensor:
         """The largest of the positive values and the largest of the negative ones, in proportion to their numbers."""
-        negative = layer.values < 0
-        part = count / layer.nnz if layer.nnz else 0.0
-        of_negative = round(part * int(negative.count_nonzero()))
-        magnitude = layer.values.abs()
-        # those of the other sign are out of reach: the smallest of all scores
-        below = magnitude.where(negative, -1.0), magnitude.where(~negative, -1.0)
-        return layer.largest(below[0], of_negative) | layer.largest(below[1], count - of_negative)
+        negative = int((layer.values < 0).count_nonzero())
+        of_negative = round(count / layer.nnz * negative) if layer.nnz else 0
+        # from above the largest of all values are positive ones, from below negative ones
+        return layer.largest(-layer.values, of_negative) | layer.largest(layer.values, count - of_negative)
 
     def start(self, layer: Layer, edit: Edit) -> Tensor | None:
         """Random values or zeros."""

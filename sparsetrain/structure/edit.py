@@ -23,12 +23,14 @@ class Edit:
 
     .. math:: w'_k = w_{s_k} \ \text{if} \ s_k \ge 0, \ \text{else a value of its own}.
 
-    An edge that is pruned and grown in one edit is newly grown: nothing of the old one is carried along.
+    An edge that is pruned and grown in one edit is newly grown: nothing of the old one is carried along, unless
+    ``revive`` is true, when it never went.
 
     Args:
         topology: what is changed. It stays as it is.
         kept: of its edges those that stay: booleans, one for each edge, or places in the value array, each once.
         grown: (rows, columns) of the edges that come, integers in any order, or None for none.
+        revive: whether an edge that is not kept, and grown, stays what it was.
 
     Attributes:
         before: the topology that is changed.
@@ -48,14 +50,17 @@ class Edit:
         ([1], [1])
     """
 
-    __slots__ = ("before", "source", "topology")
+    __slots__ = ("_grown", "before", "source", "topology")
 
     before: Topology
     topology: Topology
     source: Tensor
+    _grown: Tensor | None
 
     @with_data()
-    def __init__(self, topology: Topology, kept: Any, grown: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self, topology: Topology, kept: Any, grown: tuple[Any, Any] | None = None, *, revive: bool = False
+    ) -> None:
         where = "Edit"
         if not isinstance(topology, Topology):
             raise TypeError(
@@ -64,10 +69,10 @@ class Edit:
         topology.check_untouched()
         keep = _as_booleans(where, topology, kept)
         crow, col = _grown(where, topology, grown)
-        self._set(topology, *_merged(where, topology, keep, crow, col))
+        self._set(topology, *_merged(where, topology, keep, crow, col, revive))
 
     def _set(self, before: Topology, topology: Topology, source: Tensor) -> Self:
-        self.before, self.topology, self.source = before, topology, source
+        self.before, self.topology, self.source, self._grown = before, topology, source, None
         return self
 
     @classmethod
@@ -102,7 +107,9 @@ class Edit:
     @property
     def grown(self) -> Tensor:
         """Places in the new value array of the edges that came, ascending, int64."""
-        return (self.source < 0).nonzero().flatten()
+        if self._grown is None:
+            self._grown = (self.source < 0).nonzero().flatten()
+        return self._grown
 
     def __repr__(self) -> str:
         return f"Edit({self.before.nnz} edges, {self.pruned.numel()} pruned, {self.grown.numel()} grown)"
@@ -138,20 +145,22 @@ def _grown(where: str, t: Topology, grown: Any) -> tuple[Tensor, Tensor]:
     return row_pointers(rows, t.shape[0]), cols
 
 
-def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor) -> tuple[Topology, Tensor]:
+def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor, revive: bool) -> tuple[Topology, Tensor]:
     """The topology of what is kept and what is grown, and where each edge was."""
     edges = int(keep.count_nonzero()) + col.numel()
     if t.device.type == "cpu" and COMPILES:
         *merged, row = kernels.merge(
-            array(t.crow), array(t.col), array(keep), array(crow), array(col), edges, torch.get_num_threads()
+            array(t.crow), array(t.col), array(keep), array(crow), array(col), edges, torch.get_num_threads(), revive
         )
         if row < 0:
             new_crow, new_col, source = (torch.from_numpy(each) for each in merged)
             return Topology._trusted(new_crow, new_col, t.shape, t.inputs, t.outputs), source
-    return _merged_by_torch(where, t, keep, crow, col)
+    return _merged_by_torch(where, t, keep, crow, col, revive)
 
 
-def _merged_by_torch(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor) -> tuple[Topology, Tensor]:
+def _merged_by_torch(
+    where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor, revive: bool = False
+) -> tuple[Topology, Tensor]:
     """The plain form, for other devices; it names an edge that is kept and grown."""
     rows = torch.arange(t.shape[0], device=t.device).repeat_interleave(crow.diff(), output_size=col.numel())
     place = find(t.crow, t.col, rows, col)
@@ -164,7 +173,7 @@ def _merged_by_torch(where: str, t: Topology, keep: Tensor, crow: Tensor, col: T
         )
     old = keep.nonzero().flatten()
     row, column = torch.cat([t.row[old].long(), rows]), torch.cat([t.col[old].long(), col])
-    source = torch.cat([old, torch.full_like(col, -1)])
+    source = torch.cat([old, place.long() if revive else torch.full_like(col, -1)])
     order = column.argsort(stable=True)
     order = order[row[order].argsort(stable=True)]
     new = Topology._trusted(row_pointers(row[order], t.shape[0]), column[order], t.shape, t.inputs, t.outputs)
