@@ -35,12 +35,7 @@ class SlotMap(NamedTuple):
         flat, source = old.detach().reshape(-1), self.source
         each = isinstance(fill, Tensor) and fill.ndim > 0
         start = 0.0 if each else float(fill)
-        if (
-            flat.device.type == "cpu"
-            and COMPILES
-            and flat.dtype in (torch.float32, torch.float64)
-            and lends_memory(flat)
-        ):
+        if _compiles(flat):
             new = torch.empty(source.numel(), dtype=flat.dtype)
             kernels.carry(array(source), array(flat), array(new), start, torch.get_num_threads())
         elif flat.numel():
