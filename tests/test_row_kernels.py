@@ -159,7 +159,7 @@ def test_adam(case: Tables, amsgrad: bool, counted: bool, decoupled: bool) -> No
 
 @some
 @given(
-    seeds, st.integers(0, 40), dtypes, flags, flags, flags, st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.9, 1 - 1e-7)])
+    seeds, st.integers(0, 40), dtypes, flags, flags, flags, st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.9, 1 - 1e-4)])
 )
 def test_adam_where_every_number_is_a_row(
     seed: int, size: int, dtype: Any, amsgrad: bool, counted: bool, decoupled: bool, betas: tuple[float, float]
