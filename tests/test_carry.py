@@ -177,6 +177,17 @@ def test_dampening_counts_births() -> None:
     )
 
 
+def test_a_row_sparse_gradient_names_the_edges_that_it_named() -> None:
+    layer = layer_of(sparse_grad=True)
+    layer(torch.eye(7)[:2] * torch.tensor([[1.0], [-1.0]])).sum().backward()
+    used = torch.zeros(21, dtype=torch.bool).index_fill(0, layer.values.grad.coalesce().indices()[0], True)
+    layer.values.grad._values()[0] = 0.0
+    edit = change(layer.topology, 6, 6)
+    expected = used[edit.source.clamp(min=0).long()] & (edit.source >= 0)
+    carry(None, {layer: edit})
+    assert torch.equal(layer.values.grad.coalesce().indices()[0], expected.nonzero().flatten())
+
+
 # ---- kinds of layers -------------------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,9 @@ class TopKAST(Rule):
         """As it was saved."""
         self._aside = {name: (places, aside) for name, (places, aside) in state["aside"].items()}
 
+    def __repr__(self) -> str:
+        return f"TopKAST(forward={self.forward}, decay={self.decay}, start={self.newborn!r})"
+
     def _whole(self, name: str, values: Tensor) -> Tensor:
         places, aside = self._aside[name]
         return values.index_copy(0, places, aside.to(values))

@@ -145,11 +145,11 @@ def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | None) -> None:
 def _moved_gradient(p: nn.Parameter, slots: SlotMap) -> Tensor | None:
     if p.grad is None:
         return None
-    gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
-    moved = slots.moved(gradient)
     if not p.grad.is_sparse:
-        return moved
-    rows = moved.nonzero().flatten()
+        return slots.moved(p.grad)
+    named = torch.zeros_like(p).index_fill_(0, p.grad._indices()[0], 1.0)  # a used edge may have a gradient of zero
+    rows = slots.moved(named).nonzero().flatten()
+    moved = slots.moved(p.grad.to_dense())
     return torch.sparse_coo_tensor(rows[None], moved[rows], moved.shape, is_coalesced=True, check_invariants=False)
 
 
