@@ -238,6 +238,21 @@ def test_edges_beside_a_frozen_weight() -> None:
     assert layer.topology.nnz == round(0.2 * 108)
 
 
+@pytest.mark.parametrize("rule", [evolve.Rule(), evolve.SET(start="zero")], ids=["plain", "set"])
+def test_frozen_edges_stay_however_small_they_are(rule: evolve.Rule) -> None:
+    layer = network()[0]
+    smallest = layer.values.detach().abs().argsort()[:5]
+    held = layer.values.detach()[smallest].sort().values
+    st.constrain.frozen(layer, smallest)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    evolver = evolve.Evolver(layer, optimizer, rule, EVERY)
+    for _ in range(4):
+        assert evolver.step() is not None
+    constraints: Any = layer.parametrizations["values"][0]  # type: ignore[index]
+    assert layer.topology.nnz == 72
+    assert torch.equal(layer.values.detach()[constraints.frozen].sort().values, held)
+
+
 # ---- layers and rates ------------------------------------------------------------------------------------------------
 
 

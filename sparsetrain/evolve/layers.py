@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from .. import checks
@@ -59,6 +60,8 @@ class Layer:
     def largest(self, scores: Tensor, count: int) -> Tensor:
         """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay.
 
+        Edges that constrain.frozen holds stay before all others.
+
         Raises:
             ValueError: not one score for each edge, or NaN among them.
         """
@@ -69,6 +72,9 @@ class Layer:
             )
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
+        frozen = frozen_edges(self.module)
+        if frozen is not None:
+            scores = scores.index_fill(0, frozen, torch.inf)
         return ~edge_choice.smallest(scores, self.nnz - count)
 
     def random_vacant(self, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -99,6 +105,14 @@ class Layer:
             for weight, step in zip(weights, self.factors, strict=True)
             for a, b in step
         ]
+
+
+def frozen_edges(module: Any) -> Tensor | None:
+    """Places of the edges that constraints freeze, if any."""
+    if not is_parametrized(module, "values"):
+        return None
+    frozen: Tensor | None = getattr(module.parametrizations["values"][0], "frozen", None)
+    return frozen
 
 
 def weight_of(module: Any) -> Tensor:
