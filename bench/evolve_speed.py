@@ -24,8 +24,8 @@ from sparsetrain_bench.rounds import measure, quartiles
 from torch import Tensor
 
 import sparsetrain as st
+from sparsetrain.backends.dense_products import fastest_precision
 from sparsetrain.cli import memory
-from sparsetrain.ops.dense_products import fastest_precision
 from sparsetrain.ops.edge_choice import largest_vacant, random_vacant, smallest
 from sparsetrain.ops.gradient_factors import tell
 

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsetrain import data, evolve, optim, patterns
+from sparsetrain.backends.dense_products import fastest_precision
 from sparsetrain.cli import memory
 from sparsetrain.cli.environment import surroundings
 from sparsetrain.nn import MaskedLinear, SparseLinear
-from sparsetrain.ops.dense_products import fastest_precision
 
 Record = dict[str, Any]
 

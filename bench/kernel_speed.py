@@ -30,7 +30,7 @@ from sparsetrain_kernels.vectors import lanes  # noqa: E402
 from sparsetrain_kernels.width import MOST_VECTORS, TILE_BYTES, VECTOR_BYTES  # noqa: E402
 
 import sparsetrain as st  # noqa: E402
-from sparsetrain.ops.dense_products import fastest_precision  # noqa: E402
+from sparsetrain.backends.dense_products import fastest_precision  # noqa: E402
 
 LONG = 4096  # edges of the row that measures a ceiling
 REPEATS = 64

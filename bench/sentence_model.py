@@ -23,7 +23,7 @@ from sparsetrain_bench.rounds import quartiles
 from torch import Tensor, nn
 
 import sparsetrain as st
-from sparsetrain.ops.dense_products import fastest_precision
+from sparsetrain.backends.dense_products import fastest_precision
 
 LENGTH, BATCH = 48, 16
 POOLER = "encoder.pooler.dense"  # of the pretrained model, not used here

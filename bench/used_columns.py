@@ -15,7 +15,7 @@ from sparsetrain_bench.rounds import measure, quartiles, ratio
 from torch import Tensor, nn
 
 import sparsetrain as st
-from sparsetrain.ops.dense_products import fastest_precision
+from sparsetrain.backends.dense_products import fastest_precision
 
 
 def parse() -> argparse.Namespace:

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backends.dtypes import widened
 from .edges.pending import bring_up_to_date
 from .edges.weights import places_of, weights_of
 from .structure.edge_sets import Edges, positions
-
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def lp(layer: Any, p: float, edges: Edges = None) -> Tensor:
@@ -124,7 +123,7 @@ def _numbers(where: str, layer: Any, edges: Edges) -> Tensor:
     w = _weights(where, layer, edges)
     if not w.is_floating_point():
         raise TypeError(f"{where}: expected floating-point values, got {w.dtype}.")
-    return w.float() if w.dtype in HALVES else w
+    return widened(w)
 
 
 def _weights(where: str, layer: Any, edges: Edges) -> Tensor:

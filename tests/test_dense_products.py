@@ -9,8 +9,8 @@ from hypothesis import strategies as hyp
 from torch import Tensor, nn
 
 import sparsetrain as st
-from sparsetrain.ops import dense_products
-from sparsetrain.ops.dense_products import FEWEST, LEAST, dense_product, fastest_precision
+from sparsetrain.backends import dense_products
+from sparsetrain.backends.dense_products import FEWEST, LEAST, dense_product, fastest_precision
 
 onednn_is_faster = dense_products.onednn_is_faster.__wrapped__
 HALF_UNIT = 2.0**-24  # the relative error of a float32 operation

@@ -15,6 +15,7 @@ FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
     {"arrays", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
     {"edges"},
+    {"backends"},
     {"ops"},
     {"init", "penalty", "constrain"},
     {"nn", "optim"},

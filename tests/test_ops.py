@@ -17,7 +17,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import sparsetrain as st
-from sparsetrain.ops import library, numba_backend
+from sparsetrain.backends.numba import products as numba_products
+from sparsetrain.ops import library
 
 ROWS, COLUMNS, BATCH = 6, 5, 3
 backends = pytest.mark.parametrize("backend", ["numba", "torch"])
@@ -227,8 +228,8 @@ def test_operators_find_the_topology_again(t: st.Topology) -> None:
 
 def test_both_gradients_come_from_one_pass(t: st.Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    fused = numba_backend.backward
-    monkeypatch.setattr(numba_backend, "backward", lambda *operands: passes.append(1) or fused(*operands))
+    fused = numba_products.backward
+    monkeypatch.setattr(numba_products, "backward", lambda *operands: passes.append(1) or fused(*operands))
     st.ops.spmm(t, leaf(normal(t.nnz)), leaf(normal(COLUMNS, BATCH))).sum().backward()
     assert passes == [1]
 
@@ -315,7 +316,7 @@ def test_backward_keeps_the_backend_of_forward(t: st.Topology, monkeypatch: pyte
     with st.ops.use_backend("torch"):
         y = st.ops.spmm(t, leaf(normal(t.nnz)), leaf(normal(COLUMNS, BATCH)))
     for verb in ("spmm", "sddmm", "backward"):
-        monkeypatch.setattr(numba_backend, verb, None)
+        monkeypatch.setattr(numba_products, verb, None)
     y.sum().backward()
 
 

@@ -7,7 +7,7 @@ import click
 import torch
 
 from .. import data
-from ..ops.dense_products import fastest_precision
+from ..backends.dense_products import fastest_precision
 from . import files, report
 from .comparison import Comparison, run
 from .environment import surroundings

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, patterns
+from ..backends.dtypes import FLOATS
 from ..nn import SparseLinear
-from ..ops.verbs import FLOATS
 from ..structure.topology import Topology
 from .swap import check_names_free, check_untied, kind_of, some
 

@@ -5,10 +5,10 @@ from typing import Any, Self
 
 import torch
 
+from ..backends.dtypes import FLOATS
 from ..constrain.words import by_word
 from ..edges.frames import labels
 from ..edges.module import EdgeModule
-from ..ops.verbs import FLOATS
 from ..structure.csr import compressed
 from ..structure.edge_list import check_finite, edge_list, edge_weights
 from ..structure.topology import Topology

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks, tracing
+from ..backends.dtypes import FLOATS
 from ..edges.pending import bring_up_to_date
 from ..ops import lookup_operators
-from ..ops.lookup import FLOATS, lookup, most_of_bags, pooled_lookup
+from ..ops.lookup import lookup, most_of_bags, pooled_lookup
 from .arguments import by_either_name
 from .bags import check_bags
 

@@ -9,9 +9,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from .. import tracing
+from ..backends.dtypes import HALVES, widened
 from ..edges.module import EdgeModule
 from ..ops.delta import delta_linear
-from ..ops.verbs import HALVES, checked_linear
+from ..ops.verbs import checked_linear
 from ..structure.topology import Topology
 from .arguments import by_either_name
 
@@ -96,7 +97,7 @@ class SparseDeltaLinear(EdgeModule):
         hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
         if type(linear) is nn.Linear and not any(hooks):
             return delta_linear(where, x, linear.weight, linear.bias, self.topology, self.values)
-        wide = x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
+        wide = widened(x) if isinstance(x, Tensor) else x
         delta = checked_linear(where, wide, self.topology, self.values, None, transpose=False)
         y: Tensor = linear(x)
         return (y + delta).to(y.dtype)

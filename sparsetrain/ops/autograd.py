@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..backends.choice import BACKENDS
+from ..backends.layout import in_layout_of, sum_over_batch
+from ..backends.protocol import Backend
 from ..structure.topology import Topology
 from ..tracing import mapped_by_autograd, transforming, watched
 from . import library
-from .backends import BACKENDS, Backend
 from .gradient_factors import tell
-from .layout import in_layout_of, sum_over_batch
 
 
 def differentiating(*tensors: Tensor | None) -> bool:

@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import linear
 
+from ..backends.choice import BACKENDS, backend_for
+from ..backends.dense_products import dense_product
+from ..backends.dtypes import widened
+from ..backends.layout import sum_over_batch
 from ..structure.topology import Topology
 from ..tracing import transforming, watched
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
-from .backends import BACKENDS, backend_for
-from .dense_products import dense_product
 from .gradient_factors import tell
-from .layout import sum_over_batch
-from .verbs import HALVES, SPARSE, checked_linear
+from .verbs import SPARSE, checked_linear
 
 PART = 2**22  # bytes of a sparse product at a time; twice as many are no faster, and malloc keeps more of them
 TILE = 128  # samples that the kernels work on together
@@ -104,4 +105,4 @@ def _columns(samples: Tensor, values: Tensor) -> Tensor:
 
 
 def _wide(x: Any) -> Any:
-    return x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
+    return widened(x) if isinstance(x, Tensor) else x

@@ -11,8 +11,8 @@ from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from ..arrays import array
+from ..backends.dense_products import dense_product
 from ..structure.topology import Topology
-from .dense_products import dense_product
 from .smallest_scores import smallest
 
 BLOCK = 2**20  # entries of the product that exist at a time

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..backends.choice import BACKENDS
+from ..backends.layout import empty_like_layout, sum_over_batch
 from ..structure.topology import Topology
 from ..tracing import beside
-from .backends import BACKENDS
 from .gradient_factors import tell
-from .layout import empty_like_layout, sum_over_batch
 
 _library = torch.library.Library("sparsetrain", "DEF")
 for _schema in (

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from .row_gradient import RowGradient, sparse_rows
-from .row_steps import backend_of
-
-FLOATS = (torch.float32, torch.float64)  # in which rows are stepped
+from ..backends.dtypes import FLOATS
+from ..backends.row_gradient import RowGradient, sparse_rows
+from ..backends.row_steps import backend_of
 
 
 def lookup(ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:

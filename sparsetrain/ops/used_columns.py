@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..backends.layout import is_feature_major, sum_over_batch
+from ..backends.numba import products as numba_products
+from ..backends.row_gradient import sparse_rows
 from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
-from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .gradient_factors import listening, tell
-from .layout import is_feature_major, sum_over_batch
-from .row_gradient import sparse_rows
 
 
 class Used(NamedTuple):
@@ -26,7 +26,7 @@ class Used(NamedTuple):
 
 def used_columns(t: Topology, x: Tensor, backend: str) -> Used:
     """The part of t that the columns make in which x, (in, batch), is not zero throughout; NaN is not zero."""
-    columns = (numba_backend.used(x) if backend == "numba" else (x != 0).any(1)).nonzero().flatten()
+    columns = (numba_products.used(x) if backend == "numba" else (x != 0).any(1)).nonzero().flatten()
     crow_t, col_t, perm = t.transposed
     starts = crow_t[columns].long()
     counts = crow_t[columns + 1].long() - starts

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..backends.choice import BACKENDS
+from ..backends.layout import empty_like_layout, sum_over_batch
+from ..backends.row_gradient import sparse_rows
 from ..structure.topology import Topology
 from ..tracing import beside
 from . import library
-from .backends import BACKENDS
 from .gradient_factors import tell
-from .layout import empty_like_layout, sum_over_batch
-from .row_gradient import sparse_rows
 from .used_columns import rows_of, used_columns
 
 _library = torch.library.Library("sparsetrain", "FRAGMENT")

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import tracing
+from ..backends.choice import backend_for
+from ..backends.dtypes import FLOATS, HALVES
 from ..structure.topology import Topology
 from . import autograd, library, used_columns, used_operators
-from .backends import backend_for
 
-FLOATS = (torch.float32, torch.float64)
-HALVES = (torch.float16, torch.bfloat16)
 SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..ops.row_gradient import RowGradient
-from ..ops.row_steps import backend_of
+from ..backends.row_gradient import RowGradient
+from ..backends.row_steps import backend_of
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused
 from .state import by_rows

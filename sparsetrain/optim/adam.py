@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..ops.row_gradient import RowGradient
-from ..ops.row_steps import backend_of, catch_up_adam
+from ..backends.row_gradient import RowGradient
+from ..backends.row_steps import backend_of, catch_up_adam
 from .lazy_updates import Idle
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
 from .state import by_rows

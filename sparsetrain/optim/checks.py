@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..backends.dtypes import FLOATS
+from ..backends.row_gradient import RowGradient
 from ..edges.pending import pending_of
-from ..ops.row_gradient import RowGradient
 from .lazy_updates import LazyUpdates
 from .loading import OURS
 
-FLOATS = (torch.float32, torch.float64)
 HYPERPARAMETERS = frozenset(
     ("lr", "momentum", "dampening", "weight_decay", "alpha", "eps", "lr_decay", "initial_accumulator_value", "l1")
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from ..ops.row_steps import coalesced
+from ..backends.row_steps import coalesced
 
 
 def clip_grad_norm_(

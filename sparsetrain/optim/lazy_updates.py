@@ -9,7 +9,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..ops.row_gradient import RowGradient
+from ..backends.row_gradient import RowGradient
 from .interrupts import held_back
 
 LIMIT = 1 << 15  # steps after which all rows are brought up to date, so that what must be remembered stays bounded

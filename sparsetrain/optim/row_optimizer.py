@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..backends.row_gradient import RowGradient
 from ..edges.pending import pending_of, register
-from ..ops.row_gradient import RowGradient
 from . import checks, loading
 from .clipping import clip_grad_norm_
 from .interrupts import held_back

@@ -1,34 +1,20 @@
-"""Which backend computes an operation. A backend has three functions, ``spmm``, ``sddmm`` and ``backward``, without
-autograd; everything above works through them."""
+"""Which backend computes an operation."""
 
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
 
 import torch
 from sparsetrain_kernels.jit import COMPILES
-from torch import Tensor
 
-from ..structure.topology import Topology
-from . import numba_backend, torch_backend
+from .dtypes import FLOATS
+from .numba import products as numba_products
+from .protocol import Backend
+from .torch import products as torch_products
 
-
-class Backend(Protocol):
-    """What computes: results follow the layout of the dense operand they are a product of."""
-
-    def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor: ...
-
-    def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor: ...
-
-    def backward(
-        self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
-
-
-BACKENDS: dict[str, Backend] = {"numba": numba_backend, "torch": torch_backend}
+BACKENDS: dict[str, Backend] = {"numba": numba_products, "torch": torch_products}
 
 
 class _Forced(threading.local):
@@ -59,7 +45,7 @@ def backend_for(device: torch.device | str, dtype: torch.dtype) -> str:
         >>> backend_for("cpu", torch.float32)
         'numba'
     """
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in FLOATS:
         raise TypeError(
             f"backend_for: expected float32 or float64, got {dtype}. Convert with .float(), or use torch.autocast."
         )

@@ -9,8 +9,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..structure.topology import Topology
-from .layout import empty_like_layout, in_layout_of, sum_over_batch
+from ...structure.topology import Topology
+from ..layout import empty_like_layout, in_layout_of, sum_over_batch
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from sparsetrain_kernels import rows as kernels
 from torch import Tensor
 
-from ..arrays import Array, array, flat
-from .row_gradient import RowGradient
+from ...arrays import Array, array, flat
+from ..row_gradient import RowGradient
 
 
 def gather(ids: Tensor, table: Tensor) -> Tensor:

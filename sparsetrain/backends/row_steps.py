@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import lends_memory
-from . import numba_rows, torch_rows
-from .backends import backend_for
+from .choice import backend_for
+from .numba import rows as numba_rows
 from .row_gradient import RowGradient, sparse_rows
+from .torch import rows as torch_rows
 
 
 def backend_of(parameter: Tensor) -> ModuleType:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .row_gradient import RowGradient
+from ..row_gradient import RowGradient
 
 
 def gather(ids: Tensor, table: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
-from ..arrays import array, flat
-from ..structure.topology import Topology
-from .layout import empty_like_layout
+from ...arrays import array, flat
+from ...structure.topology import Topology
+from ..layout import empty_like_layout
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:

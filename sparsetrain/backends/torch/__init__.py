@@ -1,0 +1,1 @@
+"""torch's own operations on CSR tensors and rows: any device."""
