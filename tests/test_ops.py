@@ -21,7 +21,7 @@ from sparsetrain.backends.numba import products as numba_products
 from sparsetrain.ops import library
 
 ROWS, COLUMNS, BATCH = 6, 5, 3
-backends = pytest.mark.parametrize("backend", ["numba", "torch"])
+backends = pytest.mark.parametrize("backend", ["numba", "torch", "blocks"])
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 

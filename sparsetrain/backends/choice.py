@@ -9,12 +9,13 @@ from functools import cache
 import torch
 from sparsetrain_kernels.jit import COMPILES
 
+from .blocks import products as block_products
 from .dtypes import FLOATS
 from .numba import products as numba_products
 from .protocol import Backend
 from .torch import products as torch_products
 
-BACKENDS: dict[str, Backend] = {"numba": numba_products, "torch": torch_products}
+BACKENDS: dict[str, Backend] = {"numba": numba_products, "torch": torch_products, "blocks": block_products}
 
 
 class _Forced(threading.local):
