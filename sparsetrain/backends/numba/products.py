@@ -1,5 +1,5 @@
-"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels, which convert half precision while they read
-and write it. Shapes and dtypes were checked by the caller, and kernels trust them."""
+"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels, which convert half precision while
+they read and write it. Shapes and dtypes were checked by the caller, and kernels trust them."""
 
 import sparsetrain_kernels as kernels
 import torch
@@ -16,7 +16,7 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
     y = empty_like_layout(x, t.shape[1] if transpose else t.shape[0])
     plan, ordered = t.derived(_forward), values
     if transpose:
-        plan, ordered = t.derived(_backward), values.detach()[t.transposed.perm]
+        plan, ordered = t.derived(_backward), values.detach().index_select(0, t.transposed.perm)
     kernels.spmm(
         plan.of(t), flat(ordered), operand(x), operand(y), None if bias is None else flat(bias), torch.get_num_threads()
     )
@@ -33,8 +33,8 @@ def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> 
     grad, dx = values.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
     bias_grad = values.new_empty(t.shape[0]) if bias else None
     kernels.backward(
-        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), operand(x), operand(dy), operand(dx), array(grad),
-        None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
+        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), operand(x), operand(dy), operand(dx),
+        array(grad), None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
     )  # fmt: skip
     return grad, dx, bias_grad
 
