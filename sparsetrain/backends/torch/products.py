@@ -18,6 +18,11 @@ from ..layout import empty_like_layout, sum_over_batch
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+    return _product(t, values, x, bias, transpose, x)
+
+
+def _product(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, like: Tensor) -> Tensor:
+    """``W x + bias`` or ``Wᵀ x + bias``, in the layout of ``like``."""
     check_reproducible(x.device)
     values, dense = values.detach(), widened(x.detach())
     if transpose:
@@ -25,8 +30,8 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
         matrix = _csr(crow_t, col_t, values.index_select(0, perm), (t.shape[1], t.shape[0]))
     else:
         matrix = _csr(t.crow, t.col, values, t.shape)
-    # added to the bias in the layout of x: the result of torch.sparse.mm is row-major, to be transposed after
-    y = empty_like_layout(dense, matrix.shape[0])
+    # added to the bias, and in this layout: the result of torch.sparse.mm is feature-major, to be transposed after
+    y = empty_like_layout(like, matrix.shape[0], dense.dtype)
     y = y.zero_() if bias is None else y.copy_(bias.detach()[:, None])
     if 0 not in y.shape and t.nnz:  # CUDA ignored beta where operands are empty
         torch.addmm(y, matrix, dense, out=y)
@@ -44,9 +49,8 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    x, wide_dy = widened(x), widened(dy)
-    dx = spmm(t, values, wide_dy, None, transpose=True).to(dy.dtype)
-    return sddmm(t, wide_dy, x), dx, sum_over_batch(wide_dy) if bias else None
+    dx = _product(t, values, dy, None, True, x)
+    return sddmm(t, dy, x), dx, sum_over_batch(widened(dy)) if bias else None
 
 
 def check_reproducible(device: torch.device) -> None:
