@@ -66,6 +66,15 @@ def array(tensor: Tensor) -> Array:
     return result if result.flags.aligned else result.copy()
 
 
+BITS = {torch.float16: torch.int16, torch.bfloat16: torch.uint16}  # as sparsetrain_kernels.half_precision has them
+
+
+def operand(tensor: Tensor) -> Array:
+    """As ``array``; half precision as its bits, in integers of 16, which is how kernels take it."""
+    bits = BITS.get(tensor.dtype)
+    return array(tensor if bits is None else tensor.detach().resolve_neg().view(bits))
+
+
 def flat(tensor: Tensor) -> Array:
     """The numbers of a tensor in their order, one after another: over the same memory where they lie so."""
     if tensor.ndim != 1 or not tensor.is_contiguous():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sparsetrain_kernels.subnormals import X86
 from sparsetrain_kernels.transpose import transpose_into
 from sparsetrain_kernels.width import VARIABLE, VECTOR_BYTES, WIDTHS, chosen_bytes, host_bytes
 
@@ -13,11 +14,13 @@ ROOT = Path(__file__).parent.parent
 NARROWER = [width for width in WIDTHS if width < VECTOR_BYTES]
 # outputs and gradients of every kernel whose code depends on the width, in tiles, blocks, segments, and on threads
 WHAT = "spmm or sddmm or backward or pack or blocks or segment or panels or tile_width or (not_depend and size2)"
+HALVES = "conversions or nan_stays or identity"  # what is read and written in half precision
+FILES = ("tests/test_kernels.py", "tests/test_half_conversions.py")
 
 
-def python(*arguments: str, width: object) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, width: object, **settings: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels"))
-    environment = os.environ | {VARIABLE: str(width), "PYTHONPATH": path}
+    environment = os.environ | {VARIABLE: str(width), "PYTHONPATH": path} | settings
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -25,7 +28,16 @@ def python(*arguments: str, width: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("width", NARROWER)
 def test_kernels_at_a_narrower_width(width: int) -> None:
-    done = python("-m", "pytest", "-o", "addopts=-q", "tests/test_kernels.py", "-k", WHAT, width=width)
+    done = python("-m", "pytest", "-o", "addopts=-q", *FILES, "-k", f"{WHAT} or {HALVES}", width=width)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.mark.skipif(not X86, reason="other processors convert float16 themselves")
+def test_float16_on_a_processor_that_does_not_convert_it() -> None:
+    least = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
+    asked = "from sparsetrain_kernels.half_vectors import CONVERTS; print(CONVERTS)"
+    assert python("-c", asked, width="", **least).stdout == "False\n"
+    done = python("-m", "pytest", "-o", "addopts=-q", FILES[1], "-k", "conversions or nan_stays", width="", **least)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 

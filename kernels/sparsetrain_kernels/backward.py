@@ -8,6 +8,7 @@ of summation at any number of threads.
 import numpy as np
 from numba import prange
 
+from .half_precision import widened
 from .jit import kernel
 from .lanes import add_sums, ask, backward_segment, fill_tile
 from .launch import launch
@@ -70,7 +71,7 @@ def backward_worker(worker, workers, room, panels, pointers, step, blocks, bound
     with ``run``, in room for so many edges that a worker uses again and again. Several segments have a row of sums each,
     and weights that are there already."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // x.itemsize)
+    tile = len(width) * (VECTOR_BYTES // values.itemsize)
     tiles, chunks, packed, present = (batch + tile - 1) // tile, bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, parts * chunks)
     panel, inputs, sums, at = panels if packed else room, room, room, worker * (room.size // workers)
@@ -144,9 +145,10 @@ def backward(
         plan_t: of the transposed structure: its rows are the columns of W.
         perm: position of each edge of that structure in values, shape (nnz,).
         values: of W, shape (nnz,).
-        x: shape (columns of W, batch), any strides that are not negative.
-        dy: shape (rows of W, batch), any strides that are not negative.
-        dx: shape of x, any strides that are not negative.
+        x: shape (columns of W, batch), any strides that are not negative; of the type of values or, beside float32 values,
+            in half precision: the bits of float16 as np.int16, those of bfloat16 as np.uint16.
+        dy: shape (rows of W, batch), any strides that are not negative; of the type of x.
+        dx: shape of x, any strides that are not negative; of the type of x.
         grad: shape (nnz,).
         bias_grad: shape (rows of W,), or None.
         threads: at most so many; the result does not depend on it.
@@ -154,26 +156,26 @@ def backward(
     batch = x.shape[1]
     inputs, outputs = (samples_like(x), samples_like(dy)) if batch <= NARROW else (None, None)
     if bias_grad is not None and (batch <= NARROW or plan_t.rows == 0):
-        dy.sum(axis=1, out=bias_grad)
+        widened(dy).sum(axis=1, out=bias_grad)
     if batch == 0 or plan_t.rows == 0:
         grad[:] = 0
         return
-    types = (x.dtype.char, plan_t.col.dtype.char)
+    types, dtype = (x.dtype.char, plan_t.col.dtype.char), values.dtype
     if batch <= NARROW:
         launch(narrow_backward_serial, narrow_backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
                plan_t.crow, plan_t.col, perm, values, *flat(x), inputs, *flat(dy), outputs, plan_t.columns, *flat(dx), grad,
                batch)
         return
-    width = tile_width(batch, x.dtype, WIDEST)
-    work = 2 * plan_t.col.size * sweeps(batch, x.dtype, len(width))
-    parts = segments(plan_t, batch, len(width), x.dtype)
+    width = tile_width(batch, dtype, WIDEST)
+    work = 2 * plan_t.col.size * sweeps(batch, dtype, len(width))
+    parts = segments(plan_t, batch, len(width), dtype)
     bias_grad = grad[:0] if bias_grad is None else bias_grad
-    panels, tile, nnz = packed_together(dy, width, threads), len(width) * lanes(x.dtype), plan_t.col.size
+    panels, tile, nnz = packed_together(dy, width, threads), len(width) * lanes(dtype), plan_t.col.size
     room = (2 * plan_t.height + (0 if panels.size else plan_t.columns)) * tile
-    crew, room = scratch(room, x.dtype, threads, work)
+    crew, room = scratch(room, dtype, threads, work)
     run = plan_t.run if batch <= tile and crew * plan_t.run < nnz else 0  # of a single tile, edges are used but once
-    weights, grads = np.empty(crew * run or nnz, x.dtype), np.empty(crew * run or nnz * parts, x.dtype)
+    weights, grads = np.empty(crew * run or nnz, dtype), np.empty(crew * run or nnz * parts, dtype)
     launch(backward_serial, backward_parallel, (*types, width), work, threads, crew, room, panels, plan_t.pointers,
            plan_t.step, plan_t.blocks, plan_t.bounds, plan_t.height, plan_t.col, perm, values, *flat(x), *flat(dy),
-           plan_t.columns, *flat(dx), grad, weights, grads, run, np.zeros(parts * bias_grad.size, x.dtype), bias_grad,
+           plan_t.columns, *flat(dx), grad, weights, grads, run, np.zeros(parts * bias_grad.size, dtype), bias_grad,
            parts, batch, width)

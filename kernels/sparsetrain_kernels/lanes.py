@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .half_vectors import Operand
 from .vectors import I32, I64, Emit
 
 GATHERED = 8  # edges of a step where samples are gathered
@@ -187,14 +188,14 @@ def fill_tile(typing: Any, y: Any, at_y: Any, value: Any, width: Any) -> Any:
 
 @intrinsic
 def copy_tile(typing: Any, x: Any, at_x: Any, y: Any, at_y: Any, width: Any) -> Any:
-    """y[at_y : +tile] = x[at_x : +tile]"""
+    """y[at_y : +tile] = x[at_x : +tile]; one of both may be in half precision"""
     signature = types.void(x, at_x, y, at_y, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = Emit(context, builder, y.dtype)
-        source, here = emit.at(emit.data(signature, args, 0), args[1]), emit.at(emit.data(signature, args, 2), args[3])
+        of_x, of_y = Operand(context, builder, x.dtype), Operand(context, builder, y.dtype)
+        source, here = of_x.at(of_x.data(signature, args, 0), args[1]), of_y.at(of_y.data(signature, args, 2), args[3])
         for i in range(width.count):
-            emit.store(emit.load(source, i), here, i)
+            of_y.store(of_x.load(source, i), here, i)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -203,11 +204,11 @@ def copy_tile(typing: Any, x: Any, at_x: Any, y: Any, at_y: Any, width: Any) -> 
 @intrinsic
 def transpose_block(typing: Any, source: Any, at_source: Any, source_stride: Any, out: Any, at_out: Any, out_stride: Any) -> Any:
     """out[at_out + j*out_stride + i] = source[at_source + i*source_stride + j] for i, j < lanes, in registers:
-    log2(lanes) rounds, each of which exchanges blocks of half the size between two rows."""
+    log2(lanes) rounds, each of which exchanges blocks of half the size between two rows. One of both may be in half precision."""
     signature = types.void(source, at_source, source_stride, out, at_out, out_stride)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = Emit(context, builder, source.dtype)
+        emit, of_out = Operand(context, builder, source.dtype), Operand(context, builder, out.dtype)
         n = emit.lanes
         here = emit.at(emit.data(signature, args, 0), args[1])
         there = emit.at(emit.data(signature, args, 3), args[4])
@@ -223,7 +224,7 @@ def transpose_block(typing: Any, source: Any, at_source: Any, source_stride: Any
                     new[i + half] = emit.shuffle(rows[i], rows[i + half], high)
             rows, half = new, half // 2
         for j, row in enumerate(rows):
-            emit.store(row, emit.at(there, builder.mul(args[5], ir.Constant(I64, j))))
+            of_out.store(row, emit.at(there, builder.mul(args[5], ir.Constant(I64, j))))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -6,16 +6,18 @@
 import numpy as np
 from numba import prange
 
+from .half_precision import computed
 from .jit import kernel
 from .lanes import gather_dot
+from .operands import read, write
 from .subnormals import flush_subnormals, restore_subnormals
 
 NARROW = 3  # samples up to which gathering is the faster way
 
 
 def samples_like(x):
-    """Room for a batch as rows of samples."""
-    return np.empty(x.size, x.dtype)
+    """Room for a batch as rows of samples, in the type that is computed in."""
+    return np.empty(x.size, computed(x.dtype))
 
 
 @kernel
@@ -23,7 +25,7 @@ def fill_samples(x, feature_stride, batch_stride, samples, features, batch):
     """x as flat rows of samples: number n*features + f is feature f of sample n."""
     for n in range(batch):
         for f in range(features):
-            samples[n * features + f] = x[n * batch_stride + f * feature_stride]
+            samples[n * features + f] = read(x, np.int64(n * batch_stride + f * feature_stride))
 
 
 @kernel
@@ -31,11 +33,10 @@ def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, fea
     """Chunks first..last of the rows of Y = W X + bias."""
     mode = flush_subnormals()
     for r in range(bounds[first], bounds[last]):
-        initial = bias[r] if bias.size > 0 else y.dtype.type(0)
+        initial = bias[r] if bias.size > 0 else values.dtype.type(0)
         for n in range(batch):
-            y[r * yf + n * yb] = initial + gather_dot(
-                values, col, samples, np.int64(n * features), np.int64(crow[r]), np.int64(crow[r + 1])
-            )
+            total = initial + gather_dot(values, col, samples, np.int64(n * features), np.int64(crow[r]), np.int64(crow[r + 1]))
+            write(y, np.int64(r * yf + n * yb), total)
     restore_subnormals(mode)
 
 
@@ -94,7 +95,7 @@ def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, f
                 edge, other = np.uint64(perm[k]), dy[place + np.uint64(row[k])]
                 total += values[edge] * other
                 grad[edge] = held * other if n == 0 else grad[edge] + held * other
-            dx[c * dxf + n * dxb] = total
+            write(dx, np.int64(c * dxf + n * dxb), total)
     restore_subnormals(mode)
 
 

@@ -3,7 +3,8 @@
     panel[f*tile + j] = x[f, sample + j]      for j < tile, zero beyond the batch
 
 A dense operand is a matrix (features, batch), given as its flat data and its two strides. Where the features are
-contiguous (torch's row-major batch), square blocks are transposed in registers, at the speed of a copy.
+contiguous (torch's row-major batch), square blocks are transposed in registers, at the speed of a copy. An operand in half
+precision (half_precision.py) is converted on its way: panels hold the type that is computed in.
 """
 
 from functools import lru_cache
@@ -12,9 +13,11 @@ import numpy as np
 from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
+from .half_precision import computed
 from .jit import kernel
 from .lanes import copy_tile, fill_tile, transpose_block
 from .launch import PARALLEL_WORK, launch, workers
+from .operands import read, write
 from .vectors import lanes
 from .width import MOST_VECTORS, VECTOR_BYTES
 
@@ -43,12 +46,12 @@ def scratch(size, dtype, threads, work):
 @kernel
 def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, width):
     """panel[at + (f - first)*tile + j] = x[f, sample + j] for first <= f < last, j < tile; zero from batch on"""
-    block = VECTOR_BYTES // x.itemsize
+    block = VECTOR_BYTES // panel.itemsize
     tile = len(width) * block
     samples, features = min(tile, batch - sample), last - first
     if samples < tile:
         for f in range(features):
-            fill_tile(panel, np.int64(at + f * tile), x.dtype.type(0), width)
+            fill_tile(panel, np.int64(at + f * tile), panel.dtype.type(0), width)
     start = first * feature_stride + sample * batch_stride
     if feature_stride == 1 and min(samples, features) >= block:
         for k in range(0, features, block):
@@ -65,13 +68,13 @@ def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at,
     else:
         for f in range(features):
             for j in range(samples):
-                panel[at + f * tile + j] = x[start + f * feature_stride + j * batch_stride]
+                panel[at + f * tile + j] = read(x, np.int64(start + f * feature_stride + j * batch_stride))
 
 
 @kernel
 def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, width):
     """x[f, sample + j] = panel[at + (f - first)*tile + j] for first <= f < last and samples within the batch"""
-    block = VECTOR_BYTES // x.itemsize
+    block = VECTOR_BYTES // panel.itemsize
     tile = len(width) * block
     samples, features = min(tile, batch - sample), last - first
     start = first * feature_stride + sample * batch_stride
@@ -90,13 +93,13 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
     else:
         for f in range(features):
             for j in range(samples):
-                x[start + f * feature_stride + j * batch_stride] = panel[at + f * tile + j]
+                write(x, np.int64(start + f * feature_stride + j * batch_stride), panel[at + f * tile + j])
 
 
 @kernel
 def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, width):
     """Tasks first..last of packing the whole of x: PART features of one tile each, and the rest with the last."""
-    tile = len(width) * (VECTOR_BYTES // x.itemsize)
+    tile = len(width) * (VECTOR_BYTES // panels.itemsize)
     count = features // PART
     for task in range(first, last):
         t, part = task // count, task % count
@@ -119,12 +122,12 @@ def pack_parallel(tasks, x, feature_stride, batch_stride, features, batch, panel
 def packed_together(x, width, threads):
     """All tiles of x, (features, batch), packed before a product; none where a worker packs a tile at a time for itself,
     since fetching what another core has packed takes longer than packing it again."""
-    features, batch = x.shape
-    tile = len(width) * lanes(x.dtype)
-    if features * tile * x.itemsize <= OWN_BYTES:
-        return np.empty(0, x.dtype)
+    (features, batch), dtype = x.shape, computed(x.dtype)
+    tile = len(width) * lanes(dtype)
+    if features * tile * dtype.itemsize <= OWN_BYTES:
+        return np.empty(0, dtype)
     tiles = -(-batch // tile)
-    panels = aligned(tiles * features * tile, x.dtype)
+    panels = aligned(tiles * features * tile, dtype)
     launch(pack_serial, pack_parallel, (x.dtype.char, width), panels.size // 16, threads, tiles * (features // PART), *flat(x),
            features, batch, panels, width)
     return panels

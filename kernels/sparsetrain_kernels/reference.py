@@ -2,32 +2,38 @@
 
 import numpy as np
 
+from .half_precision import rounded, widened
 from .random_numbers import FIRST, SECOND, STEP
 from .vectors import lanes
 
 
 def spmm(plan, values, x, y, bias=None, threads=1):
+    x = widened(x)
     for r in range(plan.rows):
-        y[r] = 0 if bias is None else bias[r]
+        total = np.full(x.shape[1], 0 if bias is None else bias[r], values.dtype)
         for e in range(plan.crow[r], plan.crow[r + 1]):
-            y[r] += values[e] * x[plan.col[e]]
+            total += values[e] * x[plan.col[e]]
+        y[r] = rounded(total, y.dtype)
 
 
 def sddmm(plan, a, b, out, threads=1):
+    a, b = widened(a), widened(b)
     for r in range(plan.rows):
         for e in range(plan.crow[r], plan.crow[r + 1]):
             out[e] = np.dot(a[r], b[plan.col[e]])
 
 
 def backward(plan_t, perm, values, x, dy, dx, grad, bias_grad=None, threads=1):
+    x, dy = widened(x), widened(dy)
     if bias_grad is not None:
         bias_grad[:] = dy.sum(1)
     for c in range(plan_t.rows):
-        dx[c] = 0
+        total = np.zeros(x.shape[1], values.dtype)
         for k in range(plan_t.crow[c], plan_t.crow[c + 1]):
             e, r = perm[k], plan_t.col[k]
-            dx[c] += values[e] * dy[r]
+            total += values[e] * dy[r]
             grad[e] = np.dot(dy[r], x[c])
+        dx[c] = rounded(total, dx.dtype)
 
 
 def transpose(crow, col, columns):
@@ -56,11 +62,11 @@ def links(crow, col, crow_t, col_t, costs, first, last, limit=0.0, threads=1):
 
 
 def used(x, threads=1):
-    return np.array([any(number != 0 for number in feature) for feature in x], np.bool_)
+    return np.array([any(number != 0 for number in feature) for feature in widened(x)], np.bool_)
 
 
 def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, width):
-    tile = len(width) * lanes(x.dtype)
+    tile, x = len(width) * lanes(panel.dtype), widened(x)
     for f in range(first, last):
         for j in range(tile):
             inside = sample + j < batch
@@ -68,7 +74,7 @@ def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at,
 
 
 def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, width):
-    tile = len(width) * lanes(x.dtype)
+    tile, panel = len(width) * lanes(panel.dtype), rounded(panel, x.dtype)
     for f in range(first, last):
         for j in range(min(tile, batch - sample)):
             x[f * feature_stride + (sample + j) * batch_stride] = panel[at + (f - first) * tile + j]

@@ -19,7 +19,7 @@ def sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, 
                  partial, parts, batch, width):
     """A worker's share: chunks of rows over a segment of the samples, whose sums have a row of their own in partial."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // a.itemsize)
+    tile = len(width) * (VECTOR_BYTES // partial.itemsize)
     tiles, chunks, nnz, packed = (batch + tile - 1) // tile, bounds.size - 1, col.size, panels.size > 0
     task, last = share(worker, workers, parts * chunks)
     panel, rows, at = panels if packed else room, room, worker * (room.size // workers)
@@ -82,26 +82,27 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
 
     Args:
         plan: of the structure, (rows, columns).
-        a: shape (rows, batch), any strides that are not negative.
-        b: shape (columns, batch), any strides that are not negative.
-        out: shape (nnz,).
+        a: shape (rows, batch), any strides that are not negative; float32, float64 or in half precision: the bits of
+            float16 as np.int16, those of bfloat16 as np.uint16.
+        b: shape (columns, batch), any strides that are not negative; of the type of a.
+        out: shape (nnz,); float32 where a and b are in half precision, else of their type.
         threads: at most so many; the result does not depend on it.
     """
     batch = a.shape[1]
     if batch == 0 or plan.rows == 0:
         out[:] = 0
         return
-    types = (a.dtype.char, plan.col.dtype.char)
+    types, dtype = (a.dtype.char, plan.col.dtype.char), out.dtype
     if batch <= NARROW:
         launch(narrow_sddmm_serial, narrow_sddmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
                plan.col, *flat(a), samples_like(a), *flat(b), samples_like(b), plan.columns, out, batch)
         return
-    width = tile_width(batch, a.dtype)
-    work = plan.col.size * sweeps(batch, a.dtype, len(width))
-    parts = segments(plan, batch, len(width), a.dtype)
-    partial = np.empty(out.size * parts if parts > 1 else 0, out.dtype)
+    width = tile_width(batch, dtype)
+    work = plan.col.size * sweeps(batch, dtype, len(width))
+    parts = segments(plan, batch, len(width), dtype)
+    partial = np.empty(out.size * parts if parts > 1 else 0, dtype)
     panels = packed_together(b, width, threads)
-    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(a.dtype)
-    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, *scratch(room, a.dtype, threads, work), panels,
+    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(dtype)
+    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, *scratch(room, dtype, threads, work), panels,
            plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns,
            out, partial, parts, batch, width)

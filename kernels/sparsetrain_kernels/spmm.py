@@ -19,7 +19,7 @@ def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, h
                 x, xf, xb, features, y, yf, yb, batch, width):
     """A worker's share of Y = W X + bias: chunks of rows over a tile of samples, summed where they stay in cache."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // y.itemsize)
+    tile = len(width) * (VECTOR_BYTES // values.itemsize)
     chunks, packed, present = bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, (batch + tile - 1) // tile * chunks)
     panel, sums, at = panels if packed else room, room, worker * (room.size // workers)
@@ -34,7 +34,7 @@ def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, h
             pack(x, xf, xb, 0, features, t * tile, batch, panel, at, width)
             present = t
         for r in range(r0, r1):
-            initial = bias[r] if bias.size > 0 else y.dtype.type(0)
+            initial = bias[r] if bias.size > 0 else values.dtype.type(0)
             fill_tile(sums, np.int64(start + (r - r0) * tile), initial, width)
         for block in range(blocks):
             for r in range(r0, r1):
@@ -70,8 +70,9 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
     Args:
         plan: of W, (rows, columns).
         values: shape (nnz,).
-        x: shape (columns, batch), any strides that are not negative.
-        y: shape (rows, batch), any strides that are not negative.
+        x: shape (columns, batch), any strides that are not negative; of the type of values or, beside float32 values, in
+            half precision: the bits of float16 as np.int16, those of bfloat16 as np.uint16.
+        y: shape (rows, batch), any strides that are not negative; of the type of x.
         bias: shape (rows,), or None.
         threads: at most so many; the result does not depend on it.
     """
@@ -79,15 +80,15 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
     if batch == 0 or plan.rows == 0:
         return
     bias = values[:0] if bias is None else bias
-    types = (x.dtype.char, plan.col.dtype.char)
+    types, dtype = (x.dtype.char, plan.col.dtype.char), values.dtype
     if batch <= NARROW:
         launch(narrow_spmm_serial, narrow_spmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
                plan.col, values, bias, *flat(x), samples_like(x), plan.columns, *flat(y), batch)
         return
-    width = tile_width(batch, x.dtype)
-    work = plan.col.size * sweeps(batch, x.dtype, len(width))
+    width = tile_width(batch, dtype)
+    work = plan.col.size * sweeps(batch, dtype, len(width))
     panels = packed_together(x, width, threads)
-    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(x.dtype)
-    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, *scratch(room, x.dtype, threads, work), panels,
+    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(dtype)
+    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, *scratch(room, dtype, threads, work), panels,
            plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns,
            *flat(y), batch, width)

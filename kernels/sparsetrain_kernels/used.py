@@ -5,6 +5,7 @@ from numba import prange
 
 from .jit import kernel
 from .launch import launch
+from .operands import nonzero
 from .panels import flat
 from .plan import Array
 
@@ -20,11 +21,11 @@ def used_tasks(first, last, x, feature_stride, batch_stride, batch, used):
             for n in range(batch):
                 sample = x[n * batch_stride + f0 : n * batch_stride + f1]
                 for f in range(some.size):
-                    some[f] |= sample[f] != 0
+                    some[f] |= nonzero(sample[f])
         else:
             for f in range(some.size):
                 for n in range(batch):
-                    if x[(f0 + f) * feature_stride + n * batch_stride] != 0:
+                    if nonzero(x[(f0 + f) * feature_stride + n * batch_stride]):
                         some[f] = 1
                         break
 
@@ -42,6 +43,8 @@ def used_parallel(blocks, *args):
 
 def used(x: Array, threads: int = 1) -> Array:
     """Of each feature of x, (features, batch) with any strides that are not negative, whether a sample is not zero.
+
+    x may be in half precision: the bits of float16 as np.int16, those of bfloat16 as np.uint16.
 
     Example:
         >>> used(np.array([[0.0, 0.0], [0.0, 2.0], [np.nan, 0.0]])).tolist()

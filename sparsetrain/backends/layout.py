@@ -12,10 +12,11 @@ def is_feature_major(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.stride(0) != 1
 
 
-def empty_like_layout(x: Tensor, features: int) -> Tensor:
-    """A new matrix (features, batch) of x's batch, dtype, device and layout."""
+def empty_like_layout(x: Tensor, features: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A new matrix (features, batch) of x's batch, device, layout and, unless another is given, dtype."""
     batch = x.shape[1]
-    return x.new_empty_strided((features, batch), (batch, 1) if is_feature_major(x) else (1, features))
+    strides = (batch, 1) if is_feature_major(x) else (1, features)
+    return x.new_empty_strided((features, batch), strides, dtype=dtype or x.dtype)
 
 
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
-"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels. Shapes and dtypes were checked by
-the caller, and kernels trust them."""
+"""The CPU backend: tensors as arrays, and the kernels of sparsetrain_kernels, which convert half precision while
+they read and write it. Shapes and dtypes were checked by the caller, and kernels trust them."""
 
 import sparsetrain_kernels as kernels
 import torch
 from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
-from ...arrays import array, flat
+from ...arrays import array, flat, operand
 from ...structure.topology import Topology
+from ..dtypes import wide
 from ..layout import empty_like_layout
 
 
@@ -15,32 +16,32 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
     y = empty_like_layout(x, t.shape[1] if transpose else t.shape[0])
     plan, ordered = t.derived(_forward), values
     if transpose:
-        plan, ordered = t.derived(_backward), values.detach()[t.transposed.perm]
+        plan, ordered = t.derived(_backward), values.detach().index_select(0, t.transposed.perm)
     kernels.spmm(
-        plan.of(t), flat(ordered), array(x), array(y), None if bias is None else flat(bias), torch.get_num_threads()
+        plan.of(t), flat(ordered), operand(x), operand(y), None if bias is None else flat(bias), torch.get_num_threads()
     )
     return y
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
-    out = a.new_empty(t.nnz)
-    kernels.sddmm(t.derived(_forward).of(t), array(a), array(b), array(out), torch.get_num_threads())
+    out = a.new_empty(t.nnz, dtype=wide(a.dtype))
+    kernels.sddmm(t.derived(_forward).of(t), operand(a), operand(b), array(out), torch.get_num_threads())
     return out
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    grad, dx = x.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
-    bias_grad = x.new_empty(t.shape[0]) if bias else None
+    grad, dx = values.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
+    bias_grad = values.new_empty(t.shape[0]) if bias else None
     kernels.backward(
-        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), array(x), array(dy), array(dx), array(grad),
-        None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
+        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), operand(x), operand(dy), operand(dx),
+        array(grad), None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
     )  # fmt: skip
     return grad, dx, bias_grad
 
 
 def used(x: Tensor) -> Tensor:
     """Which features of x, (features, batch), are not zero in every sample."""
-    return torch.from_numpy(kernels.used(array(x), torch.get_num_threads()))
+    return torch.from_numpy(kernels.used(operand(x), torch.get_num_threads()))
 
 
 class _Kept:
