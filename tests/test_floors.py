@@ -13,7 +13,7 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels"},
-    {"arrays", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
+    {"arrays", "dtypes", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
     {"edges"},
     {"backends"},
     {"ops"},

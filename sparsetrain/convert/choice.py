@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, patterns
-from ..backends.dtypes import FLOATS
+from ..dtypes import FLOATS
 from ..nn import SparseLinear
 from ..structure.topology import Topology
 from .swap import check_names_free, check_untied, kind_of, some

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns, tracing
+from ..dtypes import of_new_values
 from ..edges.module import EdgeModule
 from ..edges.slots import Plan
 from ..ops.verbs import checked_linear
@@ -86,8 +87,9 @@ class SparseLinear(FromData):
                 f"got {topology.shape}."
             )
         self.in_features, self.out_features, self.sparse_grad = in_features, out_features, sparse_grad
-        self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        of_values = of_new_values(dtype)
+        self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=of_values))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=of_values)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
         self.awaits_edges = density is not None and self.values.is_meta
         self.reset_parameters(generator)

@@ -6,8 +6,8 @@ from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from ...arrays import Array, array, flat
+from ...dtypes import FLOATS
 from ...structure.topology import Topology
-from ..dtypes import FLOATS
 
 
 def expand(t: Topology, values: Tensor, first: int, last: int, out: Tensor) -> None:

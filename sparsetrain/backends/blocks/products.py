@@ -1,6 +1,7 @@
-"""Products through dense blocks: a block of rows of W is written out with its zeros, multiplied by torch's dense product,
-and forgotten. The gradient of the values is a dense product too, of which the stored positions are kept. Values, gradients
-and optimizer state stay as small as the edges; where each position has an edge, the values are the matrix.
+"""Products through dense blocks: a block of rows of W is written out with its zeros, multiplied by torch's dense
+product, and forgotten. The gradient of the values is a dense product too, of which the stored positions are kept.
+Values, gradients and optimizer state stay as small as the edges. Where each position has an edge, the values are the
+matrix.
 
 A zero that is not stored is multiplied here, as in nn.Linear: an infinity or NaN of the input reaches all outputs.
 """
@@ -11,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ...dtypes import HALVES
 from ...structure.topology import Topology
 from ..dense_products import dense_product
-from ..dtypes import HALVES
 from ..layout import empty_like_layout, is_feature_major, sum_over_batch
 from .expand import expand, gather
 from .scratch import block_bytes, row_blocks
@@ -49,7 +50,7 @@ def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> 
 def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """W x + bias: each block makes its rows of the result."""
     if _is_full(t):
-        return _product(values.view(t.shape), x, bias)
+        return _product(values.reshape(t.shape), x, bias)
     blocks = list(_blocks(t, x))
     y = None if len(blocks) == 1 else empty_like_layout(x, t.shape[0])
     for first, last in blocks:
@@ -64,7 +65,7 @@ def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tenso
 def _transposed(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """Wᵀ x + bias: the sum of what the blocks make of their rows of x."""
     if _is_full(t):
-        return _product(values.view(t.shape).t(), x, bias)
+        return _product(values.reshape(t.shape).t(), x, bias)
     y: Tensor | None = None
     for first, last in _blocks(t, x):
         part = _product(_expanded(t, values, first, last, x).t(), x[first:last], bias if y is None else None)

@@ -1,5 +1,7 @@
 """How much memory a product may take for dense blocks."""
 
+from itertools import pairwise
+
 import torch
 
 SIZES = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes; small blocks would leave most of a GPU idle
@@ -49,4 +51,4 @@ def row_blocks(rows: int, columns: int, itemsize: int, budget: int) -> list[tupl
     most = max(1, budget // max(1, columns * itemsize))
     count = max(1, -(-rows // most))
     bounds = [-(-rows * block // count) for block in range(count + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
