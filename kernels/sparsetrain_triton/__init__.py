@@ -7,3 +7,5 @@ Triton (TRITON_INTERPRET=1, set before triton is imported), which is how they ar
 
 from .dense_rows import expand as expand
 from .dense_rows import gather as gather
+from .sddmm import sddmm as sddmm
+from .spmm import spmm as spmm

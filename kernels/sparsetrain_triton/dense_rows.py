@@ -44,7 +44,7 @@ def _programs(edges: int) -> int:
     return min(PROGRAMS, ceil_divided(edges, EDGES))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "last", "steps"])
 def _expand(crow, col, values, out, first, last, steps, row_stride, column_stride, EDGES: tl.constexpr):
     begin, end = tl.load(crow + first).to(tl.int64), tl.load(crow + last).to(tl.int64)
     for start in range(begin + tl.program_id(0) * EDGES, end, tl.num_programs(0) * EDGES):
@@ -55,7 +55,7 @@ def _expand(crow, col, values, out, first, last, steps, row_stride, column_strid
         tl.store(out + places, numbers.to(out.dtype.element_ty), mask=stored)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "last", "steps"])
 def _gather(crow, col, dense, out, first, last, steps, row_stride, column_stride, EDGES: tl.constexpr):
     begin, end = tl.load(crow + first).to(tl.int64), tl.load(crow + last).to(tl.int64)
     for start in range(begin + tl.program_id(0) * EDGES, end, tl.num_programs(0) * EDGES):

@@ -22,7 +22,8 @@ def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
     """Run this many programs of a kernel; none at all is no launch, which CUDA refuses."""
     if programs > 0:
         with on_device_of(next(argument for argument in arguments if isinstance(argument, Tensor))):
-            kernel[(programs,)](*arguments, **options)
+            # fused multiply-add, as by default, which newer versions warn about unless it is asked for
+            kernel[(programs,)](*arguments, enable_fp_fusion=True, **options)
 
 
 def power_of_two(size: int, least: int, most: int) -> int:
