@@ -8,18 +8,18 @@ import torch
 
 
 def usable(device: torch.device | str) -> bool:
-    """Whether Triton's kernels can run on this device: Triton is installed, and the device is CUDA's or the interpreter
-    is on.
+    """Whether Triton's kernels can run on this device: Triton is installed, and the device is CUDA's, or a CPU while
+    the interpreter is on.
 
     Example:
         >>> usable("meta")
         False
     """
-    return _installed() and (torch.device(device).type == "cuda" or (interpreted() and torch.device(device).type == "cpu"))
+    return _installed() and torch.device(device).type == ("cpu" if interpreted() else "cuda")
 
 
 def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter, on a CPU. Triton reads the variable when kernels are imported."""
+    """Whether kernels run in Triton's interpreter, on a CPU: Triton asks for the variable when they are imported."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 

@@ -29,11 +29,9 @@ def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> 
 
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     y = x.new_empty(t.shape[1] if transpose else t.shape[0], x.shape[1])
-    if transpose:
-        crow_t, col_t, perm = t.transposed
-        _kernels().spmm(crow_t, col_t, values.detach(), x, y, bias, perm)
-    else:
-        _kernels().spmm(t.crow, t.col, values.detach(), x, y, bias)
+    crow, col, perm = t.transposed if transpose else (t.crow, t.col, None)
+    bias = None if bias is None else bias.detach().contiguous()
+    _kernels().spmm(crow, col, values.detach().contiguous(), x, y, bias, perm)
     return y
 
 
