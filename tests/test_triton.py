@@ -17,7 +17,6 @@ from sparsetrain.backends.triton.available import usable
 
 CHECKS = Path(__file__).parent / "triton_kernels"
 OPTIONS = ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "pythonpath=. kernels bench tests"]
-GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 installed = pytest.mark.skipif(find_spec("triton") is None, reason="no triton: it is made for few systems")
 
 
@@ -32,10 +31,16 @@ def passes(checks: str, folder: Path, **environment: str) -> None:
 
 
 @installed
-@pytest.mark.parametrize("checks", ["products.py"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
-def test_kernels_compute_what_their_twins_do(checks: str, device: str, tmp_path: Path) -> None:
-    passes(checks, tmp_path, TRITON_INTERPRET="1" if device == "cpu" else "0")
+@pytest.mark.parametrize("checks", ["products.py", "rows.py"])
+def test_kernels_compute_what_their_twins_do(checks: str, tmp_path: Path) -> None:
+    passes(checks, tmp_path, TRITON_INTERPRET="1")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("checks", ["products.py", "rows.py", "on_cuda.py"])
+def test_kernels_on_cuda(checks: str, tmp_path: Path) -> None:
+    passes(checks, tmp_path)
 
 
 @installed

@@ -24,7 +24,7 @@ def sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, out: Tensor) -> None:
     )
 
 
-@triton.jit(do_not_specialize=["nnz", "rows", "steps", "batch"])
+@triton.jit(do_not_specialize=["nnz", "rows", "steps"])
 def _sddmm(
     crow, col, a, b, out, nnz, rows, steps, batch, a_feature, a_sample, b_feature, b_sample, EDGES: tl.constexpr,
     SAMPLES: tl.constexpr,

@@ -9,6 +9,7 @@ from .launch import ceil_divided, launch, power_of_two
 
 EDGES = 4  # whose loads are under way at a time
 BYTES = 2048  # of a row of x at most, in each program
+WARP = 512  # bytes that a warp loads at once; more warps would share the edges, and exchange sums at each step
 
 
 def spmm(
@@ -24,11 +25,11 @@ def spmm(
     samples = power_of_two(batch, 32, BYTES // x.element_size())
     launch(
         _spmm, rows * ceil_divided(batch, samples), crow, col, values, perm, x, y, bias, rows, batch, *x.stride(),
-        *y.stride(), EDGES=EDGES, SAMPLES=samples, num_warps=max(1, samples // 128),
+        *y.stride(), EDGES=EDGES, SAMPLES=samples, num_warps=max(1, samples * x.element_size() // WARP),
     )
 
 
-@triton.jit(do_not_specialize=["rows", "batch"])
+@triton.jit(do_not_specialize=["rows"])
 def _spmm(
     crow, col, values, perm, x, y, bias, rows, batch, x_feature, x_sample, y_feature, y_sample, EDGES: tl.constexpr,
     SAMPLES: tl.constexpr,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sparsetrain_triton as kernels
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as strategy
 from sparsetrain_triton.dense_rows import EDGES
 from structures import Structure, structure_of, structures
@@ -26,7 +26,8 @@ TYPES = [(torch.float64, torch.float64)]
 TYPES += [(dtype, torch.float32) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
 SUBNORMAL = 2.0**-24  # the smallest step of float16 near zero
 
-some = settings(max_examples=25, deadline=None)
+# without shrinking, which in the interpreter takes minutes
+some = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 types = strategy.sampled_from(TYPES)
 indices = strategy.sampled_from([np.int32, np.int64])
 batches = strategy.sampled_from([0, 1, 19, 130])

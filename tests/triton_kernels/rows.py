@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as strategy
 from torch import Tensor
 
@@ -15,9 +14,10 @@ from sparsetrain.backends.triton.available import interpreted
 
 DEVICE = "cpu" if interpreted() else "cuda"
 UNIT = 2.0**-24  # half a unit in the last place of float32
-HUB = 150  # places of one row: three chunks
+HUB = 140  # places of one row: three chunks
 
-some = settings(max_examples=20, deadline=None)
+# without shrinking, which in the interpreter takes minutes
+some = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 flags = strategy.booleans()
 
 
@@ -45,7 +45,8 @@ class Tables:
         if not keep:
             return None, None
         numbers = self.normal(self.rows, self.dim if dim is None else dim)
-        self.pairs.append((numbers.square() if positive else numbers, (numbers.square() if positive else numbers).double()))
+        numbers = numbers.square() if positive else numbers
+        self.pairs.append((numbers, numbers.double()))
         return self.pairs[-1]
 
     def counts(self, keep: bool, least: int = 0) -> tuple[Any, Any]:
@@ -71,19 +72,19 @@ class Tables:
 
 def step(case: Tables, name: str, tables: list[tuple[Any, Any]], **numbers: Any) -> None:
     before = [table.clone() for table, _ in case.pairs]
-    versions = [table._version for table, _ in tables if table is not None]
+    told = [(table, table._version) for table, _ in case.pairs if table.is_floating_point()]
     getattr(rows, name)(case.g, *(table for table, _ in tables), case.l1[0], scale=-0.5, **numbers)
     getattr(torch_rows, name)(case.twin_g, *(twin for _, twin in tables), case.l1[1], scale=-0.5, **numbers)
     case.compare(60 + HUB)
+    assert all(table._version > version for table, version in told)  # autograd is
     unused = torch.ones(case.rows, dtype=torch.bool, device=DEVICE)
     unused[case.ids] = False
     for (table, _), old in zip(case.pairs, before, strict=True):
         assert torch.equal(table[unused], old[unused])
-    del versions
 
 
 cases = strategy.builds(
-    Tables, strategy.integers(0, 2**32 - 1), strategy.sampled_from([0, 1, 30, 90]), strategy.sampled_from([1, 8, 400]),
+    Tables, strategy.integers(0, 2**32 - 1), strategy.sampled_from([0, 1, 30]), strategy.sampled_from([1, 8, 400]),
     strategy.sampled_from([1, 3, 16, 300]), flags, flags,
 )  # fmt: skip
 

@@ -56,7 +56,7 @@ def _idle_adam(
         largest = v
         if max_exp_avg_sq is not None:
             largest = tl.load(max_exp_avg_sq + at, mask=mask, other=0)
-        for back in range(0, longest):
+        for back in range(longest):
             left = longest - back  # steps, this one included
             step = steps + (count - left) * 5
             makes = (missed >= left)[:, None]
