@@ -331,8 +331,8 @@ def test_backend_for() -> None:
     with pytest.raises(TypeError, match=r"float32 or float64, got torch.float16"):
         st.ops.backend_for("cpu", torch.float16)
     with (
-        pytest.raises(ValueError, match=r"expected one of \['numba', 'torch'\], got 'triton'"),
-        st.ops.use_backend("triton"),
+        pytest.raises(ValueError, match=r"expected one of \['blocks', 'numba', 'torch', 'triton'\], got 'cuda'"),
+        st.ops.use_backend("cuda"),
     ):
         pass
 

@@ -19,6 +19,8 @@ from .dense_products import torch_is_as_fast
 from .numba import products as numba_products
 from .protocol import Backend
 from .torch import products as torch_products
+from .triton import products as triton_products
+from .triton.available import usable
 
 
 class Automatic:
@@ -38,7 +40,12 @@ class Automatic:
 
 
 AUTOMATIC = "automatic"
-FORCIBLE: dict[str, Backend] = {"numba": numba_products, "torch": torch_products, "blocks": block_products}
+FORCIBLE: dict[str, Backend] = {
+    "numba": numba_products,
+    "torch": torch_products,
+    "blocks": block_products,
+    "triton": triton_products,
+}
 BACKENDS: dict[str, Backend] = {AUTOMATIC: Automatic()} | FORCIBLE
 
 
@@ -145,6 +152,11 @@ def asked_for(device: torch.device) -> str:
     name = _forced.name
     if name == "numba" and device.type not in ("cpu", "meta"):
         raise RuntimeError(f"use_backend: numba computes on a CPU, and the operands are on {device}. Ask for blocks.")
+    if name == "triton" and device.type != "meta" and not usable(device):
+        raise RuntimeError(
+            f"use_backend: triton computes on CUDA where it is installed, and the operands are on {device}. Ask for "
+            "blocks."
+        )
     return name or AUTOMATIC
 
 
@@ -168,9 +180,11 @@ def _fastest(t: Topology, batch: int, dtype: torch.dtype, device: torch.device, 
         return "blocks" if blocks_are_faster_on_cpu(t.numel, t.nnz, batch, gradients) else "numba"
     if device.type != "cuda":
         return "torch"
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    fast = blocks_are_faster_on_cuda(t.numel, t.nnz, batch, dtype, fused=False, tf32=tf32)
-    return "blocks" if fast or torch.are_deterministic_algorithms_enabled() else "torch"
+    over_edges = "triton" if usable(device) else "torch"
+    tf32, fused = torch.backends.cuda.matmul.allow_tf32, over_edges == "triton"
+    if blocks_are_faster_on_cuda(t.numel, t.nnz, batch, dtype, fused=fused, tf32=tf32):
+        return "blocks"
+    return over_edges if fused or not torch.are_deterministic_algorithms_enabled() else "blocks"
 
 
 def _reason(t: Topology, batch: int, device: torch.device, backend: str) -> str:
@@ -198,7 +212,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Compute with one backend inside the block; a backward pass keeps the choice of its forward pass.
 
     Args:
-        name: ``"numba"`` (CPU only), ``"torch"``, or ``"blocks"``, which computes by dense products.
+        name: ``"numba"`` (CPUs), ``"triton"`` (CUDA), ``"torch"`` (torch.sparse), or ``"blocks"``, which computes by
+            dense products.
 
     Raises:
         ValueError: an unknown name. RuntimeError: ``"numba"`` while NUMBA_DISABLE_JIT is set.

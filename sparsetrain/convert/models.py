@@ -36,10 +36,11 @@ def sparsify(
     - neither: those that torch.nn.utils.prune has left, as ``weight_orig * weight_mask``; layers that were not pruned
       stay dense, and the hooks of prune are gone.
 
-    Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype, device, requires_grad, training mode, hooks, and one
-    layer used in several places is still one. Subclasses of nn.Linear stay dense, as do the projections of
-    nn.MultiheadAttention and recurrent layers. torch's transformer encoders leave their fused inference kernel, which
-    takes dense weights. Code that reads ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made
+    Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses of
+    nn.Linear stay dense, as do the projections of nn.MultiheadAttention and recurrent layers. torch's transformer
+    encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` itself
+    needs its layer in ``skip``. Optimizers are to be made
     afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the

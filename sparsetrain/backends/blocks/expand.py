@@ -1,4 +1,7 @@
-"""Rows of W as a dense block, and a dense block at the stored positions: by kernels on a CPU, by torch elsewhere."""
+"""Rows of W as a dense block, and a dense block at the stored positions: by kernels on a CPU, by Triton's on CUDA, and
+by torch's operations elsewhere."""
+
+from typing import Any
 
 import sparsetrain_kernels as kernels
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 from ...arrays import Array, array, flat
 from ...dtypes import FLOATS
 from ...structure.topology import Topology
+from ..triton.available import usable
 
 
 def expand(t: Topology, values: Tensor, first: int, last: int, out: Tensor) -> None:
@@ -15,6 +19,9 @@ def expand(t: Topology, values: Tensor, first: int, last: int, out: Tensor) -> N
     if _by_kernels(out):
         crow, col = array(t.crow), array(t.col)
         kernels.expand(crow, col, flat(values), t.derived(_bitmap), first, last, array(out), torch.get_num_threads())
+        return
+    if out.device.type == "cuda" and usable(out.device):
+        _triton().expand(t.crow, t.col, values.detach().contiguous(), first, last, out)
         return
     edges, places = _places(t, first, last)
     out.zero_().view(-1).index_copy_(0, places, values[edges].to(out.dtype))
@@ -26,8 +33,18 @@ def gather(t: Topology, dense: Tensor, first: int, last: int, grad: Tensor) -> N
         crow, col = array(t.crow), array(t.col)
         kernels.gather(crow, col, t.derived(_bitmap), first, last, array(dense), array(grad), torch.get_num_threads())
         return
+    if dense.device.type == "cuda" and usable(dense.device):
+        start, stop = t.derived(_ends)[first], t.derived(_ends)[last]
+        _triton().gather(t.crow, t.col, dense, first, last, grad[start:stop])
+        return
     edges, places = _places(t, first, last)
     grad[edges] = dense.view(-1)[places].to(grad.dtype)
+
+
+def _triton() -> Any:
+    import sparsetrain_triton
+
+    return sparsetrain_triton
 
 
 def _by_kernels(dense: Tensor) -> bool:
