@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_comparison import setting
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.cli.network import KINDS, network
 
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 UNIT = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
@@ -148,6 +150,16 @@ def test_layers_that_are_made_in_half_precision(half: torch.dtype) -> None:
     st.convert.sparsify(model, 1.0)
     torch.testing.assert_close(model(rounded(half)), twin(rounded(half)), rtol=4 * UNIT[half], atol=4 * UNIT[half])
     assert st.convert.densify(model)(rounded(half)).dtype is half
+
+
+def test_the_networks_of_a_comparison_in_bfloat16() -> None:
+    for kind in KINDS:
+        model = network(kind, "forward", setting(dtype="bfloat16"))
+        y = model(torch.rand(3, 784).bfloat16())
+        assert y.dtype is torch.bfloat16
+        y.float().sum().backward()
+        kept = {p.dtype for p in model.parameters()}
+        assert kept == {torch.float32 if kind == "sparse" else torch.bfloat16}
 
 
 @HALVES
