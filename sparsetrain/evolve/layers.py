@@ -116,9 +116,17 @@ def frozen_edges(module: Any) -> Tensor | None:
 
 
 def weight_of(module: Any) -> Tensor:
-    """The tensor that an optimizer trains: values, or the weight of a masked layer."""
+    """Values, or the weight of a masked layer."""
     weight: Tensor = module.weight if isinstance(module, MaskedLinear) else module.values
     return weight
+
+
+def trained(module: Any) -> Tensor:
+    """The tensor that an optimizer has: values or weight, or what a parametrization computes the values from."""
+    if is_parametrized(module, "values"):
+        raw: Tensor = next(module.parametrizations["values"].parameters())
+        return raw
+    return weight_of(module)
 
 
 def values_of(module: Any, t: Topology) -> Tensor:
@@ -175,7 +183,7 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
         weight = weight_of(module)
         if weight.is_meta:
             raise ValueError(f"{where}: expected values, layer {name!r} has none yet (meta device). Load them before.")
-        if not any(id(p) in owned for p in _trained(module)):
+        if id(trained(module)) not in owned:
             raise ValueError(
                 f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
                 "not have them. Make it from model.parameters(), or leave the layer out with layers=."
@@ -189,14 +197,6 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
                     f"{where}: the values of layer {name!r} are a parameter of {_unwrapped(prefix)!r} too, whose edges "
                     "would not change along. Tie layers by .transposed(), or untie them."
                 )
-
-
-def _trained(module: Any) -> list[Tensor]:
-    """What is trained of the values: themselves, or what a parametrization computes them from."""
-    weight = weight_of(module)
-    if isinstance(weight, nn.Parameter):
-        return [weight]
-    return list(module.parametrizations["values"].parameters())
 
 
 def unshare(modules: Mapping[str, Any]) -> None:
