@@ -101,7 +101,7 @@ def test_growth_follows_the_gradient_of_the_step(loop: Loop, kind: str) -> None:
     dense.requires_grad_()
     loop(layer, x)
     loop(dense, x)
-    before, values = layer.topology, evolve.layers.values_of(layer, layer.topology).clone()
+    before, values = layer.topology, evolve.numbers.values_of(layer, layer.topology).clone()
     assert evolver.step() is not None
     mask = torch.zeros(before.shape, dtype=torch.bool)
     kept = values.abs().argsort(stable=True)[int(0.3 * before.nnz) :]

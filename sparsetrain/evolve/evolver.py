@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import checks
+from ..edges.module import EdgeModule
 from ..optim import carry
 from ..structure.edit import Edit
 from . import budget, checkpoint
@@ -16,6 +17,7 @@ from .agreement import Agreement
 from .change import Change, LayerChange
 from .history import History
 from .layers import Layer
+from .numbers import values_of
 from .recorder import Recorder
 from .rule import Rule
 from .schedules import Schedule
@@ -47,8 +49,9 @@ class Evolver:
         group: of processes that train this model together; by default all, where torch.distributed is initialized.
 
     Raises:
-        ValueError: the optimizer does not have the values, layers share values with something that can't change along,
-            no layer matches, or the rule refuses the schedule. TypeError: something of another kind.
+        ValueError: the optimizer does not have the values, they are frozen (``requires_grad=False``), layers share
+            values with something that can't change along, no layer matches, or the rule refuses the schedule.
+            TypeError: something of another kind.
 
     Source: Mocanu et al. (2018) and Evci et al. (2020), for the loop; SMET (2026), arXiv 2606.00888, for the steps of
     newborn edges and their warm-up.
@@ -95,6 +98,8 @@ class Evolver:
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
             of_layers.unshare(self.modules)
+            for name, module in self.modules.items():
+                self.histories[name].topology = module.topology
         with torch.no_grad():
             rule.begin(self.modules)
         self.record()
@@ -109,18 +114,25 @@ class Evolver:
         Raises:
             RuntimeError: called inside of a backward pass; an input was changed in place after it; or processes would
                 go on with different edges.
-            ValueError: values are NaN, or gradients were NaN for several steps. Edges are as they were then.
+            ValueError: values are NaN or frozen, gradients were NaN for several steps, or something else has changed
+                edges. Edges are as they were then.
         """
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError("Evolver.step: called inside of a backward pass. Call it after optimizer.step().")
+        for name, module in self.modules.items():
+            if isinstance(module, EdgeModule):  # the edges of a masked layer are compared in an update
+                self.histories[name].check(name, module.topology)
         self.steps += 1
         for recorder in self.recorders.values():
             recorder.end_step()
         self._warm_up.apply(self.modules)
         self.rule.after_step(self.modules)
-        change = self._update() if self.late or self.schedule.due(self.steps) else None
-        self.record()
-        self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
+        change = None
+        try:
+            change = self._update() if self.late or self.schedule.due(self.steps) else None
+        finally:
+            self.record()
+            self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
         return change
 
     def lr_factor(self, exponent: float = -1.0) -> Callable[[int], float]:
@@ -192,18 +204,19 @@ class Evolver:
         return self._changed(edits)
 
     def _changed(self, edits: Mapping[str, Edit]) -> Change:
-        self.rule.after_change(self.modules, edits)
         changes = {}
         for name, edit in edits.items():
             self.recorders[name].stop()
             history = self.histories[name]
             history.update(edit, self.steps)
             changes[name] = LayerChange(edit, history.explored, history.age(self.steps))
+        self.rule.after_change(self.modules, edits)
         return Change(self.steps, changes)
 
     def _usable(self, views: list[Layer]) -> bool:
         """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
         for view in views:
+            of_layers.check_trains("Evolver.step", view.name, view.module)
             if not bool(view.values.isfinite().all()):
                 raise ValueError(
                     f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
@@ -231,7 +244,8 @@ class Evolver:
         views = []
         for name, module in self.modules.items():
             t = module.topology
-            values, age = of_layers.values_of(module, t), self.histories[name].age(self.steps)
+            self.histories[name].check(name, t)
+            values, age = values_of(module, t), self.histories[name].age(self.steps)
             views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
         return views
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
 from .. import checks
@@ -16,6 +15,7 @@ from ..edges.module import EdgeModule
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..ops import edge_choice, sddmm
 from ..structure.topology import Topology
+from .numbers import frozen_edges, trained, weight_of
 
 Factors = tuple[Tensor, Tensor]  # a (out, batch) and b (in, batch), whose product a b' is a gradient
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, before the names of modules
@@ -107,44 +107,6 @@ class Layer:
         ]
 
 
-def frozen_edges(module: Any) -> Tensor | None:
-    """Places of the edges that constraints freeze, if any."""
-    if not is_parametrized(module, "values"):
-        return None
-    frozen: Tensor | None = getattr(module.parametrizations["values"][0], "frozen", None)
-    return frozen
-
-
-def weight_of(module: Any) -> Tensor:
-    """Values, or the weight of a masked layer."""
-    weight: Tensor = module.weight if isinstance(module, MaskedLinear) else module.values
-    return weight
-
-
-def trained(module: Any) -> Tensor:
-    """The tensor that an optimizer has: values or weight, or what a parametrization computes the values from."""
-    if is_parametrized(module, "values"):
-        raw: Tensor = next(module.parametrizations["values"].parameters())
-        return raw
-    return weight_of(module)
-
-
-def values_of(module: Any, t: Topology) -> Tensor:
-    """One number for each edge."""
-    weight = weight_of(module).detach()
-    return weight[t.row.long(), t.col.long()] if isinstance(module, MaskedLinear) else weight
-
-
-def put_values(module: Any, places: Tensor, numbers: Tensor) -> None:
-    """Write these numbers at some edges, in place."""
-    weight = weight_of(module).detach()
-    if isinstance(module, MaskedLinear):
-        t = module.topology
-        weight[t.row[places].long(), t.col[places].long()] = numbers
-    else:
-        weight[places] = numbers
-
-
 def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Module, float]]:
     """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
     if not isinstance(model, nn.Module):
@@ -183,6 +145,7 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
         weight = weight_of(module)
         if weight.is_meta:
             raise ValueError(f"{where}: expected values, layer {name!r} has none yet (meta device). Load them before.")
+        check_trains(where, name, module)
         if id(trained(module)) not in owned:
             raise ValueError(
                 f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
@@ -197,6 +160,15 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
                     f"{where}: the values of layer {name!r} are a parameter of {_unwrapped(prefix)!r} too, whose edges "
                     "would not change along. Tie layers by .transposed(), or untie them."
                 )
+
+
+def check_trains(where: str, name: str, module: Any) -> None:
+    """ValueError: the values of this layer are frozen, and a change of edges would lose them."""
+    if not trained(module).requires_grad:
+        raise ValueError(
+            f"{where}: expected values that train in layer {name!r}, they are frozen (requires_grad=False), and edges "
+            "that go would be lost. Edges are as they were. Leave the layer out with layers=, or let it train."
+        )
 
 
 def unshare(modules: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from ..nn import MaskedLinear
 from ..ops.gradient_factors import listen, stop_listening
 from ..structure.topology import Topology
 from ..tracing import transforming
-from .layers import Factors, trained
+from .layers import Factors
+from .numbers import trained
 
 
 class Recorder:
