@@ -162,3 +162,94 @@ def test_top_kast_over_no_edges() -> None:
     change = evolve.Evolver(module, sgd(module), evolve.TopKAST(), EVERY).step()
     assert change is not None
     assert change.edges == 0
+
+
+# ---- constraints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        evolve.Rule(), evolve.SET(start="zero"), evolve.RigL(), evolve.SNFS(batches=1), evolve.CHT(), evolve.GMP(),
+        evolve.GlobalMagnitude(floor=1),
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("count", [3, 20, 40])
+def test_frozen_edges_stay_however_many_they_are(rule: evolve.Rule, count: int) -> None:
+    module: Any = layer()
+    smallest = module.values.detach().abs().argsort()[:count]
+    held = module.values.detach()[smallest].sort().values
+    st.constrain.frozen(module, smallest)
+    falls = evolve.Linear(interval=1, stop=3, final_density=0.15)
+    schedule = falls if rule.only_prunes else evolve.Constant(interval=1, prune_fraction=0.5)
+    evolver = evolve.Evolver(module, sgd(module), rule, schedule)
+    for _ in range(3):
+        module(torch.randn(4, 12, dtype=torch.float64)).square().mean().backward()
+        assert evolver.step() is not None
+    constraints = module.parametrizations["values"][0]
+    assert torch.equal(module.values.detach()[constraints.frozen].sort().values, held)
+    if not rule.only_prunes:
+        assert module.topology.nnz == 43
+
+
+@pytest.mark.parametrize("count", [0, 3, 20])
+def test_set_replaces_as_many_edges_beside_frozen_ones(count: int) -> None:
+    module: Any = layer()
+    if count:
+        st.constrain.frozen(module, module.values.detach().abs().argsort()[:count])
+    rule = evolve.SET()
+    evolver = evolve.Evolver(module, sgd(module), rule, EVERY)
+    assert int(rule.keep(evolver._views()[0], 31).count_nonzero()) == 31
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, None), (None, 0.0), (-0.01, 0.02), (-9.0, 9.0), (0.5, 0.6), (-2, -1)])
+def test_newborn_edges_are_drawn_within_the_constraints_of_all(low: float | None, high: float | None) -> None:
+    module: Any = layer()
+    ends = -9.0 if low is None else low, 9.0 if high is None else high
+    with torch.no_grad():
+        module.values.uniform_(*ends)
+    if low is None:
+        st.constrain.negative(module)
+    elif high is None:
+        st.constrain.positive(module)
+    else:
+        st.constrain.bounded(module, low, high)
+    evolver = evolve.Evolver(module, sgd(module), evolve.SET(), EVERY)
+    for _ in range(3):
+        change = evolver.step()
+        assert change is not None
+        edit = change.layers[""].edit
+        values = module.values.detach()[edit.grown]
+        assert bool(((values >= ends[0]) & (values <= ends[1])).all())
+        assert values.unique().numel() > edit.grown.numel() / 2
+
+
+def test_edges_that_are_born_on_a_bound_move() -> None:
+    module: Any = layer()
+    with torch.no_grad():
+        module.values.uniform_(0.2, 0.8)
+    st.constrain.bounded(module, 0.0, 1.0)
+    evolver = evolve.Evolver(module, sgd(module), evolve.SET(start="zero"), EVERY)
+    change = evolver.step()
+    assert change is not None
+    born = change.layers[""].edit.grown
+    torch.testing.assert_close(module.values.detach()[born], torch.full((born.numel(),), 0.01, dtype=torch.float64))
+    module.values.sum().neg().backward()
+    evolver.optimizer.step()
+    assert bool((module.values.detach()[born] > 0.011).all())
+
+
+def test_a_masked_weight_under_muon() -> None:
+    module = MaskedLinear(12, 9, bias=False, density=0.4)
+    optimizer = torch.optim.Muon(module.parameters())
+    evolver = evolve.Evolver(module, optimizer, evolve.SET(), EVERY)
+    module(torch.randn(4, 12)).square().mean().backward()
+    optimizer.step()
+    change = evolver.step()
+    assert change is not None
+    momentum = optimizer.state[module.weight]["momentum_buffer"]
+    t = change.layers[""].edit.topology
+    born = change.layers[""].edit.grown
+    assert not momentum[t.row[born].long(), t.col[born].long()].any()
+    assert momentum.count_nonzero() > 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import sigmoid
 
 from ..edges.slots import Plan, SlotMap
-from .edited import edited
+from .edited import edited, off_bounds
 
 
 class Constrained(nn.Module):
@@ -121,7 +121,7 @@ class Constrained(nn.Module):
         new = edited(where, self, slots, numbers)
         raw = constraints.original.detach()
         if self.types is None:
-            born = new.of_each(numbers)[slots.newborn]
+            born = new.of_each(off_bounds(new, numbers, slots.newborn))[slots.newborn]
             moved, of_raw = slots.moved(raw, born), slots
         else:
             moved, of_raw = raw.clone(), SlotMap(torch.arange(raw.numel(), device=raw.device), raw.numel())

@@ -68,7 +68,7 @@ class GlobalMagnitude(Rule):
             )
 
     def _scores(self, layer: Layer) -> Tensor:
-        """Magnitudes; infinite for the largest of each row, which stay whatever the threshold."""
+        """Magnitudes; infinite for the largest of each row and for frozen edges, which stay whatever the threshold."""
         scores = layer.values.abs().clone()
         crow = layer.topology.crow.long()
         for _ in range(self.floor):
@@ -79,4 +79,6 @@ class GlobalMagnitude(Rule):
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row.diff() != 0  # of equal ones in a row
             scores[place[first]] = torch.inf
+        if layer.frozen is not None:
+            scores[layer.frozen] = torch.inf
         return scores

@@ -57,10 +57,15 @@ class Layer:
         """Outputs and inputs."""
         return self.topology.shape
 
+    @property
+    def frozen(self) -> Tensor | None:
+        """Places of the edges that constrain.frozen holds, or None."""
+        return frozen_edges(self.module)
+
     def largest(self, scores: Tensor, count: int) -> Tensor:
         """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay.
 
-        Edges that constrain.frozen holds stay before all others.
+        Edges that constrain.frozen holds stay before all others, and all of them, where they are more than ``count``.
 
         Raises:
             ValueError: not one score for each edge, or NaN among them.
@@ -72,9 +77,10 @@ class Layer:
             )
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
-        frozen = frozen_edges(self.module)
+        frozen = self.frozen
         if frozen is not None:
             scores = scores.index_fill(0, frozen, torch.inf)
+            count = max(count, frozen.numel())
         return ~edge_choice.smallest(scores, self.nnz - count)
 
     def random_vacant(self, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The numbers that a layer of any kind keeps for its edges: values, and what an optimizer trains."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,15 @@ def frozen_edges(module: Any) -> Tensor | None:
         return None
     frozen: Tensor | None = getattr(module.parametrizations["values"][0], "frozen", None)
     return frozen
+
+
+def limits(module: Any, values: Tensor) -> tuple[float, float]:
+    """Lowest and highest value that constraints allow to all edges alike, infinite where there are none."""
+    constraints: Any = module.parametrizations["values"][0] if is_parametrized(module, "values") else None
+    if not hasattr(constraints, "interval") or not values.numel():
+        return -math.inf, math.inf
+    low, high = constraints.interval(values)
+    return float(low.max()), float(high.min())
 
 
 def weight_of(module: Any) -> Tensor:

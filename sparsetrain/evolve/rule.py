@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..structure.edit import Edit
 from .layers import Layer
+from .numbers import limits
 from .schedules import Schedule
 
 
@@ -109,9 +110,13 @@ class Rule:
 
 
 def drawn(layer: Layer, edit: Edit) -> Tensor:
-    """Values from the distribution that a new layer starts with: U(-k, k), k = 1 / sqrt(edges of a row on average)."""
+    """Values from the distribution that a new layer starts with: U(-k, k), k = 1 / sqrt(edges of a row on average).
+
+    Constraints leave a part of it, or between bounds that are elsewhere all that is between them.
+    """
     t = edit.topology
     k = math.sqrt(t.shape[0] / t.nnz) if t.nnz else 0.0
-    return torch.empty(int(edit.grown.numel()), dtype=layer.values.dtype, device="cpu").uniform_(
-        -k, k, generator=layer.generator
-    )
+    low, high = limits(layer.module, layer.values)
+    ends = (max(-k, low), min(k, high)) if max(-k, low) <= min(k, high) else (low, high)
+    numbers = torch.empty(int(edit.grown.numel()), dtype=layer.values.dtype, device="cpu")
+    return numbers.uniform_(*ends, generator=layer.generator)

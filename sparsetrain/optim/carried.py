@@ -37,7 +37,8 @@ def carry(
     Args:
         optimizer: of the layers' values; None where there is none, as for an average of a model's weights.
         edits: by layer: SparseLinear, SparseDeltaLinear, MaskedLinear. Of layers tied by ``transposed()`` one is
-            enough. Constraints go on; those that hold for all edges alike hold for newborn ones.
+            enough. Constraints go on; those that hold for all edges alike hold for newborn ones, which start a
+            hundredth of the interval inside where they would be on a bound, and never move.
         values: by layer, what newborn edges start with in place of zeros, in the order of ``edit.grown``.
 
     Raises:
