@@ -12,7 +12,7 @@ from ..edges.module import EdgeModule
 from ..optim import carry
 from ..structure.edit import Edit
 from . import budget, checkpoint
-from . import layers as of_layers
+from . import chosen as of_model
 from .agreement import Agreement
 from .change import Change, LayerChange
 from .history import History
@@ -23,7 +23,7 @@ from .rule import Rule
 from .schedules import Schedule
 from .warm_up import WarmUp
 
-PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler
+PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler, beside those a rule sums up
 
 
 class Evolver:
@@ -80,12 +80,12 @@ class Evolver:
         distribution: str = "uniform", warm_up: int = 0, generator: torch.Generator | None = None, group: Any = None,
     ) -> None:  # fmt: skip
         where = "Evolver"
-        _check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
-        chosen = of_layers.chosen(where, model, layers)
-        of_layers.check(where, model, optimizer, chosen)
+        of_model.check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
+        layers_of = of_model.chosen(where, model, layers)
+        of_model.check(where, model, optimizer, layers_of)
         self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
-        self.modules: dict[str, Any] = {name: module for name, (module, _) in chosen.items()}
-        self._rates = {name: rate for name, (_, rate) in chosen.items()}
+        self.modules: dict[str, Any] = {name: module for name, (module, _) in layers_of.items()}
+        self._rates = {name: rate for name, (_, rate) in layers_of.items()}
         self._warm_up = WarmUp(where, warm_up)
         self._agreement = Agreement(group)
         self.generator = self._agreement.generator(checks.generator(where, generator))
@@ -97,7 +97,7 @@ class Evolver:
         rule.check(schedule, views)
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
-            of_layers.unshare(self.modules)
+            of_model.unshare(self.modules)
             for name, module in self.modules.items():
                 self.histories[name].topology = module.topology
         with torch.no_grad():
@@ -216,7 +216,7 @@ class Evolver:
     def _usable(self, views: list[Layer]) -> bool:
         """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
         for view in views:
-            of_layers.check_trains("Evolver.step", view.name, view.module)
+            of_model.check_trains("Evolver.step", view.name, view.module)
             if not bool(view.values.isfinite().all()):
                 raise ValueError(
                     f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
@@ -232,9 +232,10 @@ class Evolver:
                 )
         factors = (part for view in views for step in view.factors for pair in step for part in pair)
         self.late = 0 if all(bool(part.isfinite().all()) for part in factors) else self.late + 1
-        if self.late > PATIENCE:
+        patience = PATIENCE + max(0, self.rule.steps - 1)  # one overflow is among those that are summed for so long
+        if self.late > patience:
             raise ValueError(
-                f"Evolver.step: expected finite gradients, those of the last {PATIENCE} steps have NaN or infinity. "
+                f"Evolver.step: expected finite gradients, those of the last {patience} steps have NaN or infinity. "
                 "Edges are as they were."
             )
         return not self.late
@@ -259,11 +260,3 @@ class Evolver:
                 recorder.start()
             else:
                 recorder.stop()
-
-
-def _check_kinds(where: str, **given: tuple[Any, type]) -> None:
-    for name, (value, kind) in given.items():
-        if not isinstance(value, kind):
-            made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
-            article = "an" if kind is Optimizer else "a"
-            raise TypeError(f"{where}: expected {name} to be {article} {kind.__name__}, got {value!r}.{made}")

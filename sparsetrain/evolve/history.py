@@ -67,7 +67,8 @@ class History:
 
     def fits(self, state: dict[str, Any]) -> bool:
         """Whether this is the past of as many edges in a matrix of this shape."""
-        return bool(state["born"].shape == self.born.shape and state["tried"].shape == self.tried.shape)
+        shapes = [getattr(state.get(name), "shape", None) for name in ("born", "tried")]
+        return shapes == [self.born.shape, self.tried.shape]
 
     def _mark(self, row: Tensor, col: Tensor) -> None:
         place = self.number[row]

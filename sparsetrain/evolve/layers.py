@@ -1,24 +1,19 @@
-"""What a rule sees of a layer, and which layers of a model change."""
+"""What a rule sees of a layer."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import checks
-from ..edges.module import EdgeModule
-from ..nn import MaskedLinear, TransposedSparseLinear
+from ..edges.weights import are_real
 from ..ops import edge_choice, sddmm
 from ..structure.topology import Topology
-from .numbers import frozen_edges, trained, weight_of
+from .numbers import frozen_edges
 
 Factors = tuple[Tensor, Tensor]  # a (out, batch) and b (in, batch), whose product a b' is a gradient
-WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, before the names of modules
 
 
 @dataclass
@@ -68,13 +63,19 @@ class Layer:
         Edges that constrain.frozen holds stay before all others, and all of them, where they are more than ``count``.
 
         Raises:
-            ValueError: not one score for each edge, or NaN among them.
+            ValueError: not one real score for each edge, NaN among them, or a count that is not from 0 to ``nnz``.
         """
-        if not isinstance(scores, Tensor) or scores.shape != (self.nnz,):
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if not are_real(scores) or scores.shape != (self.nnz,):
+            got: Any = type(scores).__name__
+            if isinstance(scores, Tensor):
+                got = tuple(scores.shape) if are_real(scores) else scores.dtype
             raise ValueError(
                 f"Layer.largest: expected a score for each of {self.nnz} edges of {self.name!r}, got {got}."
             )
+        if not 0 <= count <= self.nnz:
+            raise ValueError(f"Layer.largest: expected a count from 0 to {self.nnz}, the edges, got {count}.")
+        if scores.dtype in (torch.bfloat16, torch.float16):
+            scores = scores.float()
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
         frozen = self.frozen
@@ -111,117 +112,3 @@ class Layer:
             for weight, step in zip(weights, self.factors, strict=True)
             for a, b in step
         ]
-
-
-def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Module, float]]:
-    """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
-    patterns = _patterns(where, layers)
-    found: dict[str, tuple[nn.Module, float]] = {}
-    matched: set[int] = set()
-    known: list[str] = []
-    for full, module in model.named_modules():
-        if not isinstance(module, EdgeModule | MaskedLinear) or isinstance(module, TransposedSparseLinear):
-            continue
-        name = _unwrapped(full)
-        known.append(name)
-        for k, (pattern, rate) in enumerate(patterns):
-            if pattern.fullmatch(name):
-                matched.add(k)
-                if rate:
-                    found[name] = (module, rate)
-                break
-    unmatched = [pattern.pattern for k, (pattern, _) in enumerate(patterns) if k not in matched]
-    if not known or (layers is not None and unmatched):
-        raise ValueError(
-            f"{where}: expected layers over edges that match {unmatched or ['.*']}, the model has "
-            f"{', '.join(map(repr, known)) or 'none: make some with convert.sparsify'}."
-        )
-    if not found:
-        raise ValueError(f"{where}: expected a layer whose edges change, got the rate 0 for all of them.")
-    return found
-
-
-def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[str, tuple[Any, float]]) -> None:
-    """The optimizer trains the values of these layers, and nothing else in the model holds them."""
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    ours = {module for module, _ in modules.values()}
-    for name, (module, _) in modules.items():
-        weight = weight_of(module)
-        if weight.is_meta:
-            raise ValueError(f"{where}: expected values, layer {name!r} has none yet (meta device). Load them before.")
-        check_trains(where, name, module)
-        if id(trained(module)) not in owned:
-            raise ValueError(
-                f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
-                "not have them. Make it from model.parameters(), or leave the layer out with layers=."
-            )
-        for prefix, other in model.named_modules():
-            tied = isinstance(other, TransposedSparseLinear) and other.origin in ours
-            if other is module or tied:
-                continue
-            if any(p is weight for p in other._parameters.values()):
-                raise ValueError(
-                    f"{where}: the values of layer {name!r} are a parameter of {_unwrapped(prefix)!r} too, whose edges "
-                    "would not change along. Tie layers by .transposed(), or untie them."
-                )
-
-
-def check_trains(where: str, name: str, module: Any) -> None:
-    """ValueError: the values of this layer are frozen, and a change of edges would lose them."""
-    if not trained(module).requires_grad:
-        raise ValueError(
-            f"{where}: expected values that train in layer {name!r}, they are frozen (requires_grad=False), and edges "
-            "that go would be lost. Edges are as they were. Leave the layer out with layers=, or let it train."
-        )
-
-
-def unshare(modules: Mapping[str, Any]) -> None:
-    """Give each layer a topology object of its own, which tells its gradients from those of others."""
-    for module in modules.values():
-        if isinstance(module, EdgeModule):
-            t = module.topology
-            module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
-
-
-def _unwrapped(name: str) -> str:
-    parts = name.split(".")
-    return ".".join(part for part in parts if part + "." not in WRAPPERS or len(parts) == 1)
-
-
-def _patterns(where: str, layers: Any) -> list[tuple["re.Pattern[str]", float]]:
-    """Names, globs or regular expressions with rates: the first that matches a name counts."""
-    if layers is None:
-        return [(re.compile(".*"), 1.0)]
-    if isinstance(layers, str | re.Pattern):
-        layers = [layers]
-    if isinstance(layers, Mapping):
-        return [(_pattern(where, key), _rate(where, key, rate)) for key, rate in layers.items()]
-    if isinstance(layers, Iterable):
-        return [(_pattern(where, key), 1.0) for key in layers]
-    raise TypeError(
-        f"{where}: expected layers to be None, a name, a list of names or a dict from names to rates, got {layers!r}."
-    )
-
-
-def _pattern(where: str, key: Any) -> "re.Pattern[str]":
-    if isinstance(key, re.Pattern):
-        return key
-    if not isinstance(key, str):
-        raise TypeError(f"{where}: expected names in layers, globs or compiled regular expressions, got {key!r}.")
-    return _Glob(key)  # type: ignore[return-value]
-
-
-class _Glob:
-    """A glob as a pattern."""
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-
-    def fullmatch(self, name: str) -> bool:
-        return fnmatchcase(name, self.pattern)
-
-
-def _rate(where: str, key: Any, rate: Any) -> float:
-    return checks.fraction(where, f"the rate of {getattr(key, 'pattern', key)!r}", rate)

@@ -102,7 +102,13 @@ class Rule:
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)
-        return Edit(layer.topology, kept, self.grow(layer, kept, count), revive=self.revives)
+        edit = Edit(layer.topology, kept, self.grow(layer, kept, count), revive=self.revives)
+        if edit.topology.nnz != total:
+            raise ValueError(
+                f"{type(self).__name__}.grow: expected {count} positions, (rows, columns), as the schedule has it, got "
+                f"{edit.topology.nnz - total + count}. Nothing was changed."
+            )
+        return edit
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

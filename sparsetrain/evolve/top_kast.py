@@ -120,7 +120,15 @@ class TopKAST(Rule):
         return {"aside": {name: [places.clone(), aside.clone()] for name, (places, aside) in self._aside.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As it was saved."""
+        """As it was saved.
+
+        Raises:
+            ValueError: it is of other layers, or of other numbers of edges. Nothing is changed then.
+        """
+        sizes = {name: [place.shape for place in each] for name, each in self._aside.items()}
+        saved = {name: [place.shape for place in each] for name, each in state.get("aside", {}).items()}
+        if saved != sizes:
+            raise ValueError(f"TopKAST: expected values that are aside for {sizes}, the state has those for {saved}.")
         self._aside = {name: (places.clone(), aside.clone()) for name, (places, aside) in state["aside"].items()}
 
     def __repr__(self) -> str:
