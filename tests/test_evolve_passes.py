@@ -109,3 +109,22 @@ def test_growth_follows_the_gradient_of_the_step(loop: Loop, kind: str) -> None:
     scores = dense.weight.grad.abs().masked_fill(mask, -1).flatten()
     mask.view(-1)[scores.argsort(descending=True, stable=True)[: before.nnz - kept.numel()]] = True
     assert torch.equal(layer.topology.to_mask(), mask)
+
+
+def test_a_copy_of_a_whole_training_goes_on_as_the_training_does() -> None:
+    layer = made("sparse")
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    schedule = evolve.Constant(interval=2, prune_fraction=0.3)
+    evolver = evolve.Evolver(layer, optimizer, evolve.RigL(batches=2), schedule)
+    batches = torch.randn(7, 16, 12, dtype=torch.float64)
+    trainings = [(layer, optimizer, evolver)]
+    for k, x in enumerate(batches):
+        if k == 3:  # in the middle of the steps that the rule looks at
+            trainings.append(copy.deepcopy(trainings[0]))
+        for each, of, changes in trainings:
+            of.zero_grad()
+            (each(x) - 1).square().mean().backward()
+            of.step()
+            changes.step()
+    assert trainings[1][0].topology.digest == layer.topology.digest
+    assert torch.equal(trainings[1][0].values, layer.values)

@@ -59,6 +59,7 @@ class GlobalMagnitude(Rule):
                 f"{self!r}: expected a schedule with a final_density, got {schedule}. Pass for instance "
                 "Linear(interval=100, stop=10000, final_density=0.05)."
             )
+        super().check(schedule, layers)
         budget = schedule.final_density * sum(layer.topology.numel for layer in layers)
         needed = sum(int(layer.topology.fan_in.clamp(max=self.floor).sum()) for layer in layers)
         if budget < needed:

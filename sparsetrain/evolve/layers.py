@@ -74,8 +74,6 @@ class Layer:
             )
         if not 0 <= count <= self.nnz:
             raise ValueError(f"Layer.largest: expected a count from 0 to {self.nnz}, the edges, got {count}.")
-        if scores.dtype in (torch.bfloat16, torch.float16):
-            scores = scores.float()
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
         frozen = self.frozen

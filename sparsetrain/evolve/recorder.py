@@ -33,6 +33,15 @@ class Recorder:
         self._topology: Topology | None = None
         self._handle: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_node": None}  # nodes can't be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._topology is not None:  # a copy in the middle of what is noted listens by itself
+            self._topology = None
+            self.start()
+
     @property
     def on(self) -> bool:
         """Whether it notes anything."""

@@ -84,6 +84,11 @@ class Rule:
 
     def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
         """ValueError where a schedule or a layer makes no sense for this rule."""
+        if schedule.prune_fraction and self.only_prunes:
+            raise ValueError(
+                f"{self!r}: expected a schedule without prune_fraction, as no edges come in place of others, got "
+                f"{schedule}. Leave it out, or use a rule that grows."
+            )
         if schedule.prune_fraction is None and not self.only_prunes:
             raise ValueError(
                 f"{self!r}: expected a schedule with a prune_fraction, got {schedule}. Pass for instance "

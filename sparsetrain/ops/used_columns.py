@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..edges.pending import bring_up_to_date
+from ..edges.weights import edge_changes
 from ..structure.topology import Topology
 from . import numba_backend
 from .autograd import backend_of, check_edges, sddmm, spmm
@@ -56,6 +57,7 @@ class UsedSpMM(Function):
         ctx.t, ctx.used, ctx.backend = t, used, backend
         for_x = ctx.needs_input_grad[3]
         part = rows_of(x, used.columns)
+        ctx.values, ctx.changes = values, edge_changes(values)
         # values only where they are read again: they may be brought up to date before that
         ctx.save_for_backward(x if for_x else part, values if for_x else None)
         return backend_of(backend, values, part, bias).spmm(used.topology, values[used.edges], part, bias, False)
@@ -65,6 +67,11 @@ class UsedSpMM(Function):
         x, values = ctx.saved_tensors
         _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
         used = ctx.used
+        if edge_changes(ctx.values) != ctx.changes:
+            raise RuntimeError(
+                "backward: the edges were changed after the forward pass; run the forward pass again. Change edges "
+                "when all backward passes of a step are done."
+            )
         dvalues = dx = None
         if for_values:
             part = rows_of(x, used.columns) if for_x else x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from ..edges.slots import Plan, SlotMap
-from ..edges.weights import replace_numbers
+from ..edges.weights import count_change, replace_numbers
 from ..structure.edit import Edit
 from . import state as of_optimizers
 from .row_optimizer import RowOptimizer
@@ -136,6 +136,7 @@ def _plans(
 def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | None) -> None:
     if plan.slots.keeps_size:
         p.copy_(plan.numbers)
+        count_change(p)
         if p.grad is not None and gradient is not None:
             p.grad.copy_(gradient)
     else:
