@@ -128,3 +128,14 @@ def test_a_copy_of_a_whole_training_goes_on_as_the_training_does() -> None:
             changes.step()
     assert trainings[1][0].topology.digest == layer.topology.digest
     assert torch.equal(trainings[1][0].values, layer.values)
+
+
+def test_a_model_that_is_cast_after_the_evolver_was_made() -> None:
+    layer = SparseLinear(12, 9, density=0.4)
+    evolver = evolve.Evolver(
+        layer, torch.optim.SGD(layer.parameters(), lr=0.1), evolve.RigL(),
+        evolve.Constant(interval=1, prune_fraction=0.3),
+    )  # fmt: skip
+    layer.double()
+    layer(torch.randn(4, 12, dtype=torch.float64)).square().mean().backward()
+    assert evolver.step() is not None

@@ -28,7 +28,7 @@ class Recorder:
         self._now: list[Factors] = []  # of this step's gradients that were added to .grad
         self._handed_out: list[Factors] = []  # of those that torch.autograd.grad returned
         self._pass = -1  # autograd's number of the latest backward pass
-        self._node: Any = None  # of autograd's graph, at which the gradient arrives; compiled graphs can't ask for it
+        self._node: Any = None  # of autograd's graph, at which the gradient arrives, as it was at first
         self._versions: dict[int, int] = {}  # of the tensors when they were noted
         self._topology: Topology | None = None
         self._handle: Any = None
@@ -104,7 +104,7 @@ class Recorder:
 
     def _came(self, a: Tensor, b: Tensor) -> None:
         leaf = trained(self.module)
-        arrives = _arrives(self._node or _node(leaf))
+        arrives = _arrives(self._node_now(leaf))
         if arrives is None:
             return
         present = torch._C._current_graph_task_id()
@@ -113,6 +113,13 @@ class Recorder:
         self._pass = present
         (self._now if arrives else self._handed_out).append((a, b))
         self._versions |= {id(each): each._version for each in (a, b) if not each.is_inference()}
+
+    def _node_now(self, leaf: Tensor) -> Any:
+        """Values that were given another type have another node."""
+        try:
+            return _node(leaf)
+        except AttributeError:  # inside of an operator, as in compiled graphs, autograd can't be asked
+            return self._node
 
     def _came_forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor) -> None:
         # what comes to the weight through the gradient of an input, as in a gradient penalty, is not seen here
