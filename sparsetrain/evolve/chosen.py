@@ -6,15 +6,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from .. import checks
 from ..edges.module import EdgeModule
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..structure.topology import Topology
 from .numbers import trained, weight_of
-
-WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, before the names of modules
 
 
 def check_kinds(where: str, **given: tuple[Any, type]) -> None:
@@ -34,10 +34,9 @@ def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Modu
     found: dict[str, tuple[nn.Module, float]] = {}
     matched: set[int] = set()
     known: list[str] = []
-    for full, module in model.named_modules():
+    for name, module in named_modules(model).items():
         if not isinstance(module, EdgeModule | MaskedLinear) or isinstance(module, TransposedSparseLinear):
             continue
-        name = _unwrapped(full)
         known.append(name)
         for k, (pattern, rate) in enumerate(patterns):
             if pattern.fullmatch(name):
@@ -70,13 +69,13 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
                 f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
                 "not have them. Make it from model.parameters(), or leave the layer out with layers=."
             )
-        for prefix, other in model.named_modules():
+        for prefix, other in named_modules(model).items():
             tied = isinstance(other, TransposedSparseLinear) and other.origin in ours
             if other is module or tied:
                 continue
             if any(p is weight for p in other._parameters.values()):
                 raise ValueError(
-                    f"{where}: the values of layer {name!r} are a parameter of {_unwrapped(prefix)!r} too, whose edges "
+                    f"{where}: the values of layer {name!r} are a parameter of {prefix!r} too, whose edges "
                     "would not change along. Tie layers by .transposed(), or untie them."
                 )
 
@@ -98,9 +97,21 @@ def unshare(modules: Mapping[str, Any]) -> None:
             module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
 
 
-def _unwrapped(name: str) -> str:
-    parts = name.split(".")
-    return ".".join(part for part in parts if part + "." not in WRAPPERS or len(parts) == 1)
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by the names that they have in the model itself, whatever is wrapped around it or around parts of it."""
+    modules = dict(model.named_modules())
+    names = {"": ""}
+    for full in filter(None, modules):
+        before, _, last = full.rpartition(".")
+        outer = names[before]
+        names[full] = outer if _wraps(modules[before]) else f"{outer}.{last}" if outer else last
+    return {names[full]: module for full, module in modules.items()}
+
+
+def _wraps(module: nn.Module) -> bool:
+    """Whether this is a wrapper around one module, of torch.compile (which is slow to import) among others."""
+    kinds = (DistributedDataParallel, nn.DataParallel, AveragedModel)
+    return isinstance(module, kinds) or type(module).__name__ == "OptimizedModule"
 
 
 def _patterns(where: str, layers: Any) -> list[tuple["re.Pattern[str]", float]]:
