@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends.dtypes import widened
+from .dtypes import widened
 from .edges.pending import bring_up_to_date
 from .edges.weights import places_of, weights_of
 from .structure.edge_sets import Edges, positions

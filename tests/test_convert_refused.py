@@ -134,7 +134,12 @@ def weight_normed() -> nn.Module:
             "expected linear layers of weight and bias alone, '1' has parametrizations. Leave it dense with skip=['1'].",
         ),
         (weight_normed, {"density": 0.1}, ValueError, "'1' has weight_g, weight_v."),
-        (lambda: with_layer(nn.Linear(4, 3).bfloat16()), {"density": 0.1}, TypeError, "'1' has torch.bfloat16."),
+        (
+            lambda: with_layer(nn.Linear(4, 3, dtype=torch.cfloat)),
+            {"density": 0.1},
+            TypeError,
+            "'1' has torch.complex64.",
+        ),
     ],
 )
 def test_refused(model: Callable[[], nn.Module], options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -8,12 +8,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sparsetrain"
 KERNELS = ROOT / "kernels" / "sparsetrain_kernels"
+TRITON = ROOT / "kernels" / "sparsetrain_triton"
 BENCH = ROOT / "bench" / "sparsetrain_bench"
 
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS: tuple[set[str], ...] = (
-    {"sparsetrain_kernels"},
-    {"arrays", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
+    {"sparsetrain_kernels", "sparsetrain_triton"},
+    {"arrays", "dtypes", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
     {"edges"},
     {"backends"},
     {"ops"},
@@ -44,7 +45,7 @@ def imported(path: Path) -> set[str]:
 
 def room_of(name: str) -> str | None:
     parts = name.split(".")
-    if parts[0] == "sparsetrain_kernels":
+    if parts[0] in ("sparsetrain_kernels", "sparsetrain_triton"):
         return parts[0]
     return parts[1] if parts[0] == "sparsetrain" and len(parts) > 1 else None
 
@@ -93,16 +94,29 @@ def test_kernels_know_neither_torch_nor_sparsetrain(path: Path) -> None:
     assert roots <= allowed | {"numpy", "numba", "llvmlite"}
 
 
+@pytest.mark.parametrize("path", sorted(TRITON.rglob("*.py")), ids=lambda path: str(path.relative_to(TRITON)))
+def test_kernels_for_cuda_know_triton_and_torch_alone(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)} - {"kernels"}
+    assert roots <= {"collections", "contextlib", "math", "typing", "triton", "torch"}
+
+
+def test_triton_is_imported_where_it_computes() -> None:
+    """Not with sparsetrain: only inside of functions."""
+    for path in PACKAGE.rglob("*.py"):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in top for alias in node.names} | {getattr(node, "module", "") for node in top}
+        assert not {name.split(".")[0] for name in names if name} & {"sparsetrain_triton"}, path
+
+
 def test_every_room_has_a_name_that_says_something() -> None:
     silent = {"utils", "util", "common", "core", "helpers", "helper", "misc"}
-    names = {
-        path.stem for folder in (PACKAGE, KERNELS, ROOT / "tests", ROOT / "bench") for path in folder.rglob("*.py")
-    }
+    folders = PACKAGE, ROOT / "kernels", ROOT / "tests", ROOT / "bench"
+    names = {path.stem for folder in folders for path in folder.rglob("*.py")}
     assert not names & silent
 
 
 def test_setup_lists_every_package() -> None:
     listed = (ROOT / "setup.cfg").read_text()
-    for folder in {path.parent for top in (PACKAGE, KERNELS, BENCH) for path in top.rglob("*.py")}:
+    for folder in {path.parent for top in (PACKAGE, KERNELS, TRITON, BENCH) for path in top.rglob("*.py")}:
         name = ".".join(folder.relative_to(ROOT).parts).removeprefix("kernels.").removeprefix("bench.")
         assert f"\n    {name}\n" in listed, f"setup.cfg does not list {name}, and the wheel would lack it"

@@ -21,7 +21,7 @@ from sparsetrain.backends.numba import products as numba_products
 from sparsetrain.ops import library
 
 ROWS, COLUMNS, BATCH = 6, 5, 3
-backends = pytest.mark.parametrize("backend", ["numba", "torch"])
+backends = pytest.mark.parametrize("backend", ["numba", "torch", "blocks"])
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
@@ -331,8 +331,8 @@ def test_backend_for() -> None:
     with pytest.raises(TypeError, match=r"float32 or float64, got torch.float16"):
         st.ops.backend_for("cpu", torch.float16)
     with (
-        pytest.raises(ValueError, match=r"expected one of \['numba', 'torch'\], got 'triton'"),
-        st.ops.use_backend("triton"),
+        pytest.raises(ValueError, match=r"expected one of \['blocks', 'numba', 'torch', 'triton'\], got 'cuda'"),
+        st.ops.use_backend("cuda"),
     ):
         pass
 

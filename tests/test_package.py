@@ -39,6 +39,7 @@ def test_wheel(tmp_path: Path) -> None:
         "sparsetrain",
         "sparsetrain_bench",
         "sparsetrain_kernels",
+        "sparsetrain_triton",
     }
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsetrain").rglob("*.py")}
     sources |= {str(path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*.py")}

@@ -3,6 +3,9 @@ gives, and check nothing: a wrong shape or dtype is undefined behaviour."""
 
 from .backward import backward as backward
 from .carry import carry as carry
+from .dense_blocks import bitmap as bitmap
+from .dense_blocks import expand as expand
+from .dense_blocks import gather as gather
 from .distinct import distinct as distinct
 from .larger import compact as compact
 from .larger import take as take

@@ -7,16 +7,21 @@ import torch
 from torch import Tensor
 
 from ..arrays import lends_memory
-from .choice import backend_for
+from .choice import AUTOMATIC, asked_for, backend_for
 from .numba import rows as numba_rows
 from .row_gradient import RowGradient, sparse_rows
 from .torch import rows as torch_rows
+from .triton import rows as triton_rows
+from .triton.available import usable
+
+FUSED = (AUTOMATIC, "triton", "blocks")  # what is asked for where rows are stepped by Triton's kernels
 
 
 def backend_of(parameter: Tensor) -> ModuleType:
-    """Where rows of this parameter are stepped, by the same rule as products; kernels need its memory as it is."""
+    """Where rows of this parameter are stepped: on CPUs by kernels, which need its memory as it is, on CUDA by Triton's
+    where it is installed."""
     if backend_for(parameter.device, parameter.dtype) != "numba":
-        return torch_rows
+        return triton_rows if usable(parameter.device) and asked_for(parameter.device) in FUSED else torch_rows
     return numba_rows if parameter.is_sparse or lends_memory(parameter) else torch_rows
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, patterns
-from ..backends.dtypes import FLOATS
+from ..dtypes import FLOATS, HALVES
 from ..nn import SparseLinear
 from ..structure.topology import Topology
 from .swap import check_names_free, check_untied, kind_of, some
@@ -58,10 +58,10 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
         weight = None if isinstance(layer, nn.LazyLinear) else current(layer, "weight")
         if weight is None or (meta and weight.is_meta):
             raise ValueError(f"{where}: expected weights, {name!r} has none yet. Initialize it before. Or: {advice}")
-        if weight.dtype not in FLOATS:
+        if weight.dtype not in (*FLOATS, *HALVES):
             raise TypeError(
-                f"{where}: expected float32 or float64 weights, {name!r} has {weight.dtype}. Sparse values are trained "
-                f"in these: call model.float() before (from_pretrained takes dtype=torch.float32). Or: {advice}"
+                f"{where}: expected weights in float32, float64, float16 or bfloat16, {name!r} has {weight.dtype}. "
+                f"{advice}"
             )
     check_names_free(where, layers, SparseLinear)
     check_untied(where, model, layers)

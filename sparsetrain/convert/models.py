@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
+from ..dtypes import HALVES
 from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
@@ -35,10 +36,11 @@ def sparsify(
     - neither: those that torch.nn.utils.prune has left, as ``weight_orig * weight_mask``; layers that were not pruned
       stay dense, and the hooks of prune are gone.
 
-    Everything else stays: biases (the same Parameters), dtype, device, requires_grad, training mode, hooks, and one
-    layer used in several places is still one. Subclasses of nn.Linear stay dense, as do the projections of
-    nn.MultiheadAttention and recurrent layers. torch's transformer encoders leave their fused inference kernel, which
-    takes dense weights. Code that reads ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made
+    Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses of
+    nn.Linear stay dense, as do the projections of nn.MultiheadAttention and recurrent layers. torch's transformer
+    encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` itself
+    needs its layer in ``skip``. Optimizers are to be made
     afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
@@ -169,5 +171,8 @@ def _sparse(linear: Any, t: Topology) -> SparseLinear:
 
 def _dense(layer: SparseLinear | MaskedLinear) -> nn.Linear:
     linear = layer.to_dense()
-    linear.register_parameter("bias", layer._parameters.get("bias"))
+    bias = layer._parameters.get("bias")
+    if bias is not None and bias.dtype in HALVES:  # of a model in half precision
+        linear.to(bias.dtype)
+    linear.register_parameter("bias", bias)
     return linear

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from ..dtypes import keeping_wide
 from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
@@ -54,7 +55,7 @@ class EdgeModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.bring_up_to_date()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(keeping_wide(fn), recurse)  # type: ignore[no-untyped-call]
         if self.values.device.type != "meta":  # a structure can't be made anew from nothing
             self.topology = self.topology.to(self.values.device)
         return self

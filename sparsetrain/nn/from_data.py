@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import torch
 
-from ..backends.dtypes import FLOATS
 from ..constrain.words import by_word
+from ..dtypes import FLOATS
 from ..edges.frames import labels
 from ..edges.module import EdgeModule
 from ..structure.csr import compressed

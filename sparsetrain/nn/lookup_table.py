@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks, tracing
-from ..backends.dtypes import FLOATS
+from ..dtypes import FLOATS, HALVES, keeping_wide, wide
 from ..edges.pending import bring_up_to_date
 from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup
@@ -38,7 +38,9 @@ class LookupTable(nn.Module):
             nn.EmbeddingBag does.
         include_last_offset: offsets have one number more, which is the number of ids, as pointers of CSR have.
         generator: of the initial values.
-        device, dtype: of the table.
+        device: of the table.
+        dtype: of what is returned. The table itself is float64 where that is, and float32 otherwise: in half precision
+            most updates are too small to change a number.
 
     Shape:
         ids ``(*)`` to ``(*, dim)``, or ``(dim, *)`` with columns. With a pool: ids ``(bags, length)``, or ``(k,)`` and
@@ -46,6 +48,7 @@ class LookupTable(nn.Module):
         ``(dim, bags)`` with columns.
 
     Attributes:
+        output_dtype: float16 or bfloat16 where rows are returned in it, as after ``.to(torch.bfloat16)``, or None.
         weight: shape ``(rows, dim)``; N(0, 1) at first. Under ``unused="dense"`` read it after ``optimizer.flush()``.
 
     Raises:
@@ -94,7 +97,9 @@ class LookupTable(nn.Module):
         self.columns, self.pool, self.max_norm, self.norm_type = columns, pool, max_norm, norm_type
         self.include_last_offset = include_last_offset
         self.padding_idx = None if padding_idx is None else padding_idx % rows
-        self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=dtype))
+        asked = torch.get_default_dtype() if dtype is None else dtype
+        self.output_dtype = asked if asked in HALVES else None
+        self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=wide(asked)))
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -119,6 +124,8 @@ class LookupTable(nn.Module):
         if tracing.is_symbolic(input):
             return tracing.as_leaf(self, input, offsets, per_sample_weights)  # type: ignore[no-any-return]
         y = self._rows(input, offsets, per_sample_weights)
+        if self.output_dtype is not None:
+            y = y.to(self.output_dtype)
         return y.movedim(-1, 0) if self.columns else y
 
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
@@ -228,7 +235,9 @@ class LookupTable(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         bring_up_to_date(self.weight)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+        asked = fn(self.weight.new_empty(0, dtype=self.output_dtype)).dtype
+        self.output_dtype = asked if asked in HALVES else None
+        return super()._apply(keeping_wide(fn), recurse)  # type: ignore[no-untyped-call,no-any-return]
 
     def __getstate__(self) -> Any:
         bring_up_to_date(self.weight)  # before a copy or a pickle of it is made

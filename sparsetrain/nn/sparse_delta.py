@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from .. import tracing
-from ..backends.dtypes import HALVES, widened
+from ..dtypes import HALVES, keeping_wide, widened
 from ..edges.module import EdgeModule
 from ..ops.delta import delta_linear
 from ..ops.verbs import checked_linear
@@ -103,14 +103,10 @@ class SparseDeltaLinear(EdgeModule):
         return (y + delta).to(y.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def wide(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            return tensor.to(new.device, torch.float32) if new.dtype in HALVES else new
-
         if recurse:
             for module in self.children():
-                module._apply(fn if module is self.linear else wide)  # type: ignore[no-untyped-call]
-        return super()._apply(wide, recurse=False)
+                module._apply(fn if module is self.linear else keeping_wide(fn))  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse=False)
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:

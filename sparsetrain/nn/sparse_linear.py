@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns, tracing
+from ..dtypes import of_new_values, widened
 from ..edges.module import EdgeModule
 from ..edges.slots import Plan
 from ..ops.verbs import checked_linear
@@ -33,7 +34,9 @@ class SparseLinear(FromData):
             do not bring edges up to date: under ``unused="dense"`` call ``optimizer.flush()`` before they run. Under
             torch.func the gradient is dense, over all edges.
         generator: of the random edges and of the initial values.
-        device, dtype: of the parameters; float32 and float64 are computed in.
+        device: of the parameters.
+        dtype: of the parameters, float32 or float64. In half precision most updates are too small to change a number:
+            values stay float32 then, also after ``.to(torch.bfloat16)``, beside inputs and results in half precision.
 
     Shape:
         ``(..., in_features)`` to ``(..., out_features)``; feature-major input gives feature-major output.
@@ -86,8 +89,9 @@ class SparseLinear(FromData):
                 f"got {topology.shape}."
             )
         self.in_features, self.out_features, self.sparse_grad = in_features, out_features, sparse_grad
-        self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        of_values = of_new_values(dtype)
+        self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=of_values))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=of_values)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)
         self.awaits_edges = density is not None and self.values.is_meta
         self.reset_parameters(generator)
@@ -142,7 +146,7 @@ class SparseLinear(FromData):
         t = mask if weight.is_meta else mask.to(weight.device)
         layer = cls(t.shape[1], t.shape[0], bias is not None, topology=t, device="meta", dtype=weight.dtype)
         values = weight.new_empty(t.nnz) if weight.is_meta else weight[t.row.long(), t.col.long()]
-        layer.values = nn.Parameter(values, linear.weight.requires_grad)
+        layer.values = nn.Parameter(widened(values), linear.weight.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)

@@ -16,6 +16,7 @@ from torch.autograd import Function
 from ..backends.choice import BACKENDS
 from ..backends.layout import in_layout_of, sum_over_batch
 from ..backends.protocol import Backend
+from ..dtypes import widened
 from ..structure.topology import Topology
 from ..tracing import mapped_by_autograd, transforming, watched
 from . import library
@@ -76,7 +77,7 @@ class SpMM(Function):
                 dvalues = sddmm(t, x, dy, backend) if transpose else sddmm(t, dy, x, backend)
             if for_x:
                 dx = spmm(t, values, dy, None, not transpose, backend)
-            dbias = sum_over_batch(dy) if for_bias else None
+            dbias = sum_over_batch(widened(dy)) if for_bias else None
         return None, dvalues, dx, dbias if for_bias else None, None, None
 
     @staticmethod
@@ -90,7 +91,7 @@ class SpMM(Function):
         if dx is not None:
             terms.append(spmm(ctx.t, values, dx, None, ctx.transpose, ctx.backend))
         if dbias is not None:
-            terms.append(dbias[:, None].expand(-1, x.shape[1]))
+            terms.append(dbias[:, None].expand(-1, x.shape[1]).to(x.dtype))
         return in_layout_of(x, torch.stack(terms).sum(0)) if terms else None  # a tangent has the layout of its primal
 
     @staticmethod

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import linear
 
-from ..backends.choice import BACKENDS, backend_for
+from ..backends.choice import BACKENDS, asked_for
 from ..backends.dense_products import dense_product
-from ..backends.dtypes import widened
 from ..backends.layout import sum_over_batch
+from ..dtypes import widened
 from ..structure.topology import Topology
 from ..tracing import transforming, watched
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
@@ -38,7 +38,7 @@ def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: 
     if x.ndim == 0 or x.shape[-1] != t.shape[1] or values.shape != (t.nnz,):
         checked_linear(where, _wide(x), t, values, None, transpose=False)  # which says what is wrong
     samples = x.reshape(x.shape[:-1].numel(), t.shape[1])
-    y = DeltaLinear.apply(samples, weight, bias, t, values, backend_for(x.device, values.dtype))  # type: ignore[no-untyped-call]
+    y = DeltaLinear.apply(samples, weight, bias, t, values, asked_for(x.device))  # type: ignore[no-untyped-call]
     result: Tensor = y.reshape(*x.shape[:-1], t.shape[0])
     return result
 

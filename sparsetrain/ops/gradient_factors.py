@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from ..dtypes import widened
 from ..structure.topology import Topology
 
 Listener = Callable[[Tensor, Tensor], None]
@@ -42,4 +43,4 @@ def tell(t: Topology, a: Tensor, b: Tensor) -> None:
     """A backward pass has computed the gradient a b' at these edges."""
     if _listeners:
         for listener in _listeners.get(t, ()):
-            listener(a.detach(), b.detach())
+            listener(widened(a.detach()), widened(b.detach()))

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..backends.choice import BACKENDS
 from ..backends.layout import empty_like_layout, sum_over_batch
+from ..dtypes import FLOATS, HALVES, wide, widened
 from ..structure.topology import Topology
 from ..tracing import beside
 from .gradient_factors import tell
@@ -62,13 +63,18 @@ def topology_of(crow: Tensor, col: Tensor, columns: int) -> Topology:
 
 
 def check(where: str, t: Topology, *expected: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
-    """Operands of the shapes that are expected, and of one dtype."""
-    dtypes = {operand.dtype for _, operand, _ in expected if operand is not None}
+    """Operands of the shapes that are expected, in one dtype; matrices may be half precision beside float32 values."""
+    matrices = {operand.dtype for _, operand, shape in expected if operand is not None and len(shape) == 2}
+    vectors = {operand.dtype for _, operand, shape in expected if operand is not None and len(shape) == 1}
     for name, operand, shape in expected:
         if operand is not None and operand.shape != shape:
             raise ValueError(f"{where}: expected {name} of shape {shape} for {t!r}, got {tuple(operand.shape)}.")
-    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise TypeError(f"{where}: expected operands in one dtype, float32 or float64, got {sorted(map(str, dtypes))}.")
+    one = len(matrices) == 1 and matrices <= {*FLOATS, *HALVES}
+    if not one or not vectors <= {wide(dtype) for dtype in matrices}:
+        raise TypeError(
+            f"{where}: expected operands in one dtype, float32 or float64, or matrices in half precision beside "
+            f"float32 values, got {sorted(map(str, matrices | vectors))}."
+        )
 
 
 @torch.library.impl(_library, "spmm", "CompositeExplicitAutograd")
@@ -113,7 +119,7 @@ def _backward(
     check(where, t, ("values", values, (t.nnz,)), ("x", x, (t.shape[1], *batch)), ("dy", dy, (t.shape[0], *batch)))
     tell(t, dy, x)
     grad, dx, bias_grad = BACKENDS[backend].backward(t, values, x, dy, bias)
-    return grad, dx, dy.new_empty(0) if bias_grad is None else bias_grad
+    return grad, dx, values.new_empty(0) if bias_grad is None else bias_grad
 
 
 @torch.library.register_fake("sparsetrain::spmm", lib=_library)
@@ -133,14 +139,15 @@ def _fake_spmm(
 @torch.library.register_fake("sparsetrain::gradient", lib=_library)
 @torch.library.register_fake("sparsetrain::sddmm", lib=_library)
 def _fake_sddmm(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
-    return a.new_empty(col.shape[0])
+    return a.new_empty(col.shape[0], dtype=wide(a.dtype))
 
 
 @torch.library.register_fake("sparsetrain::backward", lib=_library)
 def _fake_backward(
     crow: Tensor, col: Tensor, values: Tensor, x: Tensor, dy: Tensor, bias: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(col.shape[0]), empty_like_layout(x, x.shape[0]), dy.new_empty(dy.shape[0] if bias else 0)
+    grad, of_bias = (values.new_empty(size) for size in (col.shape[0], dy.shape[0] if bias else 0))
+    return grad, empty_like_layout(x, x.shape[0]), of_bias
 
 
 def _keep_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -160,7 +167,7 @@ def _spmm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
             dvalues = _ops.gradient(crow, col, a, b, ctx.backend)
         if for_x:
             dx = _ops.spmm(crow, col, values, dy, None, ctx.columns, not ctx.transpose, ctx.backend)
-        dbias = sum_over_batch(dy) if for_bias else None
+        dbias = sum_over_batch(widened(dy)) if for_bias else None
     return None, None, dvalues, dx, dbias if for_bias else None, None, None, None
 
 
@@ -195,7 +202,7 @@ def _backward_gradients(ctx: Any, dgrad: Tensor, ddx: Tensor, dbias: Tensor) -> 
             crow, col, values, ddx, None, columns, False, backend
         )
         if ctx.bias:
-            ddy = ddy + dbias[:, None]
+            ddy = ddy + dbias[:, None].to(ddy.dtype)
     return None, None, dvalues, dx, ddy, None, None
 
 

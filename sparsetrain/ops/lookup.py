@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from ..backends.dtypes import FLOATS
 from ..backends.row_gradient import RowGradient, sparse_rows
 from ..backends.row_steps import backend_of
+from ..dtypes import FLOATS
 
 
 def lookup(ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:

@@ -4,12 +4,14 @@ other columns are read, and the gradient of the values names them alone."""
 from typing import Any, NamedTuple
 
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 from torch.autograd import Function
 
 from ..backends.layout import is_feature_major, sum_over_batch
 from ..backends.numba import products as numba_products
 from ..backends.row_gradient import sparse_rows
+from ..dtypes import widened
 from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from .autograd import backend_of, check_edges, sddmm, spmm
@@ -26,7 +28,7 @@ class Used(NamedTuple):
 
 def used_columns(t: Topology, x: Tensor, backend: str) -> Used:
     """The part of t that the columns make in which x, (in, batch), is not zero throughout; NaN is not zero."""
-    columns = (numba_products.used(x) if backend == "numba" else (x != 0).any(1)).nonzero().flatten()
+    columns = (numba_products.used(x) if _by_kernels(x, backend) else (x != 0).any(1)).nonzero().flatten()
     crow_t, col_t, perm = t.transposed
     starts = crow_t[columns].long()
     counts = crow_t[columns + 1].long() - starts
@@ -79,7 +81,11 @@ class UsedSpMM(Function):
         if for_x:
             check_edges(ctx.t, values)
             dx = spmm(ctx.t, values, dy, None, True, ctx.backend)
-        return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None
+        return None, None, dvalues, dx, sum_over_batch(widened(dy)) if for_bias else None, None
+
+
+def _by_kernels(x: Tensor, backend: str) -> bool:
+    return COMPILES and x.device.type == "cpu" and backend != "torch"
 
 
 def rows_of(x: Tensor, columns: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..backends.choice import BACKENDS
 from ..backends.layout import empty_like_layout, sum_over_batch
 from ..backends.row_gradient import sparse_rows
+from ..dtypes import wide, widened
 from ..structure.topology import Topology
 from ..tracing import beside
 from . import library
@@ -58,7 +59,8 @@ def _fake_spmm(crow: Tensor, col: Tensor, values: Tensor, x: Tensor, bias: Tenso
 def _fake_gradient(crow: Tensor, col: Tensor, a: Tensor, b: Tensor, backend: str) -> Tensor:
     edges = col.shape[0]  # at most; graphs depend on the shape of a sparse tensor, not on how much it holds
     indices = a.new_empty((1, edges), dtype=torch.int64)
-    return torch.sparse_coo_tensor(indices, a.new_empty(edges), (edges,), is_coalesced=True, check_invariants=False)
+    numbers = a.new_empty(edges, dtype=wide(a.dtype))
+    return torch.sparse_coo_tensor(indices, numbers, (edges,), is_coalesced=True, check_invariants=False)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -71,7 +73,7 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
     dvalues = _ops.gradient_used(crow, col, dy, x, ctx.backend) if for_values else None
     dx = _ops.spmm(crow, col, values, dy, None, x.shape[0], True, ctx.backend) if for_x else None
-    return None, None, dvalues, dx, sum_over_batch(dy) if for_bias else None, None
+    return None, None, dvalues, dx, sum_over_batch(widened(dy)) if for_bias else None, None
 
 
 def _keep_factors(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

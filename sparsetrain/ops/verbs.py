@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from .. import tracing
-from ..backends.choice import backend_for
-from ..backends.dtypes import FLOATS, HALVES
+from ..backends.choice import asked_for, is_plain_matrix
+from ..dtypes import FLOATS, HALVES, wide
 from ..structure.topology import Topology
 from . import autograd, library, used_columns, used_operators
+from .gradient_factors import listening
 
+ACTIVATIONS = (*FLOATS, *HALVES)
+PARAMETERS = ("values", "bias")  # among operands
 SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -72,7 +75,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
             raise ValueError(f"{where}: expected {name} of shape ({features}, batch), got {tuple(tensor.shape)}.")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{where}: expected a and b of one batch size, got {a.shape[1]} and {b.shape[1]}.")
-    backend = backend_for(a.device, a.dtype)
+    backend = asked_for(a.device)
     if _in_graph():
         return library.Operators(backend).sddmm(t, a, b)
     return autograd.sddmm(t, a, b, backend)
@@ -118,7 +121,7 @@ def checked_linear(
     if isinstance(x, Tensor) and x.layout in SPARSE:
         x = x.to_dense()  # as nn.Linear takes it; the batch is dense inside
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
-    ready = _ready(t, x, values, bias)  # as most calls are; the fixed cost is the enemy of small layers
+    ready = _ready(t, x, values, bias)  # as most calls are: call overhead dominates small layers
     if not ready:
         _check_dense(where, {"x": x})
     _check_values(where, t, values)
@@ -131,22 +134,30 @@ def checked_linear(
         named = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
         x, values, *rest = _operands(where, t, named)
         bias = rest[0] if rest else None
+    if ready and not tracing.compiling() and _as_linear(t, x, values):
+        weight = values.view(t.shape)
+        return torch.nn.functional.linear(x, weight.t() if transpose else weight, bias)
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
     columns = x.t() if x.ndim == 2 else x.reshape(math.prod(leading), inputs).t()
     if sparse_grad and not tracing.transforming():
         product = used_columns.spmm_used if tracing.readable(x, values) else used_operators.spmm_used
-        y = product(t, values, columns, bias, backend_for(x.device, x.dtype))
+        y = product(t, values, columns, bias, asked_for(x.device))
     else:
         y = _spmm(t, values, columns, bias, transpose)
     return y.t().reshape(*leading, outputs)
 
 
+def _as_linear(t: Topology, x: Tensor, values: Tensor) -> bool:
+    """Whether torch's own linear function over the values as a matrix will do, with its gradients."""
+    return x.dtype is values.dtype and is_plain_matrix(t, x.device) and not listening(t)
+
+
 def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
     """Whether ``_operands`` would find nothing to refuse or to convert."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS or x.layout is not torch.strided:
+    if not isinstance(x, Tensor) or x.dtype not in ACTIVATIONS or x.layout is not torch.strided:
         return False
-    dtype, device = x.dtype, _place(t, [x, values])
+    dtype, device = wide(x.dtype), _place(t, [x, values])
     return (
         x.device == device
         and all(
@@ -163,7 +174,7 @@ def _place(t: Topology, tensors: list[Tensor]) -> torch.device:
 
 
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-    backend = backend_for(x.device, x.dtype)
+    backend = asked_for(x.device)
     if _in_graph():
         return library.Operators(backend).spmm(t, values, x, bias, transpose)
     return autograd.spmm(t, values, x, bias, transpose, backend)
@@ -201,23 +212,36 @@ def _check_dense(where: str, named: dict[str, Tensor]) -> None:
 
 
 def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]:
-    """The tensors in one floating-point type on the topology's device; under autocast, halves become float32."""
+    """The tensors on the topology's device, in one floating-point type; matrices may be in half precision, and values
+    and bias are float32 then. Under autocast all halves of values and bias become float32."""
     _check_dense(where, named)
-    tensors = list(named.values())
-    if torch.is_autocast_enabled(t.device.type):
-        tensors = [tensor.float() if tensor.dtype in HALVES else tensor for tensor in tensors]
-    dtype, device = tensors[0].dtype, _place(t, tensors)
-    for name, tensor in zip(named, tensors, strict=True):
-        if tensor.dtype not in FLOATS:
-            raise TypeError(
-                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(), or run "
-                "under torch.autocast, which computes sparse products in float32."
-            )
-        if tensor.dtype is not dtype:
-            dtypes = ", ".join(f"{key} {value.dtype}" for key, value in zip(named, tensors, strict=True))
-            raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
+    device = _place(t, list(named.values()))
+    autocast = torch.is_autocast_enabled(t.device.type)
+    activations = [name for name in named if name not in PARAMETERS]
+    dtype = named[activations[0]].dtype
+    for name, tensor in named.items():
         if tensor.device != device:
             raise TypeError(
                 f"{where}: expected {name} on {device}, where the topology is, got {tensor.device}. Use .to(device)."
             )
-    return tensors
+        if name in activations:
+            _check_activation(where, name, tensor)
+        elif tensor.dtype in HALVES and (autocast or name == "bias"):
+            named[name] = tensor.float()
+        elif tensor.dtype not in FLOATS:
+            raise TypeError(
+                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(): beside "
+                "values in float32, x may be in half precision, and so is the result."
+            )
+    if any(tensor.dtype is not (dtype if name in activations else wide(dtype)) for name, tensor in named.items()):
+        dtypes = ", ".join(f"{key} {value.dtype}" for key, value in named.items())
+        raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
+    return list(named.values())
+
+
+def _check_activation(where: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in ACTIVATIONS:
+        raise TypeError(
+            f"{where}: expected {name} in float32, float64, float16 or bfloat16, got {tensor.dtype}. Convert with "
+            ".float()."
+        )

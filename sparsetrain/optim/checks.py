@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..backends.dtypes import FLOATS
 from ..backends.row_gradient import RowGradient
+from ..dtypes import FLOATS
 from ..edges.pending import pending_of
 from .lazy_updates import LazyUpdates
 from .loading import OURS

@@ -7,8 +7,8 @@ from sparsetrain_kernels.plan import GRADIENTS, Plan
 from torch import Tensor
 
 from ...arrays import array, flat, operand
+from ...dtypes import wide
 from ...structure.topology import Topology
-from ..dtypes import wide
 from ..layout import empty_like_layout
 
 

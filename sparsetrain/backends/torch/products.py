@@ -12,8 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from ...dtypes import widened
 from ...structure.topology import Topology
-from ..dtypes import widened
 from ..layout import empty_like_layout, sum_over_batch
 
 

@@ -1,0 +1,115 @@
+"""Products through dense blocks: a block of rows of W is written out with its zeros, multiplied by torch's dense
+product, and forgotten. The gradient of the values is a dense product too, of which the stored positions are kept.
+Values, gradients and optimizer state stay as small as the edges. Where each position has an edge, the values are the
+matrix.
+
+A zero that is not stored is multiplied here, as in nn.Linear: an infinity or NaN of the input reaches all outputs.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ...dtypes import HALVES
+from ...structure.topology import Topology
+from ..dense_products import dense_product
+from ..layout import empty_like_layout, is_feature_major, sum_over_batch
+from .expand import expand, gather
+from .scratch import block_bytes, row_blocks
+
+
+def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+    t.check_untouched()
+    with _without_autocast(x):
+        operand = _computed(x)
+        values, bias = values.detach(), None if bias is None else bias.detach()
+        product = _transposed if transpose else _plain
+        return product(t, values, operand, bias).to(x.dtype)
+
+
+def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
+    t.check_untouched()
+    with _without_autocast(a):
+        a, b = _computed(a), _computed(b)
+        if _is_full(t):
+            return _outer(a, b).view(-1)
+        grad = a.new_empty(t.nnz, dtype=torch.float64 if a.dtype is torch.float64 else torch.float32)
+        for first, last in _blocks(t, a):
+            gather(t, _outer(a[first:last], b), first, last, grad)
+        return grad
+
+
+def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    grad = sddmm(t, dy, x)
+    dx = spmm(t, values, dy.to(x.dtype), None, transpose=True)
+    return grad, dx, sum_over_batch(dy.to(values.dtype)) if bias else None
+
+
+def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + bias: each block makes its rows of the result."""
+    if _is_full(t):
+        return _product(values.reshape(t.shape), x, bias)
+    blocks = list(_blocks(t, x))
+    y = None if len(blocks) == 1 else empty_like_layout(x, t.shape[0])
+    for first, last in blocks:
+        rows = _product(_expanded(t, values, first, last, x), x, None if bias is None else bias[first:last])
+        if y is None:
+            return rows
+        y[first:last] = rows
+    assert y is not None
+    return y
+
+
+def _transposed(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Wᵀ x + bias: the sum of what the blocks make of their rows of x."""
+    if _is_full(t):
+        return _product(values.reshape(t.shape).t(), x, bias)
+    y: Tensor | None = None
+    for first, last in _blocks(t, x):
+        part = _product(_expanded(t, values, first, last, x).t(), x[first:last], bias if y is None else None)
+        y = part if y is None else y.add_(part)
+    assert y is not None
+    return y
+
+
+def _product(a: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """a x + bias in the layout of x, (features, batch)."""
+    if is_feature_major(x):
+        y = dense_product(a, x.t())
+        return y if bias is None else y.add_(bias.to(y.dtype)[:, None])
+    return dense_product(x.t(), a, None if bias is None else bias.to(a.dtype)).t()
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """a bᵀ, the samples summed in float32 at least, contiguous."""
+    if a.dtype in HALVES:
+        return torch.mm(a, b.t(), out_dtype=torch.float32)
+    return dense_product(a, b).contiguous()
+
+
+def _expanded(t: Topology, values: Tensor, first: int, last: int, x: Tensor) -> Tensor:
+    block = x.new_empty(last - first, t.shape[1])
+    expand(t, values, first, last, block)
+    return block
+
+
+def _blocks(t: Topology, x: Tensor) -> Iterator[tuple[int, int]]:
+    return iter(row_blocks(*t.shape, x.itemsize, block_bytes(x.device)))
+
+
+def _is_full(t: Topology) -> bool:
+    return t.nnz == t.numel
+
+
+def _computed(x: Tensor) -> Tensor:
+    """x in the type that products are made in: halves on a GPU, whose sums are float32, and float32 on a CPU."""
+    x = x.detach()
+    return x.float() if x.dtype in HALVES and x.device.type != "cuda" else x
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Dense products would become half precision."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -1,0 +1,68 @@
+"""What products cost by one way and by another: arithmetic over shapes, measured constants and nothing else, so that a
+choice never changes from run to run.
+
+On a CPU the unit is the dense product of the same shape. A kernel takes time in proportion to the density; what its
+backward pass does once for an edge, and what a block's expansion does once for a position, weighs the more the smaller
+the batch is. The constants are from processors of AMD with vectors of 64 and 32 bytes, one thread, batches of 100 to
+2,048 (``sparsetrain bench --preset layers``). On a GPU both are estimates from bandwidth and throughput of an H100.
+"""
+
+from typing import NamedTuple
+
+import torch
+from sparsetrain_kernels.width import VECTOR_BYTES
+
+LEAST = 2**22  # multiplications, below which a product through blocks costs more calls than it saves
+
+
+class Rates(NamedTuple):
+    """Of kernels, for each unit of density; ``per_edge`` and ``expansion`` are for a batch of one sample."""
+
+    forward: float
+    backward: float
+    per_edge: float
+    expansion: float
+
+
+RATES = {64: Rates(1.75, 1.35, 95, 25), 32: Rates(1.5, 2.4, 30, 25), 16: Rates(1.5, 2.4, 30, 50)}
+
+MEMORY, CACHE = 3.0e12, 5.5e12  # bytes a second that a GPU copies, and that its L2 delivers
+CUSPARSE = 1.5e12  # edges times samples a second
+THROUGHPUT = {torch.float64: 50e12, torch.float32: 50e12, torch.float16: 680e12, torch.bfloat16: 680e12}
+TF32 = 340e12
+
+
+def blocks_are_faster_on_cpu(numel: int, nnz: int, batch: int, gradients: bool) -> bool:
+    """Whether dense blocks take less time than kernels, for a product or for both gradients of one.
+
+    Example:
+        >>> blocks_are_faster_on_cpu(2**20, 2**20 * 9 // 10, batch=512, gradients=True)
+        True
+        >>> blocks_are_faster_on_cpu(2**20, 2**20 // 5, batch=512, gradients=True)
+        False
+    """
+    if nnz == numel:
+        return True
+    if numel * batch < LEAST:
+        return False
+    rates = RATES[VECTOR_BYTES]
+    for_density = rates.backward + rates.per_edge / batch if gradients else rates.forward
+    return nnz / numel * for_density > 1 + rates.expansion / batch
+
+
+def blocks_are_faster_on_cuda(numel: int, nnz: int, batch: int, dtype: torch.dtype, *, fused: bool, tf32: bool) -> bool:
+    """Whether dense blocks take less time than CSR on a GPU: by our kernels (``fused``), or by cuSPARSE.
+
+    Example:
+        >>> blocks_are_faster_on_cuda(2**24, 2**24 // 10, 1024, torch.bfloat16, fused=True, tf32=True)
+        True
+        >>> blocks_are_faster_on_cuda(2**24, 2**24 // 1000, 1024, torch.bfloat16, fused=True, tf32=True)
+        False
+    """
+    if nnz == numel:
+        return True
+    size = dtype.itemsize
+    rate = TF32 if tf32 and dtype is torch.float32 else THROUGHPUT[dtype]
+    blocks = 2 * numel * batch / rate + 2 * size * numel / MEMORY
+    csr = nnz * batch * size / CACHE if fused else nnz * batch / CUSPARSE
+    return blocks < csr
