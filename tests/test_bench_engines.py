@@ -53,7 +53,7 @@ def gate(case: Case, name: str) -> float:
     problem = case.problem()
     contestant = case.contestant(name, problem)
     contestant.first_pass()
-    error = check(contestant.results(), case.expected(problem))
+    error = check(contestant.results(), case.expected(problem), contestant.tolerance)
     assert all(seconds >= 0 for seconds in contestant.step().values())
     assert contestant.kept_bytes() > 0
     return error
@@ -66,7 +66,8 @@ def gate(case: Case, name: str) -> float:
 @pytest.mark.parametrize("layout", ["row-major", "feature-major"])
 @pytest.mark.parametrize("name", LAYER.contestants())
 def test_layers_agree_with_the_oracle(name: str, layout: Any) -> None:
-    assert gate(replace(LAYER, layout=layout), name) < 1e-5
+    error = gate(replace(LAYER, layout=layout), name)
+    assert error < (1e-5 if ENGINES[name].dtype is torch.float32 else 1e-2)
 
 
 @pytest.mark.filterwarnings("ignore")

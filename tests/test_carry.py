@@ -366,3 +366,17 @@ def test_a_graph_of_former_edges_is_refused() -> None:
     carry(None, {layer: change(layer.topology, 2, 2)})
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("grown", [2, 1])
+@pytest.mark.parametrize("kind", ["constrained", "sparse_grad"])
+def test_a_graph_of_former_edges_that_does_not_read_their_numbers(kind: str, grown: int) -> None:
+    layer = layer_of(sparse_grad=kind == "sparse_grad")
+    if kind == "constrained":
+        st.constrain.bounded(layer, -9.0, 9.0)
+    loss = layer(torch.ones(1, 7)).sum()
+    carry(None, {layer: change(layer.topology, 2, grown)})
+    with pytest.raises(RuntimeError, match="the edges were changed after the forward pass"):
+        loss.backward()
+    assert all(p.grad is None for p in layer.parameters() if p.ndim == 1 and p.numel() > layer.out_features)
+    layer(torch.ones(1, 7)).sum().backward()

@@ -294,6 +294,40 @@ def test_info_says_what_is_used() -> None:
     assert Path(facts["kernel_cache"]["folder"]).is_absolute()
 
 
+def test_info_says_what_computes_a_layer() -> None:
+    said = run("info", "--layer", "512x512x64", "--density", "0.05").stdout
+    assert said.split() == [
+        *("forward", "numba", "backward", "numba", "because"),
+        *[
+            "at",
+            "density",
+            "0.05",
+            "and",
+            "a",
+            "batch",
+            "of",
+            "64,",
+            "kernels",
+            "over",
+            "the",
+            "edges",
+            "take",
+            "less",
+            "time",
+            "than",
+            "blocks",
+        ],
+    ]
+    facts = json.loads(run("info", "--layer", "64x64x64", "--density", "1", "--dtype", "bfloat16", "--json").stdout)
+    assert facts["backend"] == facts["gradients"] == "blocks"
+    for wrong in (
+        ("--layer", "64x64"),
+        ("--layer", "4x4x4", "--device", "abacus"),
+        ("--layer", "4x4x4", "--density", "2"),
+    ):
+        assert run("info", *wrong).exit_code == 2
+
+
 def test_version_and_help() -> None:
     assert run("--version").output.startswith("sparsetrain, version ")
     assert "compare" in run("--help").output

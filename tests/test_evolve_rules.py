@@ -167,6 +167,14 @@ def test_global_magnitude_beside_one_sort_over_all(floor: int) -> None:
         assert bool((new.sum(1) >= mask.sum(1).clamp(max=floor)).all())
 
 
+@pytest.mark.parametrize("rule", [evolve.GMP(), evolve.GlobalMagnitude()])
+def test_rules_that_only_prune_replace_nothing(rule: evolve.Rule) -> None:
+    layer = SparseLinear(30, 20, density=1.0)
+    schedule = evolve.Cubic(stop=9, final_density=0.5, prune_fraction=0.3)
+    with pytest.raises(ValueError, match="expected a schedule without prune_fraction"):
+        evolve.Evolver(layer, torch.optim.SGD(layer.parameters()), rule, schedule)
+
+
 def test_a_floor_that_does_not_fit() -> None:
     model = two_layers()
     with pytest.raises(ValueError, match="leaves each neuron its 4 edges"):

@@ -276,6 +276,27 @@ def test_names_patterns_and_rates(layers: Any, grown: dict[str, int]) -> None:
     assert {name: layer.grown for name, layer in change.layers.items()} == grown
 
 
+def test_names_are_those_of_the_model_itself() -> None:
+    """Parts of a wrapper's name are left out, and parts of a model's own names that read alike are not."""
+    own = nn.ModuleDict({"module": nn.ModuleDict({"x": network()[0]}), "x": network()[0]})
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1)
+    change = evolve.Evolver(own, optimizer, evolve.SET(), EVERY).step()
+    assert change is not None
+    assert list(change.layers) == ["module.x", "x"]
+    model = network()
+    followers = [AveragedModel(model), torch.compile(network(), backend="eager"), nn.DataParallel(network())]
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        change = evolve.Evolver(wrapped, optimizer, evolve.SET(), EVERY).step()
+        assert change is not None
+        assert list(change.layers) == ["0", "2"]
+        for follower in followers:
+            change.follow(follower)  # type: ignore[arg-type]
+    for follower in followers:
+        digests = [layer.topology.digest for layer in follower.modules() if isinstance(layer, SparseLinear)]
+        assert digests == [layer.topology.digest for layer in model[::2]]
+
+
 class Returns(evolve.Rule):
     """New edges never come where old ones went, so that counts are exact."""
 

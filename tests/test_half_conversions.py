@@ -65,7 +65,7 @@ def identity(size: int) -> Structure:
     return Structure(size, size, np.arange(size + 1, dtype=np.int32), np.arange(size, dtype=np.int32))
 
 
-@pytest.mark.parametrize("batch", [NARROW, 2 * FULL])
+@pytest.mark.parametrize("batch", [NARROW, 2 * FULL], ids=["gathered", "tiles"])
 @pytest.mark.parametrize("name", HALVES)
 def test_identity_keeps_every_number(name: str, batch: int) -> None:
     """Subnormals of float16 too, which are none in float32. Those of bfloat16 are, and flushed as they are there."""

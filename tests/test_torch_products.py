@@ -112,8 +112,9 @@ def test_a_setting_of_torch_is_kept(deterministic: None) -> None:
 
 def test_filters_of_warnings_are_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """They belong to the process, not to a thread."""
-    monkeypatch.setattr(warnings, "catch_warnings", None)
-    products.sddmm(TOPOLOGY, torch.ones(ROWS, 2), torch.ones(COLUMNS, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(warnings, "catch_warnings", None)
+        products.sddmm(TOPOLOGY, torch.ones(ROWS, 2), torch.ones(COLUMNS, 2))
     program = (
         "import torch, sparsetrain as st;"
         "layer = st.nn.SparseLinear(5, 4, density=0.5)\n"

@@ -31,14 +31,14 @@ def passes(checks: str, folder: Path, **environment: str) -> None:
 
 
 @installed
-@pytest.mark.parametrize("checks", ["products.py", "rows.py"])
+@pytest.mark.parametrize("checks", ["products.py", "rows.py", "layers.py"])
 def test_kernels_compute_what_their_twins_do(checks: str, tmp_path: Path) -> None:
     passes(checks, tmp_path, TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("checks", ["products.py", "rows.py", "on_cuda.py"])
+@pytest.mark.parametrize("checks", ["products.py", "rows.py", "layers.py", "on_cuda.py"])
 def test_kernels_on_cuda(checks: str, tmp_path: Path) -> None:
     passes(checks, tmp_path)
 

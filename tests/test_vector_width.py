@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 NARROWER = [width for width in WIDTHS if width < VECTOR_BYTES]
 # outputs and gradients of every kernel whose code depends on the width, in tiles, blocks, segments, and on threads
 WHAT = "spmm or sddmm or backward or pack or blocks or segment or panels or tile_width or (not_depend and size2)"
-HALVES = "conversions or nan_stays or identity"  # what is read and written in half precision
-FILES = ("tests/test_kernels.py", "tests/test_half_conversions.py")
+HALVES = "conversions_of or nan_stays or (identity and tiles)"  # what is read and written in half precision
+DENSE = "rows or blocks"
+FILES = ("tests/test_kernels.py", "tests/test_half_conversions.py", "tests/test_dense_blocks.py")
 
 
 def python(*arguments: str, width: object, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +29,7 @@ def python(*arguments: str, width: object, **settings: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("width", NARROWER)
 def test_kernels_at_a_narrower_width(width: int) -> None:
-    done = python("-m", "pytest", "-o", "addopts=-q", *FILES, "-k", f"{WHAT} or {HALVES}", width=width)
+    done = python("-m", "pytest", "-o", "addopts=-q", *FILES, "-k", f"{WHAT} or {HALVES} or {DENSE}", width=width)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
@@ -37,7 +38,7 @@ def test_float16_on_a_processor_that_does_not_convert_it() -> None:
     least = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
     asked = "from sparsetrain_kernels.half_vectors import CONVERTS; print(CONVERTS)"
     assert python("-c", asked, width="", **least).stdout == "False\n"
-    done = python("-m", "pytest", "-o", "addopts=-q", FILES[1], "-k", "conversions or nan_stays", width="", **least)
+    done = python("-m", "pytest", "-o", "addopts=-q", FILES[1], "-k", "conversions_of or nan_stays", width="", **least)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 

@@ -11,28 +11,17 @@ from typing import Any, BinaryIO
 import click
 
 from sparsetrain.cli import files
-from sparsetrain.cli.options import fraction, output
+from sparsetrain.cli.options import fraction, output, shape
 
 from .case import OURS, installed
 from .machine import too_busy
 from .presets import CONTESTANTS, PRESETS
 from .report import RecordsError, Report, build, draw, html, markdown, plain, read
-from .settings import Settings, Shape
+from .settings import Settings
 
 STDERR = 2  # progress goes there, so that the report alone is on the standard output
 BENCHMARK = Path(__file__).parent / "contestants.py"
 RAN = (0, 1)  # exit codes of pytest where the tests ran, in the second some of them failed
-
-
-def shape(text: str) -> Shape:
-    """Inputs, outputs and batch of a layer."""
-    try:
-        inputs, outputs, batch = (int(part) for part in text.split("x"))
-    except ValueError:
-        inputs = outputs = batch = 0
-    if min(inputs, outputs, batch) < 1:
-        raise click.BadParameter(f"expected inputs, outputs and batch, as in 768x3072x896, got {text!r}.")
-    return inputs, outputs, batch
 
 
 existing = click.Path(exists=True, dir_okay=False, path_type=Path)

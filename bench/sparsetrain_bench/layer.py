@@ -8,7 +8,7 @@ from torch import Tensor
 
 import sparsetrain as st
 
-from .case import Case, Contestant
+from .case import OF_HALVES, TOLERANCE, Case, Contestant
 from .engines import ENGINES, Engine
 from .step import Clock, edge_values, optimizer_for, seeded
 
@@ -91,7 +91,8 @@ class LayerContestant(Contestant):
 
     def __init__(self, engine: Engine, case: LayerCase, problem: LayerProblem) -> None:
         self.engine, self.case, self.t = engine, case, problem.t
-        self.x, self.dy = problem.x, problem.dy
+        self.x, self.dy = problem.x.to(engine.dtype), problem.dy.to(engine.dtype)
+        self.tolerance = TOLERANCE if engine.dtype is torch.float32 else OF_HALVES
         self.layer: Any = engine.layer(problem.t, problem.values, problem.bias)
         self.optimizer = optimizer_for(self.layer.parameters()) if case.training else None
         self.seen: tuple[Tensor, Tensor | None] | None = None

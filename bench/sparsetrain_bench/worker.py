@@ -63,7 +63,7 @@ class Worker:
         start = perf_counter()
         contestant.first_pass()
         first = perf_counter() - start  # with machine code that is on the disk
-        error = check(contestant.results(), torch.load(expected, mmap=True))
+        error = check(contestant.results(), torch.load(expected, mmap=True), contestant.tolerance)
         gc.collect()
         self.seconds = sum(contestant.step().values())
         if self.seconds < BRIEF:

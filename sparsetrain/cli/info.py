@@ -8,17 +8,45 @@ import click
 import torch
 from sparsetrain_kernels.transpose import transpose_into
 
-from .. import ops
+from .. import ops, patterns
 from .environment import cpu, threads, versions
+from .options import fraction, shape
 from .report import size
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(as_json: bool) -> None:
-    """Show versions, processor, threads and kernel cache."""
+@click.option("--layer", type=shape, metavar="SHAPE", help="Say what computes such a layer: inputs x outputs x batch.")
+@click.option("--density", type=fraction, default=0.1, show_default=True, help="Of that layer.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of its activations.")
+@click.option("--device", default="cpu", show_default=True, help="Where it is.")
+def info(as_json: bool, layer: tuple[int, int, int] | None, density: float, dtype: str, device: str) -> None:
+    """Show versions, processor, threads and kernel cache; or what computes a layer.
+
+    \b
+    sparsetrain info
+    sparsetrain info --layer 4096x4096x512 --density 0.8
+    """
+    if layer is not None:
+        click.echo(_choice(layer, density, getattr(torch, dtype), device, as_json))
+        return
     facts = _facts()
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
+
+
+def _choice(layer: tuple[int, int, int], density: float, dtype: torch.dtype, device: str, as_json: bool) -> str:
+    """Which backend computes a layer, and why."""
+    inputs, outputs, batch = layer
+    topology = patterns.uniform((outputs, inputs), density, torch.Generator().manual_seed(0))
+    try:
+        chosen = ops.choice(topology, batch, dtype, device)
+    except RuntimeError as error:
+        raise click.BadParameter(str(error).partition("\n")[0], param_hint="'--device'") from None
+    if as_json:
+        return json.dumps(chosen._asdict(), indent=1)
+    return f"forward    {chosen.backend}\nbackward   {chosen.gradients}\nbecause    {chosen.reason}"
 
 
 def _facts() -> dict[str, Any]:

@@ -32,4 +32,4 @@ def _linear(
     if kind == "dense":
         return nn.Linear(inputs, outputs, dtype=dtype)
     sparse = SparseLinear(inputs, outputs, density=setting.start_density, generator=generator, dtype=dtype)
-    return sparse if kind == "sparse" else MaskedLinear.from_sparse(sparse, form=form)
+    return sparse if kind == "sparse" else MaskedLinear.from_sparse(sparse, form=form).to(dtype)

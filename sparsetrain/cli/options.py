@@ -49,6 +49,17 @@ def widths(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def shape(text: str) -> tuple[int, int, int]:
+    """Inputs, outputs and batch of a layer."""
+    try:
+        inputs, outputs, batch = (int(part) for part in text.split("x"))
+    except ValueError:
+        inputs = outputs = batch = 0
+    if min(inputs, outputs, batch) < 1:
+        raise click.BadParameter(f"expected inputs, outputs and batch, as in 768x3072x896, got {text!r}.")
+    return inputs, outputs, batch
+
+
 def output(*endings: str) -> Callable[[str], Path]:
     """The name of a file that can be written and has one of the endings; any ending where none is given."""
 

@@ -40,8 +40,8 @@ class Setting:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype of weights and activations."""
-        return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+        """The dtype of weights and activations; sparse values are float32 beside activations in bfloat16."""
+        return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[self.dtype]
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """A new stock torch optimizer over all parameters of the model."""

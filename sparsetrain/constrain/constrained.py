@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import sigmoid
 
 from ..edges.slots import Plan, SlotMap
-from .edited import edited
+from ..tracing import compiling, transforming
+from .edited import edited, off_bounds
 
 
 class Constrained(nn.Module):
@@ -21,6 +22,7 @@ class Constrained(nn.Module):
     high: Tensor | None
     frozen: Tensor | None  # (m,) the edges that keep the values held, (m,)
     held: Tensor | None
+    former = False  # whether the layer has gone on with other edges
 
     def __init__(self, edges: int, raws: int, **buffers: Tensor | None) -> None:
         super().__init__()
@@ -37,7 +39,18 @@ class Constrained(nn.Module):
             w = w.index_copy(0, self.bounded, _squeezed(w[self.bounded], self.low, self.high))
         if self.frozen is not None and self.held is not None:
             w = w.index_copy(0, self.frozen, self.held)
+        if w.requires_grad and not (compiling() or transforming()):
+            w.register_hook(self._check_current)  # type: ignore[no-untyped-call]
         return w
+
+    def _check_current(self, gradient: Tensor) -> None:
+        """A gradient at former edges would arrive at the raw numbers of others. Those have another version, but a graph
+        does not read them."""
+        if self.former:
+            raise RuntimeError(
+                "backward: the edges were changed after the forward pass; run the forward pass again. Change edges "
+                "when all backward passes of a step are done."
+            )
 
     def right_inverse(self, values: Tensor, where: str = "values", advice: str = "") -> Tensor:
         """Raw numbers of values that keep to the constraints; ValueError names an edge that does not."""
@@ -121,13 +134,14 @@ class Constrained(nn.Module):
         new = edited(where, self, slots, numbers)
         raw = constraints.original.detach()
         if self.types is None:
-            born = new.of_each(numbers)[slots.newborn]
+            born = new.of_each(off_bounds(new, numbers, slots.newborn))[slots.newborn]
             moved, of_raw = slots.moved(raw, born), slots
         else:
             moved, of_raw = raw.clone(), SlotMap(torch.arange(raw.numel(), device=raw.device), raw.numel())
 
         def finish() -> None:
             constraints[0] = new.train(self.training)
+            self.former = True
 
         return Plan(constraints.original, of_raw, moved, finish)
 

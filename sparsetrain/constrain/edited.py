@@ -56,6 +56,14 @@ def edited(where: str, old: Any, slots: SlotMap, numbers: Tensor) -> Any:
     return new
 
 
+def off_bounds(constraints: Any, numbers: Tensor, newborn: Tensor) -> Tensor:
+    """Newborn values that are on a bound, where the slope is 0 and they would never move, go a hundredth inside."""
+    low, high = constraints.interval(numbers)
+    on = newborn & low.isfinite() & high.isfinite() & ((numbers <= low) | (numbers >= high))
+    margin = (high - low) / 100
+    return torch.where(on, numbers.maximum(low + margin).minimum(high - margin), numbers)
+
+
 def _placed(places: Tensor, slots: SlotMap) -> Tensor:
     """For each new edge 1 + its number among these old places, 0 for the others."""
     number = torch.zeros(slots.before + 1, dtype=torch.int64, device=places.device)

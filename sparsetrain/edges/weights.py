@@ -1,12 +1,16 @@
 """Where a layer keeps the weights that exist, whatever kind of layer it is: layers stand on higher floors."""
 
+from collections.abc import MutableMapping
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..structure.edge_sets import Edges, Structure, positions
 from ..structure.topology import Topology
+
+_changes: MutableMapping[Tensor, int] = WeakIdKeyDictionary()  # an attribute would be pickled with the values
 
 
 class Weights(NamedTuple):
@@ -88,6 +92,16 @@ def are_real(numbers: Any) -> TypeGuard[Tensor]:
     )
 
 
+def edge_changes(values: Tensor) -> int:
+    """How often the edges of these values have changed: what a graph may ask that does not read them."""
+    return _changes.get(values, 0)
+
+
+def count_change(p: nn.Parameter) -> None:
+    """The edges of these values have changed."""
+    _changes[p] = edge_changes(p) + 1
+
+
 def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:
     """The same Parameter object, so that optimizers keep it, with other numbers, as many as there are, and no gradient.
 
@@ -97,4 +111,5 @@ def replace_numbers(p: nn.Parameter, numbers: Tensor) -> None:
     p.data = numbers.new_empty(0, dtype=torch.float16 if numbers.dtype is torch.float32 else torch.float32)
     p.data = numbers
     p.grad = None
+    count_change(p)
     torch.autograd.graph.increment_version(p)

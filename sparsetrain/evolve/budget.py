@@ -7,6 +7,8 @@ from ..patterns import allocate
 from .layers import Layer
 from .schedules import Schedule
 
+DISTRIBUTIONS = ("uniform", "er", "erk")
+
 
 def totals(
     layers: Sequence[Layer], schedule: Schedule, step: int, initial: Sequence[int], distribution: str
@@ -34,11 +36,14 @@ def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows:
     """The final density can be reached.
 
     Raises:
-        ValueError: a layer would need more edges than it has, under a rule that only drops them.
+        ValueError: an unknown distribution, or a layer would need more edges than it has, under a rule that only drops
+            them.
 
     Warns:
         UserWarning: a layer would be left with fewer edges than neurons, and keeps one for each.
     """
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"Evolver: expected distribution to be one of {DISTRIBUTIONS}, got {distribution!r}.")
     if schedule.final_density is None:
         return
     for layer, wanted in zip(layers, _final(layers, schedule, distribution), strict=True):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..optim import carry
 from ..structure.edit import Edit
+from .chosen import named_modules
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,13 @@ class Change:
     def follow(self, model: nn.Module, optimizer: Any = None) -> None:
         """Change the edges of a copy of the model in the same way, for instance of an average of weights (EMA, SWA).
 
-        Newborn edges start at the copy's zero. Layers are found by their names; for torch's AveragedModel pass its
-        ``.module``.
+        Newborn edges start at the copy's zero. Layers are found by their names, in wrappers such as torch's
+        AveragedModel too.
 
         Raises:
             ValueError: a layer is missing, or has other edges than the model had.
         """
-        modules = dict(model.named_modules())
+        modules = named_modules(model)
         missing = [name for name in self.edits if name not in modules]
         if missing:
             raise ValueError(f"Change.follow: expected layers {missing}, the model has none of these names.")

@@ -8,20 +8,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .. import checks
+from ..edges.module import EdgeModule
 from ..optim import carry
 from ..structure.edit import Edit
 from . import budget, checkpoint
-from . import layers as of_layers
+from . import chosen as of_model
 from .agreement import Agreement
 from .change import Change, LayerChange
 from .history import History
 from .layers import Layer
+from .numbers import values_of
 from .recorder import Recorder
 from .rule import Rule
 from .schedules import Schedule
 from .warm_up import WarmUp
 
-PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler
+PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler, beside those a rule sums up
 
 
 class Evolver:
@@ -47,8 +49,9 @@ class Evolver:
         group: of processes that train this model together; by default all, where torch.distributed is initialized.
 
     Raises:
-        ValueError: the optimizer does not have the values, layers share values with something that can't change along,
-            no layer matches, or the rule refuses the schedule. TypeError: something of another kind.
+        ValueError: the optimizer does not have the values, they are frozen (``requires_grad=False``), layers share
+            values with something that can't change along, no layer matches, or the rule refuses the schedule.
+            TypeError: something of another kind.
 
     Source: Mocanu et al. (2018) and Evci et al. (2020), for the loop; SMET (2026), arXiv 2606.00888, for the steps of
     newborn edges and their warm-up.
@@ -77,12 +80,12 @@ class Evolver:
         distribution: str = "uniform", warm_up: int = 0, generator: torch.Generator | None = None, group: Any = None,
     ) -> None:  # fmt: skip
         where = "Evolver"
-        _check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
-        chosen = of_layers.chosen(where, model, layers)
-        of_layers.check(where, model, optimizer, chosen)
+        of_model.check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
+        layers_of = of_model.chosen(where, model, layers)
+        of_model.check(where, model, optimizer, layers_of)
         self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
-        self.modules: dict[str, Any] = {name: module for name, (module, _) in chosen.items()}
-        self._rates = {name: rate for name, (_, rate) in chosen.items()}
+        self.modules: dict[str, Any] = {name: module for name, (module, _) in layers_of.items()}
+        self._rates = {name: rate for name, (_, rate) in layers_of.items()}
         self._warm_up = WarmUp(where, warm_up)
         self._agreement = Agreement(group)
         self.generator = self._agreement.generator(checks.generator(where, generator))
@@ -94,7 +97,9 @@ class Evolver:
         rule.check(schedule, views)
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
-            of_layers.unshare(self.modules)
+            of_model.unshare(self.modules)
+            for name, module in self.modules.items():
+                self.histories[name].topology = module.topology
         with torch.no_grad():
             rule.begin(self.modules)
         self.record()
@@ -109,18 +114,25 @@ class Evolver:
         Raises:
             RuntimeError: called inside of a backward pass; an input was changed in place after it; or processes would
                 go on with different edges.
-            ValueError: values are NaN, or gradients were NaN for several steps. Edges are as they were then.
+            ValueError: values are NaN or frozen, gradients were NaN for several steps, or something else has changed
+                edges. Edges are as they were then.
         """
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError("Evolver.step: called inside of a backward pass. Call it after optimizer.step().")
+        for name, module in self.modules.items():
+            if isinstance(module, EdgeModule):  # the edges of a masked layer are compared in an update
+                self.histories[name].check(name, module.topology)
         self.steps += 1
         for recorder in self.recorders.values():
             recorder.end_step()
         self._warm_up.apply(self.modules)
         self.rule.after_step(self.modules)
-        change = self._update() if self.late or self.schedule.due(self.steps) else None
-        self.record()
-        self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
+        change = None
+        try:
+            change = self._update() if self.late or self.schedule.due(self.steps) else None
+        finally:
+            self.record()
+            self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
         return change
 
     def lr_factor(self, exponent: float = -1.0) -> Callable[[int], float]:
@@ -192,18 +204,19 @@ class Evolver:
         return self._changed(edits)
 
     def _changed(self, edits: Mapping[str, Edit]) -> Change:
-        self.rule.after_change(self.modules, edits)
         changes = {}
         for name, edit in edits.items():
             self.recorders[name].stop()
             history = self.histories[name]
             history.update(edit, self.steps)
             changes[name] = LayerChange(edit, history.explored, history.age(self.steps))
+        self.rule.after_change(self.modules, edits)
         return Change(self.steps, changes)
 
     def _usable(self, views: list[Layer]) -> bool:
         """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
         for view in views:
+            of_model.check_trains("Evolver.step", view.name, view.module)
             if not bool(view.values.isfinite().all()):
                 raise ValueError(
                     f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
@@ -219,9 +232,10 @@ class Evolver:
                 )
         factors = (part for view in views for step in view.factors for pair in step for part in pair)
         self.late = 0 if all(bool(part.isfinite().all()) for part in factors) else self.late + 1
-        if self.late > PATIENCE:
+        patience = PATIENCE + max(0, self.rule.steps - 1)  # one overflow is among those that are summed for so long
+        if self.late > patience:
             raise ValueError(
-                f"Evolver.step: expected finite gradients, those of the last {PATIENCE} steps have NaN or infinity. "
+                f"Evolver.step: expected finite gradients, those of the last {patience} steps have NaN or infinity. "
                 "Edges are as they were."
             )
         return not self.late
@@ -231,7 +245,8 @@ class Evolver:
         views = []
         for name, module in self.modules.items():
             t = module.topology
-            values, age = of_layers.values_of(module, t), self.histories[name].age(self.steps)
+            self.histories[name].check(name, t)
+            values, age = values_of(module, t), self.histories[name].age(self.steps)
             views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
         return views
 
@@ -245,11 +260,3 @@ class Evolver:
                 recorder.start()
             else:
                 recorder.stop()
-
-
-def _check_kinds(where: str, **given: tuple[Any, type]) -> None:
-    for name, (value, kind) in given.items():
-        if not isinstance(value, kind):
-            made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
-            article = "an" if kind is Optimizer else "a"
-            raise TypeError(f"{where}: expected {name} to be {article} {kind.__name__}, got {value!r}.{made}")

@@ -59,6 +59,7 @@ class GlobalMagnitude(Rule):
                 f"{self!r}: expected a schedule with a final_density, got {schedule}. Pass for instance "
                 "Linear(interval=100, stop=10000, final_density=0.05)."
             )
+        super().check(schedule, layers)
         budget = schedule.final_density * sum(layer.topology.numel for layer in layers)
         needed = sum(int(layer.topology.fan_in.clamp(max=self.floor).sum()) for layer in layers)
         if budget < needed:
@@ -68,7 +69,7 @@ class GlobalMagnitude(Rule):
             )
 
     def _scores(self, layer: Layer) -> Tensor:
-        """Magnitudes; infinite for the largest of each row, which stay whatever the threshold."""
+        """Magnitudes; infinite for the largest of each row and for frozen edges, which stay whatever the threshold."""
         scores = layer.values.abs().clone()
         crow = layer.topology.crow.long()
         for _ in range(self.floor):
@@ -79,4 +80,6 @@ class GlobalMagnitude(Rule):
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row.diff() != 0  # of equal ones in a row
             scores[place[first]] = torch.inf
+        if layer.frozen is not None:
+            scores[layer.frozen] = torch.inf
         return scores

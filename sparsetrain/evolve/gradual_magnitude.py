@@ -46,3 +46,4 @@ class GMP(Rule):
                 f"{self!r}: expected a schedule with a final_density, got {schedule}. Pass for instance "
                 "Cubic(interval=100, stop=10000, final_density=0.05)."
             )
+        super().check(schedule, layers)

@@ -17,6 +17,7 @@ class History:
     """Births of the edges, and the explored positions of all rows or of a sample of them."""
 
     def __init__(self, t: Topology, initial: int | None = None) -> None:
+        self.topology = t  # as the last update left it
         self.initial = t.nnz if initial is None else initial
         self.born = torch.zeros(t.nnz, dtype=torch.int32, device=t.device)  # those that were there are not newborn
         room = max(EXACT, PER_EDGE * self.initial) // max(1, t.shape[1])
@@ -28,9 +29,22 @@ class History:
 
     def update(self, edit: Edit, step: int) -> None:
         """Edges changed after this step."""
+        self.topology = edit.topology
         self.born = SlotMap(edit.source, edit.before.nnz).moved(self.born, step)
         grown = edit.grown
         self._mark(edit.topology.row[grown], edit.topology.col[grown])
+
+    def check(self, name: str, t: Topology) -> None:
+        """ValueError: a layer has other edges than the last update left, which this is not the past of."""
+        if t is self.topology:
+            return
+        if t.digest != self.topology.digest:
+            raise ValueError(
+                f"Evolver.step: expected the edges that layer {name!r} had after the last step, {self.topology!r}, got "
+                f"{t!r} with others, changed by optim.carry, drop_zeros or a loaded state. Make a new Evolver after "
+                "such a change, or load the state of this one along."
+            )
+        self.topology = t
 
     def age(self, step: int) -> Tensor:
         """Steps since each edge was born."""
@@ -53,7 +67,8 @@ class History:
 
     def fits(self, state: dict[str, Any]) -> bool:
         """Whether this is the past of as many edges in a matrix of this shape."""
-        return bool(state["born"].shape == self.born.shape and state["tried"].shape == self.tried.shape)
+        shapes = [getattr(state.get(name), "shape", None) for name in ("born", "tried")]
+        return shapes == [self.born.shape, self.tried.shape]
 
     def _mark(self, row: Tensor, col: Tensor) -> None:
         place = self.number[row]

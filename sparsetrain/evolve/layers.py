@@ -1,24 +1,19 @@
-"""What a rule sees of a layer, and which layers of a model change."""
+"""What a rule sees of a layer."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor
 from torch.optim import Optimizer
 
-from .. import checks
-from ..edges.module import EdgeModule
-from ..nn import MaskedLinear, TransposedSparseLinear
+from ..edges.weights import are_real
 from ..ops import edge_choice, sddmm
 from ..structure.topology import Topology
+from .numbers import frozen_edges
 
 Factors = tuple[Tensor, Tensor]  # a (out, batch) and b (in, batch), whose product a b' is a gradient
-WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile, before the names of modules
 
 
 @dataclass
@@ -57,24 +52,34 @@ class Layer:
         """Outputs and inputs."""
         return self.topology.shape
 
+    @property
+    def frozen(self) -> Tensor | None:
+        """Places of the edges that constrain.frozen holds, or None."""
+        return frozen_edges(self.module)
+
     def largest(self, scores: Tensor, count: int) -> Tensor:
         """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay.
 
-        Edges that constrain.frozen holds stay before all others.
+        Edges that constrain.frozen holds stay before all others, and all of them, where they are more than ``count``.
 
         Raises:
-            ValueError: not one score for each edge, or NaN among them.
+            ValueError: not one real score for each edge, NaN among them, or a count that is not from 0 to ``nnz``.
         """
-        if not isinstance(scores, Tensor) or scores.shape != (self.nnz,):
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if not are_real(scores) or scores.shape != (self.nnz,):
+            got: Any = type(scores).__name__
+            if isinstance(scores, Tensor):
+                got = tuple(scores.shape) if are_real(scores) else scores.dtype
             raise ValueError(
                 f"Layer.largest: expected a score for each of {self.nnz} edges of {self.name!r}, got {got}."
             )
+        if not 0 <= count <= self.nnz:
+            raise ValueError(f"Layer.largest: expected a count from 0 to {self.nnz}, the edges, got {count}.")
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
-        frozen = frozen_edges(self.module)
+        frozen = self.frozen
         if frozen is not None:
             scores = scores.index_fill(0, frozen, torch.inf)
+            count = max(count, frozen.numel())
         return ~edge_choice.smallest(scores, self.nnz - count)
 
     def random_vacant(self, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -105,145 +110,3 @@ class Layer:
             for weight, step in zip(weights, self.factors, strict=True)
             for a, b in step
         ]
-
-
-def frozen_edges(module: Any) -> Tensor | None:
-    """Places of the edges that constraints freeze, if any."""
-    if not is_parametrized(module, "values"):
-        return None
-    frozen: Tensor | None = getattr(module.parametrizations["values"][0], "frozen", None)
-    return frozen
-
-
-def weight_of(module: Any) -> Tensor:
-    """The tensor that an optimizer trains: values, or the weight of a masked layer."""
-    weight: Tensor = module.weight if isinstance(module, MaskedLinear) else module.values
-    return weight
-
-
-def values_of(module: Any, t: Topology) -> Tensor:
-    """One number for each edge."""
-    weight = weight_of(module).detach()
-    return weight[t.row.long(), t.col.long()] if isinstance(module, MaskedLinear) else weight
-
-
-def put_values(module: Any, places: Tensor, numbers: Tensor) -> None:
-    """Write these numbers at some edges, in place."""
-    weight = weight_of(module).detach()
-    if isinstance(module, MaskedLinear):
-        t = module.topology
-        weight[t.row[places].long(), t.col[places].long()] = numbers
-    else:
-        weight[places] = numbers
-
-
-def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Module, float]]:
-    """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
-    patterns = _patterns(where, layers)
-    found: dict[str, tuple[nn.Module, float]] = {}
-    matched: set[int] = set()
-    known: list[str] = []
-    for full, module in model.named_modules():
-        if not isinstance(module, EdgeModule | MaskedLinear) or isinstance(module, TransposedSparseLinear):
-            continue
-        name = _unwrapped(full)
-        known.append(name)
-        for k, (pattern, rate) in enumerate(patterns):
-            if pattern.fullmatch(name):
-                matched.add(k)
-                if rate:
-                    found[name] = (module, rate)
-                break
-    unmatched = [pattern.pattern for k, (pattern, _) in enumerate(patterns) if k not in matched]
-    if not known or (layers is not None and unmatched):
-        raise ValueError(
-            f"{where}: expected layers over edges that match {unmatched or ['.*']}, the model has "
-            f"{', '.join(map(repr, known)) or 'none: make some with convert.sparsify'}."
-        )
-    if not found:
-        raise ValueError(f"{where}: expected a layer whose edges change, got the rate 0 for all of them.")
-    return found
-
-
-def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[str, tuple[Any, float]]) -> None:
-    """The optimizer trains the values of these layers, and nothing else in the model holds them."""
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    ours = {module for module, _ in modules.values()}
-    for name, (module, _) in modules.items():
-        weight = weight_of(module)
-        if weight.is_meta:
-            raise ValueError(f"{where}: expected values, layer {name!r} has none yet (meta device). Load them before.")
-        if not any(id(p) in owned for p in _trained(module)):
-            raise ValueError(
-                f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
-                "not have them. Make it from model.parameters(), or leave the layer out with layers=."
-            )
-        for prefix, other in model.named_modules():
-            tied = isinstance(other, TransposedSparseLinear) and other.origin in ours
-            if other is module or tied:
-                continue
-            if any(p is weight for p in other._parameters.values()):
-                raise ValueError(
-                    f"{where}: the values of layer {name!r} are a parameter of {_unwrapped(prefix)!r} too, whose edges "
-                    "would not change along. Tie layers by .transposed(), or untie them."
-                )
-
-
-def _trained(module: Any) -> list[Tensor]:
-    """What is trained of the values: themselves, or what a parametrization computes them from."""
-    weight = weight_of(module)
-    if isinstance(weight, nn.Parameter):
-        return [weight]
-    return list(module.parametrizations["values"].parameters())
-
-
-def unshare(modules: Mapping[str, Any]) -> None:
-    """Give each layer a topology object of its own, which tells its gradients from those of others."""
-    for module in modules.values():
-        if isinstance(module, EdgeModule):
-            t = module.topology
-            module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
-
-
-def _unwrapped(name: str) -> str:
-    parts = name.split(".")
-    return ".".join(part for part in parts if part + "." not in WRAPPERS or len(parts) == 1)
-
-
-def _patterns(where: str, layers: Any) -> list[tuple["re.Pattern[str]", float]]:
-    """Names, globs or regular expressions with rates: the first that matches a name counts."""
-    if layers is None:
-        return [(re.compile(".*"), 1.0)]
-    if isinstance(layers, str | re.Pattern):
-        layers = [layers]
-    if isinstance(layers, Mapping):
-        return [(_pattern(where, key), _rate(where, key, rate)) for key, rate in layers.items()]
-    if isinstance(layers, Iterable):
-        return [(_pattern(where, key), 1.0) for key in layers]
-    raise TypeError(
-        f"{where}: expected layers to be None, a name, a list of names or a dict from names to rates, got {layers!r}."
-    )
-
-
-def _pattern(where: str, key: Any) -> "re.Pattern[str]":
-    if isinstance(key, re.Pattern):
-        return key
-    if not isinstance(key, str):
-        raise TypeError(f"{where}: expected names in layers, globs or compiled regular expressions, got {key!r}.")
-    return _Glob(key)  # type: ignore[return-value]
-
-
-class _Glob:
-    """A glob as a pattern."""
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-
-    def fullmatch(self, name: str) -> bool:
-        return fnmatchcase(name, self.pattern)
-
-
-def _rate(where: str, key: Any, rate: Any) -> float:
-    return checks.fraction(where, f"the rate of {getattr(key, 'pattern', key)!r}", rate)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..structure.edit import Edit
 from .layers import Layer
+from .numbers import limits
 from .schedules import Schedule
 
 
@@ -83,6 +84,11 @@ class Rule:
 
     def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
         """ValueError where a schedule or a layer makes no sense for this rule."""
+        if schedule.prune_fraction and self.only_prunes:
+            raise ValueError(
+                f"{self!r}: expected a schedule without prune_fraction, as no edges come in place of others, got "
+                f"{schedule}. Leave it out, or use a rule that grows."
+            )
         if schedule.prune_fraction is None and not self.only_prunes:
             raise ValueError(
                 f"{self!r}: expected a schedule with a prune_fraction, got {schedule}. Pass for instance "
@@ -101,7 +107,13 @@ class Rule:
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)
-        return Edit(layer.topology, kept, self.grow(layer, kept, count), revive=self.revives)
+        edit = Edit(layer.topology, kept, self.grow(layer, kept, count), revive=self.revives)
+        if edit.topology.nnz != total:
+            raise ValueError(
+                f"{type(self).__name__}.grow: expected {count} positions, (rows, columns), as the schedule has it, got "
+                f"{edit.topology.nnz - total + count}. Nothing was changed."
+            )
+        return edit
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
@@ -109,9 +121,13 @@ class Rule:
 
 
 def drawn(layer: Layer, edit: Edit) -> Tensor:
-    """Values from the distribution that a new layer starts with: U(-k, k), k = 1 / sqrt(edges of a row on average)."""
+    """Values from the distribution that a new layer starts with: U(-k, k), k = 1 / sqrt(edges of a row on average).
+
+    Constraints leave a part of it, or between bounds that are elsewhere all that is between them.
+    """
     t = edit.topology
     k = math.sqrt(t.shape[0] / t.nnz) if t.nnz else 0.0
-    return torch.empty(int(edit.grown.numel()), dtype=layer.values.dtype, device="cpu").uniform_(
-        -k, k, generator=layer.generator
-    )
+    low, high = limits(layer.module, layer.values)
+    ends = (max(-k, low), min(k, high)) if max(-k, low) <= min(k, high) else (low, high)
+    numbers = torch.empty(int(edit.grown.numel()), dtype=layer.values.dtype, device="cpu")
+    return numbers.uniform_(*ends, generator=layer.generator)

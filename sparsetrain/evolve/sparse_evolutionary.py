@@ -49,8 +49,12 @@ class SET(Rule):
         """The largest of the positive values and the largest of the negative ones, in proportion to their numbers."""
         negative = int((layer.values < 0).count_nonzero())
         of_negative = round(count / layer.nnz * negative) if layer.nnz else 0
+        of_positive = count - of_negative
+        if layer.frozen is not None:  # they are among the largest on both sides, and take the place of others on one
+            below = int((layer.values[layer.frozen] < 0).count_nonzero())
+            of_negative, of_positive = of_negative + layer.frozen.numel() - below, of_positive + below
         # from above the largest of all values are positive ones, from below negative ones
-        return layer.largest(-layer.values, of_negative) | layer.largest(layer.values, count - of_negative)
+        return layer.largest(-layer.values, of_negative) | layer.largest(layer.values, of_positive)
 
     def start(self, layer: Layer, edit: Edit) -> Tensor | None:
         """Random values or zeros."""

@@ -1,16 +1,19 @@
 """Top-KAST: a forward pass reads fewer edges than train."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from .. import checks
 from ..ops.edge_choice import smallest
 from ..structure.edit import Edit
-from .layers import Layer, put_values, values_of
+from .layers import Layer
+from .numbers import put_values, values_of
 from .rule import Rule, drawn
+from .schedules import Schedule
 
 
 class TopKAST(Rule):
@@ -30,7 +33,8 @@ class TopKAST(Rule):
         start: values that newborn edges start with: ``"draw"`` from the distribution of a new layer, or ``"zero"``.
 
     Raises:
-        ValueError: a number out of range, or another word.
+        ValueError: a number out of range, or another word; for an Evolver over layers with constraints, and for a
+            second Evolver.
 
     Source: Jayakumar et al. (2020), Top-KAST: top-k always sparse training, NeurIPS. There all weights exist, at their
     initial values outside of B.
@@ -62,6 +66,21 @@ class TopKAST(Rule):
             raise ValueError(f"TopKAST: expected start to be 'draw' or 'zero', got {start!r}.")
         self.newborn = start
         self._aside: dict[str, tuple[Tensor, Tensor]] = {}  # places of values outside of A, and the values
+
+    def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
+        """Values can be zero outside of A, and no other training has its values aside here."""
+        super().check(schedule, layers)
+        for layer in layers:
+            if is_parametrized(layer.module, "values"):
+                raise ValueError(
+                    f"TopKAST: expected values without constraints in layer {layer.name!r}, which can be zero outside "
+                    "of the part that a forward pass reads. Remove them, or leave the layer out with layers=."
+                )
+        if self._aside:
+            raise ValueError(
+                "TopKAST: expected a rule that no other Evolver has, as it keeps values of the layers. Pass a new "
+                "TopKAST(...) to each."
+            )
 
     def begin(self, modules: Mapping[str, Any]) -> None:
         """Choose A, and put the others aside."""
@@ -101,8 +120,16 @@ class TopKAST(Rule):
         return {"aside": {name: [places.clone(), aside.clone()] for name, (places, aside) in self._aside.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As it was saved."""
-        self._aside = {name: (places, aside) for name, (places, aside) in state["aside"].items()}
+        """As it was saved.
+
+        Raises:
+            ValueError: it is of other layers, or of other numbers of edges. Nothing is changed then.
+        """
+        sizes = {name: [place.shape for place in each] for name, each in self._aside.items()}
+        saved = {name: [place.shape for place in each] for name, each in state.get("aside", {}).items()}
+        if saved != sizes:
+            raise ValueError(f"TopKAST: expected values that are aside for {sizes}, the state has those for {saved}.")
+        self._aside = {name: (places.clone(), aside.clone()) for name, (places, aside) in state["aside"].items()}
 
     def __repr__(self) -> str:
         return f"TopKAST(forward={self.forward}, decay={self.decay}, start={self.newborn!r})"
@@ -112,7 +139,8 @@ class TopKAST(Rule):
         return values.index_copy(0, places, aside.to(values))
 
     def _choose(self, name: str, module: Any, numbers: Tensor) -> None:
-        outside = smallest(numbers.abs(), numbers.numel() - max(1, round(self.forward * numbers.numel())))
+        count = numbers.numel()
+        outside = smallest(numbers.abs(), count - min(count, max(1, round(self.forward * count))))
         places = outside.nonzero().flatten()
         self._aside[name] = (places, numbers[places].clone())
         put_values(module, torch.arange(numbers.numel(), device=numbers.device), numbers.masked_fill(outside, 0.0))

@@ -12,7 +12,7 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     """Booleans (n,), true at the ``count`` smallest scores; of equal scores those that come first.
 
     Args:
-        scores: finite numbers, shape (n,), float32 or float64.
+        scores: finite real numbers, shape (n,).
         count: from 0 to n.
 
     Raises:
@@ -24,6 +24,8 @@ def smallest(scores: Tensor, count: int) -> Tensor:
     """
     if not 0 <= count <= scores.numel():
         raise ValueError(f"smallest: expected a count from 0 to {scores.numel()}, the number of scores, got {count}.")
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        scores = scores.float()
     if scores.device.type == "cpu" and COMPILES:
         return torch.from_numpy(kernels.smallest(flat(scores.detach()), count, torch.get_num_threads()))
     return _by_torch(scores.detach(), count)

@@ -13,6 +13,7 @@ from ..backends.numba import products as numba_products
 from ..backends.row_gradient import sparse_rows
 from ..dtypes import widened
 from ..edges.pending import bring_up_to_date
+from ..edges.weights import edge_changes
 from ..structure.topology import Topology
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .gradient_factors import listening, tell
@@ -58,6 +59,7 @@ class UsedSpMM(Function):
         ctx.t, ctx.used, ctx.backend = t, used, backend
         for_x = ctx.needs_input_grad[3]
         part = rows_of(x, used.columns)
+        ctx.values, ctx.changes = values, edge_changes(values)
         # values only where they are read again: they may be brought up to date before that
         ctx.save_for_backward(x if for_x else part, values if for_x else None)
         return backend_of(backend, values, part, bias).spmm(used.topology, values[used.edges], part, bias, False)
@@ -67,6 +69,11 @@ class UsedSpMM(Function):
         x, values = ctx.saved_tensors
         _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
         used = ctx.used
+        if edge_changes(ctx.values) != ctx.changes:
+            raise RuntimeError(
+                "backward: the edges were changed after the forward pass; run the forward pass again. Change edges "
+                "when all backward passes of a step are done."
+            )
         dvalues = dx = None
         if for_values:
             part = rows_of(x, used.columns) if for_x else x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from ..edges.slots import Plan, SlotMap
-from ..edges.weights import replace_numbers
+from ..edges.weights import count_change, replace_numbers
 from ..structure.edit import Edit
 from . import state as of_optimizers
 from .row_optimizer import RowOptimizer
@@ -37,7 +37,8 @@ def carry(
     Args:
         optimizer: of the layers' values; None where there is none, as for an average of a model's weights.
         edits: by layer: SparseLinear, SparseDeltaLinear, MaskedLinear. Of layers tied by ``transposed()`` one is
-            enough. Constraints go on; those that hold for all edges alike hold for newborn ones.
+            enough. Constraints go on; those that hold for all edges alike hold for newborn ones, which start a
+            hundredth of the interval inside where they would be on a bound, and never move.
         values: by layer, what newborn edges start with in place of zeros, in the order of ``edit.grown``.
 
     Raises:
@@ -135,6 +136,7 @@ def _plans(
 def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | None) -> None:
     if plan.slots.keeps_size:
         p.copy_(plan.numbers)
+        count_change(p)
         if p.grad is not None and gradient is not None:
             p.grad.copy_(gradient)
     else:

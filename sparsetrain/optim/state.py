@@ -32,6 +32,7 @@ TORCH: dict[str, State] = {
     "Adagrad": {**STEP, "sum": ("each", "initial_accumulator_value")},
     "Adadelta": {**STEP, "square_avg": ("each", 0.0), "acc_delta": ("each", 0.0)},
     "ASGD": {**STEP, "eta": ("one", "lr"), "mu": ("one", 1.0), "ax": ("each", "value")},
+    "Muon": {"momentum_buffer": ("each", 0.0)},
     "Adafactor": {**STEP, "variance": ("each", 0.0)},
 }
 

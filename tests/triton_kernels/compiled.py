@@ -91,7 +91,7 @@ def test_products(
     assert compiler.compiled == 5
 
 
-@pytest.mark.parametrize("dim", [1, 64, 1000])
+@pytest.mark.parametrize("dim", [1, 1000])
 @pytest.mark.parametrize("full", [False, True])
 def test_row_steps(compiler: Compiler, dim: int, full: bool) -> None:
     """With everything that is optional, and with nothing of it."""

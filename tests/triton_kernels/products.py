@@ -8,8 +8,7 @@ import sparsetrain_triton as kernels
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as strategy
-from sparsetrain.backends.dtypes import widened
-from sparsetrain_triton.dense_rows import EDGES
+from sparsetrain_triton import dense_rows
 from structures import Structure, structure_of, structures
 from torch import Tensor
 
@@ -17,6 +16,7 @@ import sparsetrain as st
 from sparsetrain.backends.torch import products as torch_products
 from sparsetrain.backends.triton import products
 from sparsetrain.backends.triton.available import interpreted
+from sparsetrain.dtypes import widened
 
 DEVICE = "cpu" if interpreted() else "cuda"
 # half a unit in the last place; to bfloat16 the interpreter rounds towards zero
@@ -172,12 +172,14 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x if layout == "feature-major" or not x.shape[1] else x[:, :1].expand(x.shape)
 
 
-def test_rows_and_batches_of_more_than_one_program() -> None:
-    """Blocks of edges that end within a row, batches that end within a block."""
-    mask = np.random.default_rng(0).random((20, 120)) < 0.6
+@pytest.mark.parametrize("programs", [1, 4096])
+def test_rows_and_batches_of_more_than_one_program(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of edges that end within a row, batches that end within a block, and programs that take several blocks."""
+    monkeypatch.setattr(dense_rows, "PROGRAMS", programs)
+    mask = np.random.default_rng(0).random((20, 120)) < 0.5
     mask[3] = False
     case = Case(structure_of(mask), torch.float32, torch.float32, 600, 0)
-    assert case.col.numel() > EDGES
+    assert case.col.numel() > dense_rows.EDGES
     y = spoilt(case.x, 20, 600)
     kernels.spmm(case.crow, case.col, case.values, case.x, y, None)
     within(y, case.matrix @ case.x.double(), case.matrix.abs() @ case.x.double().abs(), case.edges, torch.float32)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as strategy
@@ -97,6 +98,17 @@ def test_adam(case: Tables, amsgrad: bool, counted: bool, decoupled: bool, small
         case, "adam", [*tables, case.counts(counted)], step=7, lr=0.1, betas=(0.9, 0.999) if small else (0.0, 0.5), eps=0.1,
         weight_decay=0.2, decoupled=decoupled,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [1, 5])
+def test_dense_gradients_are_not_sorted(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Tables(0, 0, 700, dim, hub=False, placed=False)
+    gradient = case.normal(700, dim)
+    case.g, case.twin_g = RowGradient.of_dense(gradient, 700), RowGradient.of_dense(gradient.double(), 700)
+    case.ids = case.g.ids
+    monkeypatch.setattr(torch, "sort", None)
+    tables = [case.table(), case.table(True), case.counts(True)]
+    step(case, "sgd", tables, lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.2, nesterov=False)
 
 
 @some

@@ -1,8 +1,8 @@
 """Engines by name. None imports the peer that it stands for before it makes a layer."""
 
 from .engine import Engine as Engine
-from .full_weight import Dense, DenseOneDnn, MaskedAfterStep, MaskedInForward, MaskedOneDnn
-from .ours import Sparsetrain, TorchBackend
+from .full_weight import Dense, DenseBf16, DenseOneDnn, MaskedAfterStep, MaskedInForward, MaskedOneDnn
+from .ours import Blocks, Sparsetrain, SparsetrainBf16, TorchBackend
 from .pyg_sparse import PygSparse
 from .scipy_csr import ScipyCsr
 from .sparselab import SparseLab
@@ -10,8 +10,8 @@ from .sparseprop import SparseProp
 from .torch_sparse_layouts import TorchCoo, TorchCsr
 
 _ALL = (
-    Sparsetrain, TorchBackend, Dense, DenseOneDnn, MaskedInForward, MaskedAfterStep, MaskedOneDnn, TorchCsr, TorchCoo,
-    SparseProp, SparseLab, PygSparse, ScipyCsr,
+    Sparsetrain, SparsetrainBf16, Blocks, TorchBackend, Dense, DenseOneDnn, DenseBf16, MaskedInForward, MaskedAfterStep,
+    MaskedOneDnn, TorchCsr, TorchCoo, SparseProp, SparseLab, PygSparse, ScipyCsr,
 )  # fmt: skip
 
 ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}

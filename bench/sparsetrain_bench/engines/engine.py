@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsetrain import Topology
@@ -17,6 +18,7 @@ class Engine(ABC):
     module: str  # what must be installed
     trains = True
     strides = True  # whether it minds the strides of its input
+    dtype = torch.float32  # of inputs, results and their gradients
     dense_bytes = 0  # for each position of the full weight matrix, while it trains
 
     @abstractmethod

@@ -74,6 +74,16 @@ class DenseOneDnn(Dense):
         return onednn_allowed()
 
 
+class DenseBf16(Dense):
+    """nn.Linear in bfloat16, weight and all: fast where a processor multiplies bfloat16 (AVX-512 BF16, AMX)."""
+
+    name, dtype = "dense, bf16", torch.bfloat16
+    dense_bytes = 6
+
+    def layer(self, t: st.Topology, values: Tensor, bias: Tensor) -> nn.Module:
+        return super().layer(t, values, bias).to(torch.bfloat16)
+
+
 class MaskedOneDnn(MaskedAfterStep):
     """The mask after each step, which leaves both passes alone, over nn.Linear by oneDNN."""
 

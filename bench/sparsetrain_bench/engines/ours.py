@@ -36,6 +36,21 @@ class Sparsetrain(Engine):
         return super().kept_bytes(layer) + int(layer.topology.nbytes)
 
 
+class SparsetrainBf16(Sparsetrain):
+    """SparseLinear with inputs and results in bfloat16 beside float32 values."""
+
+    name, dtype = "sparsetrain, bf16", torch.bfloat16
+
+
+class Blocks(Sparsetrain):
+    """SparseLinear on dense blocks, whatever the density."""
+
+    name = "sparsetrain, blocks"
+
+    def context(self) -> AbstractContextManager[Any]:
+        return st.ops.use_backend("blocks")
+
+
 class TorchBackend(Sparsetrain):
     """SparseLinear on torch.sparse: what other devices would get."""
 

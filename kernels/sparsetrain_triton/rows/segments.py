@@ -27,9 +27,10 @@ class Segments(NamedTuple):
     sums: Tensor
 
 
-def segments(ids: Tensor, gradients: Tensor, places: Tensor | None = None) -> Segments:
-    """The gradients (k, dim) of ids (k,) in any order; with ``places`` that of ids[i] is ``gradients[places[i]]``."""
-    ids, order = torch.sort(ids, stable=True)
+def segments(ids: Tensor, gradients: Tensor, places: Tensor | None = None, rising: bool = False) -> Segments:
+    """The gradients (k, dim) of ids (k,) in any order; with ``places`` that of ids[i] is ``gradients[places[i]]``. Ids
+    that rise are not sorted."""
+    ids, order = (ids, torch.arange(ids.numel(), device=ids.device)) if rising else torch.sort(ids, stable=True)
     order = order if places is None else places[order]
     count, dim = ceil_divided(ids.numel(), CHUNK), gradients.shape[1]
     sums = gradients.new_empty(count, dim)

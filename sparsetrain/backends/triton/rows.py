@@ -64,7 +64,7 @@ def _step(
         getattr(torch_rows, name)(g, *tables, *counts, l1, **numbers)
         return
     kernels = _kernels()
-    segments = kernels.segments(g.ids, g.values.detach().contiguous(), g.places)
+    segments = kernels.segments(g.ids, g.values.detach().contiguous(), g.places, g.rising)
     l1 = l1.detach().to(g.values).contiguous() if isinstance(l1, Tensor) else float(l1)
     getattr(kernels, name)(segments, *_plain(tables), *counts, l1, dim=g.dim, **numbers)
     _announce(tables)

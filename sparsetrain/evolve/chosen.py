@@ -1,0 +1,151 @@
+"""Which layers of a model change, and whether they can."""
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from .. import checks
+from ..edges.module import EdgeModule
+from ..nn import MaskedLinear, TransposedSparseLinear
+from ..structure.topology import Topology
+from .numbers import trained, weight_of
+
+
+def check_kinds(where: str, **given: tuple[Any, type]) -> None:
+    """TypeError: an argument is not of the kind beside it."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
+            article = "an" if kind is Optimizer else "a"
+            raise TypeError(f"{where}: expected {name} to be {article} {kind.__name__}, got {value!r}.{made}")
+
+
+def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Module, float]]:
+    """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
+    patterns = _patterns(where, layers)
+    found: dict[str, tuple[nn.Module, float]] = {}
+    matched: set[int] = set()
+    known: list[str] = []
+    for name, module in named_modules(model).items():
+        if not isinstance(module, EdgeModule | MaskedLinear) or isinstance(module, TransposedSparseLinear):
+            continue
+        known.append(name)
+        for k, (pattern, rate) in enumerate(patterns):
+            if pattern.fullmatch(name):
+                matched.add(k)
+                if rate:
+                    found[name] = (module, rate)
+                break
+    unmatched = [pattern.pattern for k, (pattern, _) in enumerate(patterns) if k not in matched]
+    if not known or (layers is not None and unmatched):
+        raise ValueError(
+            f"{where}: expected layers over edges that match {unmatched or ['.*']}, the model has "
+            f"{', '.join(map(repr, known)) or 'none: make some with convert.sparsify'}."
+        )
+    if not found:
+        raise ValueError(f"{where}: expected a layer whose edges change, got the rate 0 for all of them.")
+    return found
+
+
+def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[str, tuple[Any, float]]) -> None:
+    """The optimizer trains the values of these layers, and nothing else in the model holds them."""
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    ours = {module for module, _ in modules.values()}
+    for name, (module, _) in modules.items():
+        weight = weight_of(module)
+        if weight.is_meta:
+            raise ValueError(f"{where}: expected values, layer {name!r} has none yet (meta device). Load them before.")
+        check_trains(where, name, module)
+        if id(trained(module)) not in owned:
+            raise ValueError(
+                f"{where}: expected an optimizer of the values of layer {name!r}, this {type(optimizer).__name__} does "
+                "not have them. Make it from model.parameters(), or leave the layer out with layers=."
+            )
+        for prefix, other in named_modules(model).items():
+            tied = isinstance(other, TransposedSparseLinear) and other.origin in ours
+            if other is module or tied:
+                continue
+            if any(p is weight for p in other._parameters.values()):
+                raise ValueError(
+                    f"{where}: the values of layer {name!r} are a parameter of {prefix!r} too, whose edges "
+                    "would not change along. Tie layers by .transposed(), or untie them."
+                )
+
+
+def check_trains(where: str, name: str, module: Any) -> None:
+    """ValueError: the values of this layer are frozen, and a change of edges would lose them."""
+    if not trained(module).requires_grad:
+        raise ValueError(
+            f"{where}: expected values that train in layer {name!r}, they are frozen (requires_grad=False), and edges "
+            "that go would be lost. Edges are as they were. Leave the layer out with layers=, or let it train."
+        )
+
+
+def unshare(modules: Mapping[str, Any]) -> None:
+    """Give each layer a topology object of its own, which tells its gradients from those of others."""
+    for module in modules.values():
+        if isinstance(module, EdgeModule):
+            t = module.topology
+            module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by the names that they have in the model itself, whatever is wrapped around it or around parts of it."""
+    modules = dict(model.named_modules())
+    names = {"": ""}
+    for full in filter(None, modules):
+        before, _, last = full.rpartition(".")
+        outer = names[before]
+        names[full] = outer if _wraps(modules[before]) else f"{outer}.{last}" if outer else last
+    return {names[full]: module for full, module in modules.items()}
+
+
+def _wraps(module: nn.Module) -> bool:
+    """Whether this is a wrapper around one module, of torch.compile (which is slow to import) among others."""
+    kinds = (DistributedDataParallel, nn.DataParallel, AveragedModel)
+    return isinstance(module, kinds) or type(module).__name__ == "OptimizedModule"
+
+
+def _patterns(where: str, layers: Any) -> list[tuple["re.Pattern[str]", float]]:
+    """Names, globs or regular expressions with rates: the first that matches a name counts."""
+    if layers is None:
+        return [(re.compile(".*"), 1.0)]
+    if isinstance(layers, str | re.Pattern):
+        layers = [layers]
+    if isinstance(layers, Mapping):
+        return [(_pattern(where, key), _rate(where, key, rate)) for key, rate in layers.items()]
+    if isinstance(layers, Iterable):
+        return [(_pattern(where, key), 1.0) for key in layers]
+    raise TypeError(
+        f"{where}: expected layers to be None, a name, a list of names or a dict from names to rates, got {layers!r}."
+    )
+
+
+def _pattern(where: str, key: Any) -> "re.Pattern[str]":
+    if isinstance(key, re.Pattern):
+        return key
+    if not isinstance(key, str):
+        raise TypeError(f"{where}: expected names in layers, globs or compiled regular expressions, got {key!r}.")
+    return _Glob(key)  # type: ignore[return-value]
+
+
+class _Glob:
+    """A glob as a pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+
+    def fullmatch(self, name: str) -> bool:
+        return fnmatchcase(name, self.pattern)
+
+
+def _rate(where: str, key: Any, rate: Any) -> float:
+    return checks.fraction(where, f"the rate of {getattr(key, 'pattern', key)!r}", rate)
