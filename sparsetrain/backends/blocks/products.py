@@ -36,7 +36,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
         if _is_full(t):
             return _outer(a, b).view(-1)
         grad = a.new_empty(t.nnz, dtype=torch.float64 if a.dtype is torch.float64 else torch.float32)
-        for first, last in _blocks(t, a):
+        for first, last in row_blocks(*t.shape, grad.itemsize, block_bytes(a.device)):
             gather(t, _outer(a[first:last], b), first, last, grad)
         return grad
 
