@@ -1,12 +1,13 @@
 # make demo: train sparse beside masked and dense on real digits.   make test: everything that must hold.
 # make docs: the site, with its programs run.
+# make gpu: the tests that need CUDA, and times beside dense layers; in ten minutes, from these sources, with no installation.
 # make bench: a layer beside other engines, those of make bench-peers among them; takes hours.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs wheel bench bench-peers clean
+.PHONY: demo test lint docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -41,6 +42,11 @@ bench-peers: $(VENV)/bench-installed
 	  else echo "missing    $$peer"; fi; \
 	done
 
+gpu: export PYTHONPATH := .:kernels:bench
+gpu:
+	@$(PYTHON) -m pytest -m gpu -W default $$(grep --files-with-matches mark.gpu tests/test_*.py); tests=$$?; \
+	$(PYTHON) -u bench/gpu.py --seconds 430 --json gpu.json && exit $$tests
+
 $(VENV)/bench-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[bench]"
 	touch $@
@@ -52,4 +58,4 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/gallery docs/api/sparsetrain*.rst *.egg-info compare.json compare.png bench-layers.json bench-layers.html
+	rm -rf $(VENV) build dist docs/gallery docs/api/sparsetrain*.rst *.egg-info compare.json compare.png bench-layers.json bench-layers.html gpu.json

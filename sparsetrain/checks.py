@@ -136,6 +136,17 @@ def broadcast_shape(where: str, row: Tensor, col: Tensor) -> tuple[int, ...]:
         ) from None
 
 
+def away(tensor: Tensor) -> bool:
+    """Whether to ask what is in a tensor would wait for a CUDA device, or, on the meta device, be in vain."""
+    return tensor.device.type in ("cuda", "meta")
+
+
+def assert_there(holds: Tensor, message: str) -> None:
+    """Have the device check what only it knows, without waiting for it. Where ``holds``, one boolean, is false, it
+    prints the message, and the next call that waits for it raises, as after an index that torch's kernels refuse."""
+    torch._assert_async(holds, message)
+
+
 def within(where: str, name: str, index: Tensor, size: int) -> None:
     """Every index lies in 0..size-1; the message names the first that does not."""
     bad = (index < 0) | (index >= size)

@@ -30,12 +30,13 @@ def expand(crow: Tensor, col: Tensor, values: Tensor, first: int, last: int, out
 
 
 def gather(crow: Tensor, col: Tensor, dense: Tensor, first: int, last: int, out: Tensor) -> None:
-    """``out[k - crow[first]] = dense[r - first, col[k]]`` for the edges k of the rows r in first..last - 1.
+    """``out[k] = dense[r - first, col[k]]`` for the edges k of the rows r in first..last - 1; others stay as they are.
 
-    ``dense`` (last - first, columns) may be of any float dtype and strides; ``out`` has an entry for each of the edges.
+    ``dense`` (last - first, columns) may be of any float dtype and strides; ``out`` has an entry for each edge.
     """
+    edges = min(out.numel(), dense.numel())  # that the rows can have
     launch(
-        _gather, _programs(out.numel()), crow, col, dense, out, first, last, search_steps(last - first),
+        _gather, _programs(edges), crow, col, dense, out, first, last, search_steps(last - first),
         *dense.stride(), EDGES=EDGES,
     )
 
@@ -63,7 +64,7 @@ def _gather(crow, col, dense, out, first, last, steps, row_stride, column_stride
         stored = edges < end
         places = _places(crow, col, edges, stored, first, last, steps, row_stride, column_stride)
         numbers = tl.load(dense + places, mask=stored)
-        tl.store(out + (edges - begin), numbers.to(out.dtype.element_ty), mask=stored)
+        tl.store(out + edges, numbers.to(out.dtype.element_ty), mask=stored)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from ..dtypes import FLOATS, HALVES
 from ..structure.topology import Topology
 from .blocks import products as block_products
 from .cost import blocks_are_faster_on_cpu, blocks_are_faster_on_cuda
-from .dense_products import torch_is_as_fast
+from .dense_products import tf32_is_allowed, torch_is_as_fast
 from .numba import products as numba_products
 from .protocol import Backend
 from .torch import products as torch_products
@@ -181,7 +181,7 @@ def _fastest(t: Topology, batch: int, dtype: torch.dtype, device: torch.device, 
     if device.type != "cuda":
         return "torch"
     over_edges = "triton" if usable(device) else "torch"
-    tf32, fused = torch.backends.cuda.matmul.allow_tf32, over_edges == "triton"
+    tf32, fused = tf32_is_allowed(), over_edges == "triton"
     if blocks_are_faster_on_cuda(t.numel, t.nnz, batch, dtype, fused=fused, tf32=tf32):
         return "blocks"
     return over_edges if fused or not torch.are_deterministic_algorithms_enabled() else "blocks"

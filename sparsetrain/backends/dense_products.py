@@ -6,7 +6,7 @@ weights on, in float32 too, with about twice the rounding error (``python bench/
 """
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from llvmlite import binding
@@ -48,7 +48,23 @@ def fastest_precision() -> Literal["medium", "highest"]:
 def torch_is_as_fast() -> bool:
     """Whether torch's own products are as fast as any. Who has set its precision to "medium" gets oneDNN from torch, by
     a call that takes transposed operands as they are and is up to a tenth faster than the one here."""
-    return not onednn_is_faster() or torch.get_float32_matmul_precision() == "medium"
+    return not onednn_is_faster() or _torch_takes_onednn()
+
+
+def _torch_takes_onednn() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError:  # the precision was set by its newer name, which takes longer to read
+        backend: Any = torch.backends.mkldnn
+        return bool(backend.matmul.fp32_precision == "bf16")
+
+
+def tf32_is_allowed() -> bool:
+    """Whether products of float32 on CUDA may be in TF32, by either of torch's two settings."""
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # as above
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 @cache

@@ -1,9 +1,29 @@
-"""What bags of ids must be: torch reads out of bounds where offsets are wrong."""
+"""What ids and bags of them must be: torch reads out of bounds where offsets are wrong. On CUDA the device checks what
+the numbers are, since to ask for them would wait for it."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..checks import assert_there, away
+
+
+def check_ids(where: str, ids: Tensor, rows: int) -> None:
+    """ids from 0 to rows - 1."""
+    if not ids.numel():
+        return
+    if away(ids):
+        assert_there(((ids >= 0) & (ids < rows)).all(), f"{where}: expected ids from 0 to {rows - 1}.")
+        return
+    low, high = (int(bound) for bound in torch.aminmax(ids))
+    if low < 0 or high >= rows:
+        place = ((ids < 0) | (ids >= rows)).nonzero()[0].tolist()
+        hint = " An id can't count from the end here; in sparsetrain.subtensor it can." if low < 0 else ""
+        raise IndexError(
+            f"{where}: expected ids from 0 to {rows - 1}, got {int(ids[tuple(place)])} at position "
+            f"{place[0] if len(place) == 1 else tuple(place)}.{hint}"
+        )
 
 
 def check_bags(where: str, table: Any, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
@@ -24,6 +44,9 @@ def _check_offsets(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None
     if not isinstance(offsets, Tensor) or offsets.dtype not in (torch.int32, torch.int64) or offsets.ndim != 1:
         got = f"{offsets.dtype} of shape {tuple(offsets.shape)}" if isinstance(offsets, Tensor) else repr(offsets)
         raise TypeError(f"{where}: expected offsets to be a tensor (bags,) of int64 or int32, got {got}.")
+    if away(offsets):
+        _have_offsets_checked(where, ids, offsets, last)
+        return
     shown = offsets.tolist() if offsets.numel() < 10 else offsets
     if last and (not offsets.numel() or int(offsets[-1]) != ids.numel()):
         raise ValueError(
@@ -35,6 +58,15 @@ def _check_offsets(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None
             f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids, at most, got "
             f"{shown}."
         )
+
+
+def _have_offsets_checked(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None:
+    if last and not offsets.numel():
+        raise ValueError(f"{where}: expected offsets that end with the number of ids, as include_last_offset says.")
+    if offsets.numel():
+        ends = offsets[-1] == ids.numel() if last else offsets[-1] <= ids.numel()
+        message = f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids."
+        assert_there((offsets[0] == 0) & ends & (offsets.diff() >= 0).all(), message)
 
 
 def _check_weights(where: str, table: Any, ids: Tensor, weights: Tensor) -> None:

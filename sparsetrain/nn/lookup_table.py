@@ -13,7 +13,7 @@ from ..edges.pending import bring_up_to_date
 from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup
 from .arguments import by_either_name
-from .bags import check_bags
+from .bags import check_bags, check_ids
 
 Pool = Literal["sum", "mean", "max"]
 
@@ -53,7 +53,8 @@ class LookupTable(nn.Module):
 
     Raises:
         TypeError: ids that are not int32 or int64. IndexError: an id out of range, negative ones included.
-        ValueError: a shape or an option that does not fit.
+        ValueError: a shape or an option that does not fit. RuntimeError, at a later call: ids or offsets on CUDA that
+        are out of range, which the device asserts as for nn.Embedding, so that nothing waits for it.
 
     Source: torch.nn.Embedding, torch.nn.EmbeddingBag.
 
@@ -191,16 +192,8 @@ class LookupTable(nn.Module):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
         self._check_weight(where)
-        if ids.numel():
-            low, high = (int(bound) for bound in torch.aminmax(ids))
-            rows = self.weight.shape[0]  # not self.rows: the weight may have been tied, replaced or resized
-            if low < 0 or high >= rows:
-                place = ((ids < 0) | (ids >= rows)).nonzero()[0].tolist()
-                hint = " An id can't count from the end here; in sparsetrain.subtensor it can." if low < 0 else ""
-                raise IndexError(
-                    f"{where}: expected ids from 0 to {rows - 1}, got {int(ids[tuple(place)])} at position "
-                    f"{place[0] if len(place) == 1 else tuple(place)}.{hint}"
-                )
+        # not self.rows: the weight may have been tied, replaced or resized
+        check_ids(where, ids, self.weight.shape[0])
         if self.pool is not None:
             check_bags(where, self, ids, offsets, weights)
         elif offsets is not None or weights is not None:

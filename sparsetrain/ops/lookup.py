@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..backends.row_gradient import RowGradient, sparse_rows
 from ..backends.row_steps import backend_of
+from ..checks import away
 from ..dtypes import FLOATS
 
 
@@ -50,14 +51,16 @@ def gradient_of_pool(
 ) -> Tensor:
     """The gradient of a table of this shape, sparse over the rows that the bags hold, padding left out."""
     ids, offsets = ids.long(), offsets.long()
-    lengths = torch.diff(offsets, append=offsets.new_tensor([ids.numel()]))
+    lengths = torch.diff(offsets, append=offsets.new_full((1,), ids.numel()))
     bags = torch.repeat_interleave(lengths, output_size=ids.numel())
     if padding_idx is not None:
         kept = ids != padding_idx
         ids, bags = ids[kept], bags[kept]
+        lengths = torch.bincount(bags, minlength=dy.shape[0])
     if pool == "mean":
-        dy = dy / torch.bincount(bags, minlength=dy.shape[0]).clamp(min=1)[:, None]
-    if torch.is_grad_enabled() or dy.dtype not in FLOATS:  # it is differentiated again, or rows are not summed here
+        dy = dy / lengths.clamp(min=1)[:, None]
+    # rows are not summed here where it is differentiated again, and on CUDA, which would be asked how many there are
+    if torch.is_grad_enabled() or dy.dtype not in FLOATS or away(dy):
         return torch.sparse_coo_tensor(ids[None], dy.index_select(0, bags), shape, check_invariants=False)
     rows, sums = backend_of(dy).total(RowGradient(ids, dy, shape[0], shape[1], False, places=bags))
     return sparse_rows(rows, sums, shape)

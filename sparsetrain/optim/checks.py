@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..backends.row_gradient import RowGradient
+from ..checks import assert_there, away
 from ..dtypes import FLOATS
 from ..edges.pending import pending_of
 from .lazy_updates import LazyUpdates
@@ -136,9 +137,12 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
         raise refuse(ValueError, "to be dense, or sparse over one dimension at least", "a sparse one over none")
     if grad.is_sparse and grad._nnz():
         for d, (size, index) in enumerate(zip(p.shape, grad._indices(), strict=False)):
+            inside = f"to name rows from 0 to {size - 1}" + (f" in dimension {d}" if d else "")
+            if away(index):  # to ask what its numbers are would wait for it
+                assert_there(((index >= 0) & (index < size)).all(), f"{where}: expected a sparse gradient {inside}.")
+                continue
             low, high = (int(bound) for bound in torch.aminmax(index))
             if low < 0 or high >= size:
-                inside = f"to name rows from 0 to {size - 1}" + (f" in dimension {d}" if d else "")
                 raise refuse(IndexError, inside, low if low < 0 else high)
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"

@@ -34,8 +34,7 @@ def gather(t: Topology, dense: Tensor, first: int, last: int, grad: Tensor) -> N
         kernels.gather(crow, col, t.derived(_bitmap), first, last, array(dense), array(grad), torch.get_num_threads())
         return
     if dense.device.type == "cuda" and usable(dense.device):
-        start, stop = t.derived(_ends)[first], t.derived(_ends)[last]
-        _triton().gather(t.crow, t.col, dense, first, last, grad[start:stop])
+        _triton().gather(t.crow, t.col, dense, first, last, grad)
         return
     edges, places = _places(t, first, last)
     grad[edges] = dense.view(-1)[places].to(grad.dtype)
@@ -59,7 +58,8 @@ def _bitmap(t: Topology) -> Array:
 def _places(t: Topology, first: int, last: int) -> tuple[slice, Tensor]:
     """The edges of some rows, and their places in a dense block of these rows."""
     crow = t.crow[first : last + 1].long()
-    start, stop = t.derived(_ends)[first], t.derived(_ends)[last]
+    whole = first == 0 and last == t.shape[0]
+    start, stop = (0, t.nnz) if whole else (t.derived(_ends)[first], t.derived(_ends)[last])
     rows = torch.arange(last - first, device=crow.device).repeat_interleave(crow.diff(), output_size=stop - start)
     return slice(start, stop), rows * t.shape[1] + t.col[start:stop]
 
