@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from llvmlite import binding
-from sparsetrain_bench.engines.full_weight import onednn_allowed
+from sparsetrain_bench.engines.precision import onednn_allowed
 from sparsetrain_bench.rounds import measure
 from torch import Tensor
 

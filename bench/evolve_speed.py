@@ -27,7 +27,6 @@ import sparsetrain as st
 from sparsetrain.backends.dense_products import fastest_precision
 from sparsetrain.cli import memory
 from sparsetrain.ops.edge_choice import largest_vacant, random_vacant, smallest
-from sparsetrain.ops.gradient_factors import tell
 
 PEER_ROUNDS = 3
 Steps = dict[str, Callable[[], object]]
@@ -101,7 +100,8 @@ def evolving(
     evolver = st.evolve.Evolver(layer, optimizer, rule, schedule)
 
     def update() -> None:
-        tell(layer.topology, dy.t(), x.t())  # as a backward pass does
+        for recorder in evolver.recorders.values():
+            recorder.note(dy.t(), x.detach().t())  # as a backward pass does
         evolver.step()
         if and_step:
             step()

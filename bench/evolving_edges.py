@@ -8,7 +8,8 @@
 published: 5,000 training and 1,000 test images of Fashion-MNIST, 784-1000-1000-1000-10, Erdos-Renyi edges of
 epsilon 13, with the options of the published code of SET (batch 40, dropout 0.2, SGD with momentum 0.9 and lr 0.05,
 weights shrunk by 2e-4 at each step, He-uniform values, edges replaced after each epoch but in the last layer).
-fashion: all images, 784-1000-1000-10, batch 128, Adam; rules, their masked twins, and dense.
+fashion: all images, 784-1000-1000-10, batch 128, torch's Adam; rules, their masked twins, and dense. A kind such as
+"set counted" has sparsetrain.optim.Adam, which counts the steps of newborn edges from birth.
 pruning: gradual magnitude pruning from density 1.0 to 0.05, epoch by epoch.
 scale: 3312-w-w-w-5 with epsilon 20, batch 2: one step and one SET update.
 
@@ -62,7 +63,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(RUNS))
     parser.add_argument("--epochs", type=int, help="400, 20 or 12 by default")
-    parser.add_argument("--seeds", type=int, help="5 or 3 by default")
+    parser.add_argument("--seeds", type=int, help="how many, 5 or 3 by default")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--samples", type=int, help="training images, by default as said above")
     parser.add_argument("--width", type=int, help="of hidden layers, 1000 or 600000 by default")
     parser.add_argument("--density", nargs="*", type=float, default=[0.05, 0.01])
@@ -73,21 +75,23 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def seeds(args: argparse.Namespace, usual: int) -> range:
+    return range(args.first_seed, args.first_seed + (args.seeds or usual))
+
+
 def jobs(args: argparse.Namespace) -> list[Record]:
     """One for each network that is trained, as they take turns."""
     common = {"threads": args.threads, "samples": args.samples}
     if args.what == "published":
         kinds = args.kinds or ["set", "static", "dense"]
         options = {"epochs": args.epochs or 400, "width": args.width or 1000}
-        return [common | options | {"kind": k, "seed": s} for k in kinds for s in range(args.seeds or 5)]
+        return [common | options | {"kind": k, "seed": s} for k in kinds for s in seeds(args, 5)]
     if args.what == "fashion":
         kinds = args.kinds or ["static", "set", "rigl", "gmp", "set masked", "rigl masked", "gmp masked"]
         options = {"epochs": args.epochs or 20, "width": args.width or 1000}
         cases = [(kind, density) for density in args.density for kind in kinds]
         cases += [] if args.kinds else [("dense", 1.0)]
-        return [
-            common | options | {"kind": k, "density": d, "seed": s} for s in range(args.seeds or 3) for k, d in cases
-        ]
+        return [common | options | {"kind": k, "density": d, "seed": s} for s in seeds(args, 3) for k, d in cases]
     if args.what == "pruning":
         return [
             common
@@ -105,7 +109,7 @@ def published(job: Record) -> Record:
     images = subset(data.load("fashion"), job["samples"] or 5000, 1000)
     before = forget_peak()
     sizes = (784, job["width"], job["width"], job["width"], 10)
-    layers = [erdos_renyi_layer(i, o, job["kind"] == "dense") for i, o in pairwise(sizes)]
+    layers: list[Any] = [erdos_renyi_layer(i, o, job["kind"] == "dense") for i, o in pairwise(sizes)]
     model = nn.Sequential(*(part for layer in layers[:-1] for part in (layer, nn.ReLU(), nn.Dropout(0.2))), layers[-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     steps = len(images[0]) // 40
@@ -123,7 +127,7 @@ def published(job: Record) -> Record:
     return (
         job
         | {
-            "edges": sum(p.numel() for p in parameters if p.ndim == (2 if job["kind"] == "dense" else 1)),
+            "edges": sum(layer.weight.numel() if job["kind"] == "dense" else layer.topology.nnz for layer in layers),
             "epochs": accuracies,
         }
         | summary(accuracies, seconds, before)
@@ -160,7 +164,8 @@ def fashion(job: Record) -> Record:
     torch.manual_seed(job["seed"])
     images = subset(data.load("fashion"), job["samples"] or 60_000, 10_000)
     before = forget_peak()
-    rule, _, masked = job["kind"].partition(" ")
+    rule, *how = job["kind"].split()
+    masked, counted = "masked" in how, "counted" in how
     density = 1.0 if rule == "gmp" else job["density"]
     sizes = (784, job["width"], job["width"], 10)
     generator = torch.Generator().manual_seed(job["seed"])
@@ -171,7 +176,7 @@ def fashion(job: Record) -> Record:
     if masked:
         layers = [MaskedLinear.from_sparse(layer, form="forward") for layer in layers]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-    optimizer = (torch.optim.Adam if masked or rule == "dense" else optim.Adam)(model.parameters(), lr=1e-3)
+    optimizer = (optim.Adam if counted else torch.optim.Adam)(model.parameters(), lr=1e-3)
     steps = len(images[0]) // 128 * job["epochs"]
     stop = max(1, 3 * steps // 4)
     rules: dict[str, evolve.Rule] = {"set": evolve.SET(), "rigl": evolve.RigL(), "gmp": evolve.GMP()}

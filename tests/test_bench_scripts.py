@@ -27,6 +27,13 @@ def test_a_large_network_changes_its_edges() -> None:
     assert record["update"] > 0
 
 
+def test_what_products_cost_each_way() -> None:
+    before = torch.get_num_threads()
+    said = script("ways").measure(40, 30, 8, 0.5, rounds=1)
+    torch.set_num_threads(before)
+    assert [part.split()[:2] for part in said.split(", ")] == [[k, w] for k in "fb" for w in ("kernels", "blocks")]
+
+
 def test_networks_of_images_train(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = script("evolving_edges")
     generator = torch.Generator().manual_seed(0)

@@ -3,8 +3,9 @@ choice never changes from run to run.
 
 On a CPU the unit is the dense product of the same shape. A kernel takes time in proportion to the density; what its
 backward pass does once for an edge, and what a block's expansion does once for a position, weighs the more the smaller
-the batch is. The constants are from processors of AMD with vectors of 64 and 32 bytes, one thread, batches of 100 to
-2,048 (``sparsetrain bench --preset layers``). On a GPU both are estimates from bandwidth and throughput of an H100.
+the batch is. The constants are from AMD's Zen 4 with vectors of 64 and of 32 bytes, one thread, batches of 100 to 1,024
+(``python bench/ways.py``); those of 16 bytes follow from those of 32. On a GPU both sides are estimates from bandwidth
+and throughput of an H100.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Rates(NamedTuple):
     expansion: float
 
 
-RATES = {64: Rates(1.75, 1.35, 95, 25), 32: Rates(1.5, 2.4, 30, 25), 16: Rates(1.5, 2.4, 30, 50)}
+RATES = {64: Rates(1.75, 1.35, 95, 25), 32: Rates(1.75, 1.9, 55, 30), 16: Rates(1.75, 1.9, 55, 50)}
 
 MEMORY, CACHE = 3.0e12, 5.5e12  # bytes a second that a GPU copies, and that its L2 delivers
 CUSPARSE = 1.5e12  # edges times samples a second

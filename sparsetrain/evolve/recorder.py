@@ -102,6 +102,11 @@ class Recorder:
         self._steps.extend([(a, b) for a, b in step] for step in state)
         self._now, self._handed_out, self._versions = [], [], {}
 
+    def note(self, a: Tensor, b: Tensor, arrives: bool = True) -> None:
+        """A gradient a bᵀ of this step, which was added to ``.grad`` or handed out."""
+        (self._now if arrives else self._handed_out).append((a, b))
+        self._versions |= {id(each): each._version for each in (a, b) if not each.is_inference()}
+
     def _came(self, a: Tensor, b: Tensor) -> None:
         leaf = trained(self.module)
         arrives = _arrives(self._node_now(leaf))
@@ -111,8 +116,7 @@ class Recorder:
         if arrives and self._now and present != self._pass and _cleared(leaf):
             self._now = []
         self._pass = present
-        (self._now if arrives else self._handed_out).append((a, b))
-        self._versions |= {id(each): each._version for each in (a, b) if not each.is_inference()}
+        self.note(a, b, arrives)
 
     def _node_now(self, leaf: Tensor) -> Any:
         """Values that were given another type have another node."""

@@ -1,7 +1,6 @@
 """Engines with a weight of the full shape: dense, masked in its two forms, and both with their products by oneDNN."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from sparsetrain.nn.masked import Form
 
 from .engine import Engine
 from .ours import sparse_linear
+from .precision import onednn_allowed
 
 
 class Dense(Engine):
@@ -48,21 +48,6 @@ class MaskedAfterStep(MaskedInForward):
 
     def after_step(self, layer: Any) -> None:
         layer.apply_mask()
-
-
-@contextmanager
-def onednn_allowed() -> Iterator[None]:
-    """torch's precision "medium": oneDNN in the place of MKL.
-
-    Processors with bfloat16 matrix units then round to bfloat16, which the oracle refuses; others keep float32, and
-    AMD's compute twice as fast.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class DenseOneDnn(Dense):

@@ -1,6 +1,7 @@
 """sparsetrain itself, by its kernels and by its torch backend."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import sparsetrain as st
 
 from .engine import Engine
+from .precision import onednn_allowed
 
 
 def sparse_linear(t: st.Topology, values: Tensor, bias: Tensor) -> st.nn.SparseLinear:
@@ -21,9 +23,12 @@ def sparse_linear(t: st.Topology, values: Tensor, bias: Tensor) -> st.nn.SparseL
 
 
 class Sparsetrain(Engine):
-    """SparseLinear on our kernels."""
+    """SparseLinear as it chooses to compute. Where that is by dense products they are those of "dense, oneDNN"."""
 
     name, module = "sparsetrain", "sparsetrain"
+
+    def context(self) -> AbstractContextManager[Any]:
+        return onednn_allowed()
 
     def layer(self, t: st.Topology, values: Tensor, bias: Tensor) -> nn.Module:
         return sparse_linear(t, values, bias)
@@ -47,8 +52,10 @@ class Blocks(Sparsetrain):
 
     name = "sparsetrain, blocks"
 
-    def context(self) -> AbstractContextManager[Any]:
-        return st.ops.use_backend("blocks")
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        with onednn_allowed(), st.ops.use_backend("blocks"):
+            yield
 
 
 class TorchBackend(Sparsetrain):

@@ -49,13 +49,13 @@ def _sum_chunks(ids, order, gradients, sums, count, size, dim, CHUNK: tl.constex
     begin = chunk * CHUNK
     row = tl.load(ids + begin)
     before = tl.load(ids + begin - 1, mask=chunk > 0, other=-1)
+    row = tl.where(row == before, row, -2)  # no id: what begins here, its owner adds
     places = begin + tl.arange(0, CHUNK)
     same = tl.load(ids + places, mask=places < size, other=-1) == row
-    same = same & (row == before)  # else the owner of a segment adds these
     at = tl.load(order + places, mask=same, other=0).to(tl.int64)
     inside = columns < dim
     read = tl.load(gradients + at[:, None] * dim + columns[None, :], mask=same[:, None] & inside[None, :], other=0)
-    tl.store(sums + chunk * dim + columns, tl.sum(read, axis=0), mask=inside & (row == before))
+    tl.store(sums + chunk * dim + columns, tl.sum(read, axis=0), mask=inside)
 
 
 @triton.jit
