@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from .machine import Machine, Result
 from .ways import ACTIVATION, backends
 
 REPEATS = 20
-SCRIPT = Path(__file__).parent.parent / "gpu.py"
+TOOLS, SANITIZER_SECONDS = ("memcheck", "racecheck"), 40
+BENCH = Path(__file__).parent.parent
 Run = Callable[[], list[Tensor]]
 
 
@@ -79,8 +82,7 @@ def checks(machine: Machine) -> Iterator[Result]:
                 result["waits"] = outcome(no_waiting, run)
                 result["graph"] = outcome(replays, run, x)
             yield result
-    for tool in ("memcheck", "racecheck"):
-        yield {"sanitizer": tool, "found": sanitized(machine, tool)}
+    yield from sanitized(machine)
 
 
 def outcome(check: Callable[..., str], *operands: Any) -> str:
@@ -91,15 +93,42 @@ def outcome(check: Callable[..., str], *operands: Any) -> str:
         return f"failed: {error}"[:300]
 
 
-def sanitized(machine: Machine, tool: str) -> str:
-    """The last line of compute-sanitizer over the part "correct", in tiny shapes."""
-    if not machine.on_cuda or shutil.which("compute-sanitizer") is None:
-        return "left out: " + ("needs compute-sanitizer" if machine.on_cuda else "needs CUDA")
-    script = [sys.executable, str(SCRIPT), "--tiny", "--device", str(machine.device), "--parts", "correct"]
-    command = ["compute-sanitizer", "--tool", tool, "--kernel-name", "kernel_substring=_", *script]
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # stray accesses would fall into its cache
+def under_sanitizer(device: str) -> None:
+    """What compute-sanitizer looks at: each of our kernels for products once, in tiny shapes."""
+    machine = Machine(torch.device(device), tiny=True)
+    for precision in ("fp32", "bf16"):
+        for backend in backends(machine.device):
+            a_step(machine, backend, precision)
+
+
+def sanitized(machine: Machine) -> Iterator[Result]:
+    """The last line of compute-sanitizer's tools, which run at the same time."""
+    needed = "compute-sanitizer" if machine.on_cuda else "CUDA"
+    there = machine.on_cuda and shutil.which("compute-sanitizer") is not None
+    code = "from gpu_parts.without_numba import make_importable; make_importable(); "
+    code += f"from gpu_parts.checks import under_sanitizer; under_sanitizer({str(machine.device)!r})"
+    # stray accesses would fall into the memory that torch keeps
+    paths = os.pathsep.join((str(BENCH), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": paths}
+    running = {
+        tool: subprocess.Popen(
+            ["compute-sanitizer", "--tool", tool, sys.executable, "-c", code],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )
+        for tool in TOOLS if there
+    }  # fmt: skip
+    end = time.monotonic() + SANITIZER_SECONDS
+    for tool in TOOLS:
+        found = f"left out: needs {needed}" if tool not in running else last_line(running[tool], end)
+        yield {"sanitizer": tool, "found": found}
+
+
+def last_line(process: "subprocess.Popen[str]", end: float) -> str:
+    """What a process said last, which is ended where it takes too long."""
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        said, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the tool and what it looks at
+        process.communicate()
         return "out of time"
-    return f"exit {done.returncode}: {(done.stdout + done.stderr).strip().splitlines()[-1:]}"
+    return f"exit {process.returncode}: {said.strip().splitlines()[-1:]}"

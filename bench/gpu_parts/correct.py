@@ -30,7 +30,7 @@ def poison(machine: Machine, largest: int) -> None:
     del blocks
 
 
-def error(got: Tensor, exact: Tensor) -> float:
+def distance(got: Tensor, exact: Tensor) -> float:
     """The norm of the error to that of the result, NaN where something is missing."""
     difference = (got.detach().double() - exact).norm()
     return float(difference if exact.norm() == 0 else difference / exact.norm())
@@ -61,7 +61,7 @@ def results(
     with st.ops.use_backend(backend), tensor_cores(precision == "tf32"):
         y = st.ops.linear(x, t, values, bias)
         got = [y, *torch.autograd.grad(y, (x, values, bias), dy)]
-    return {name: error(one, other) for name, one, other in zip(("y", "dx", "dv", "db"), got, exact, strict=True)}
+    return {name: distance(one, other) for name, one, other in zip(("y", "dx", "dv", "db"), got, exact, strict=True)}
 
 
 def correct(machine: Machine) -> Iterator[Result]:
@@ -72,9 +72,11 @@ def correct(machine: Machine) -> Iterator[Result]:
         for precision in BOUND:
             for backend in backends(machine.device):
                 for batch, feature_major in ((1, False), (large, False), (large - 1, True)):
-                    worst = results(machine, backend, precision, t, batch, feature_major)
-                    right = all(each <= BOUND[precision] for each in worst.values())
-                    yield {
-                        "backend": backend, "precision": precision, "structure": kind, "batch": batch,
-                        "feature_major": feature_major, "right": right, **worst,
-                    }  # fmt: skip
+                    what: Result = {"backend": backend, "precision": precision, "structure": kind, "batch": batch}
+                    what["feature_major"] = feature_major
+                    try:
+                        worst = results(machine, backend, precision, t, batch, feature_major)
+                    except RuntimeError as error:  # the others are still told
+                        yield what | {"right": False, "failed": str(error)[:300]}
+                    else:
+                        yield what | {"right": all(each <= BOUND[precision] for each in worst.values()), **worst}

@@ -53,8 +53,8 @@ def right(results: list[Result]) -> list[Result]:
         )
         line["right"], line["of"] = line["right"] + each["right"], line["of"] + 1
         for name in ("y", "dx", "dv", "db"):
-            worse = each[name] != each[name] or each[name] > line.get(name, -1.0)
-            line[name] = each[name] if worse else line[name]
+            found = each.get(name, float("nan"))
+            line[name] = line[name] if found <= line.get(name, -1.0) else found
     return [*lines.values(), *(each for each in results if not each["right"])]
 
 
