@@ -277,7 +277,11 @@ def test_clip_grad_norm(layer: SparseLinear) -> None:
             TypeError,
             "SparseLinear: expected one dtype, got x torch.float64, values torch.float32, bias torch.float32.",
         ),
-        (lambda: SparseLinear(4, 2, density=0.5)(torch.ones(4).long()), TypeError, "expected x in float32 or float64"),
+        (
+            lambda: SparseLinear(4, 2, density=0.5)(torch.ones(4).long()),
+            TypeError,
+            "expected x in float32, float64, float16",
+        ),
         (lambda: SparseLinear(4, 2, density=0.5)(torch.tensor(1.0)), ValueError, "expected 4 input features, got none"),
         (lambda: SparseLinear(4, 2), ValueError, "expected exactly one of density and topology, got neither."),
         (
