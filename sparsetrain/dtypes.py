@@ -2,6 +2,7 @@
 half precision beside float32 values: results come in the type of the activations, and sums are float32 at least."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +21,32 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALVES else dtype
 
 
-def of_new_values(dtype: torch.dtype | None) -> torch.dtype:
-    """The type of the values of a layer that is made with this dtype, or with torch's default."""
-    return wide(torch.get_default_dtype() if dtype is None else dtype)
+def accepted(where: str, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that a layer is made with, or torch's default.
+
+    Raises:
+        TypeError: layers have no such type.
+    """
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if dtype not in (*FLOATS, *HALVES):
+        raise TypeError(f"{where}: expected dtype float32, float64, float16 or bfloat16, got {dtype}.")
+    return dtype
+
+
+def widen_loaded(state_dict: dict[str, Any], key: str) -> None:
+    """Make an entry of a state that is to be loaded float32 where it is in half precision: with ``assign=True`` it
+    becomes the parameter itself."""
+    if isinstance(state_dict.get(key), Tensor):
+        state_dict[key] = widened(state_dict[key])
 
 
 def keeping_wide(convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What nn.Module.to does to a parameter, but that it never becomes half precision."""
+    """What nn.Module.to does to a parameter, but that it never becomes half precision. One that is already, as the bias
+    of a model in half precision that was sparsified, keeps its type from device to device."""
 
     def kept(tensor: Tensor) -> Tensor:
         new = convert(tensor)
-        return tensor.to(new.device, torch.float32) if new.dtype in HALVES else new
+        becomes = new.dtype in HALVES and new.dtype is not tensor.dtype
+        return tensor.to(new.device, torch.float32) if becomes else new
 
     return kept

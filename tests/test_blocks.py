@@ -253,8 +253,13 @@ def test_costs_on_cuda() -> None:
     ("call", "error", "message"),
     [
         (lambda: st.ops.choice(nn.Linear(2, 3), 4), TypeError, "a layer that has one, got Linear"),
-        (lambda: st.ops.choice(st.nn.SparseLinear(2, 3, density=1.0), -1), ValueError, "at least 0 samples, got -1"),
+        (lambda: st.ops.choice(st.nn.SparseLinear(2, 3, density=1.0), -1), ValueError, "expected batch >= 0, got -1"),
         (lambda: st.ops.choice(st.nn.SparseLinear(2, 3, density=1.0), 4, torch.int32), TypeError, "got torch.int32"),
+        (
+            lambda: st.ops.choice(st.nn.SparseLinear(2, 3, density=1.0), 2.5),
+            TypeError,
+            "batch to be an integer, got 2.5",
+        ),  # type: ignore[arg-type]
         (lambda: st.ops.use_backend("csr").__enter__(), ValueError, "got 'csr'"),
     ],
 )

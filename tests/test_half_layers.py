@@ -202,3 +202,38 @@ def test_refused(x: torch.dtype, values: torch.dtype, message: str) -> None:
     t = st.Topology.from_mask(torch.eye(3))
     with pytest.raises(TypeError, match=f"linear: {message}"):
         st.ops.linear(torch.ones(2, 3).to(x), t, torch.ones(3, dtype=values))
+
+
+@HALVES
+def test_a_delta_layer_in_float32_takes_half_precision(half: torch.dtype) -> None:
+    layer = LAYERS["delta"]()
+    nn.init.normal_(layer.values)
+    x, wide = (leaf.requires_grad_() for leaf in (rounded(half), rounded(half).float()))
+    y, expected = layer(x), layer(wide)
+    assert y.dtype is half
+    torch.testing.assert_close(y, expected.to(half), rtol=0, atol=0)
+    dy = torch.randn(y.shape).to(half)
+    y.backward(dy)
+    found, layer.values.grad = layer.values.grad, None
+    expected.backward(dy.float())
+    assert x.grad is not None
+    assert x.grad.dtype is half
+    torch.testing.assert_close(found, layer.values.grad)
+
+
+@HALVES
+def test_weights_of_samples_in_half_precision(half: torch.dtype) -> None:
+    table, ids = st.nn.LookupTable(5, 3, pool="sum", dtype=half), torch.tensor([[1, 2], [2, 0]])
+    weights = torch.rand(2, 2).to(half).requires_grad_()
+    y = table(ids, per_sample_weights=weights)
+    twin = nn.functional.embedding_bag(ids, table.weight, per_sample_weights=weights.float(), mode="sum")
+    torch.testing.assert_close(y, twin.to(half), rtol=0, atol=0)
+    y.sum().backward()
+    assert weights.grad is not None
+    torch.testing.assert_close(weights.grad, table.weight.detach()[ids].sum(-1).to(half))
+
+
+def test_a_delta_layer_says_which_type_its_weight_has() -> None:
+    layer = LAYERS["delta"]().to(torch.bfloat16)
+    with pytest.raises(TypeError, match=r"SparseDeltaLinear: expected x in torch.bfloat16, .* got torch.float32"):
+        layer(torch.ones(2, INPUTS))

@@ -11,6 +11,7 @@ import torch
 from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
+from .. import checks
 from ..dtypes import FLOATS, HALVES
 from ..structure.topology import Topology
 from .blocks import products as block_products
@@ -82,7 +83,8 @@ def choice(
         of the backward pass.
 
     Raises:
-        TypeError: another dtype, or a layer without a topology. ValueError: a batch that is negative.
+        TypeError: another dtype, a layer without a topology, or a batch that is no integer. ValueError: a batch that is
+        negative.
 
     Example:
         >>> import torch
@@ -95,8 +97,7 @@ def choice(
     topology = layer if isinstance(layer, Topology) else getattr(layer, "topology", None)
     if not isinstance(topology, Topology):
         raise TypeError(f"choice: expected a Topology or a layer that has one, got {type(layer).__name__}.")
-    if batch < 0:
-        raise ValueError(f"choice: expected a batch of at least 0 samples, got {batch}.")
+    batch = checks.count("choice", "batch", batch)
     if dtype is None:
         values = getattr(layer, "values", None)
         dtype = values.dtype if isinstance(values, Tensor) else torch.float32

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from ..dtypes import keeping_wide
+from ..dtypes import keeping_wide, widen_loaded
 from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
@@ -106,6 +106,7 @@ class EdgeModule(nn.Module):
             error_msgs.append(f"{type(self).__name__} {prefix.rstrip('.') or '(the model itself)'}: {error}")
             return
         self.bring_up_to_date()  # pending updates belong to the old values
+        widen_loaded(state_dict, prefix + "values")
         hooks, self._load_state_dict_pre_hooks = self._load_state_dict_pre_hooks, OrderedDict()
         try:
             super()._load_from_state_dict(state_dict, prefix, *rest)

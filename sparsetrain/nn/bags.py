@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import assert_there, away
+from ..dtypes import wide
 
 
 def check_ids(where: str, ids: Tensor, rows: int) -> None:
@@ -73,9 +74,12 @@ def _check_weights(where: str, table: Any, ids: Tensor, weights: Tensor) -> None
     if table.pool != "sum":
         raise ValueError(f"{where}: per_sample_weights are for a table with pool='sum', got pool={table.pool!r}.")
     dtype = table.weight.dtype
-    if not isinstance(weights, Tensor) or weights.dtype is not dtype:
+    if not isinstance(weights, Tensor) or wide(weights.dtype) is not dtype:
         got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{where}: expected per_sample_weights to be a tensor of {dtype}, as the table, got {got}.")
+        raise TypeError(
+            f"{where}: expected per_sample_weights to be a tensor of {dtype}, as the table, got {got}. Convert with "
+            ".to(table.weight.dtype)."
+        )
     if weights.shape != ids.shape:
         raise ValueError(
             f"{where}: expected per_sample_weights of the ids' shape {tuple(ids.shape)}, got {tuple(weights.shape)}."

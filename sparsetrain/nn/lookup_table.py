@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks, tracing
-from ..dtypes import FLOATS, HALVES, keeping_wide, wide
+from ..dtypes import FLOATS, HALVES, accepted, keeping_wide, wide, widen_loaded, widened
 from ..edges.pending import bring_up_to_date
 from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup
@@ -52,7 +52,7 @@ class LookupTable(nn.Module):
         weight: shape ``(rows, dim)``; N(0, 1) at first. Under ``unused="dense"`` read it after ``optimizer.flush()``.
 
     Raises:
-        TypeError: ids that are not int32 or int64. IndexError: an id out of range, negative ones included.
+        TypeError: ids that are not int32 or int64, or another dtype. IndexError: an id out of range, negative ones included.
         ValueError: a shape or an option that does not fit. RuntimeError, at a later call: ids or offsets on CUDA that
         are out of range, which the device asserts as for nn.Embedding, so that nothing waits for it.
 
@@ -98,7 +98,7 @@ class LookupTable(nn.Module):
         self.columns, self.pool, self.max_norm, self.norm_type = columns, pool, max_norm, norm_type
         self.include_last_offset = include_last_offset
         self.padding_idx = None if padding_idx is None else padding_idx % rows
-        asked = torch.get_default_dtype() if dtype is None else dtype
+        asked = accepted(where, dtype)
         self.output_dtype = asked if asked in HALVES else None
         self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=wide(asked)))
         self.reset_parameters(generator)
@@ -144,7 +144,7 @@ class LookupTable(nn.Module):
         flat = ids.reshape(-1)
         if checked and not offsets.numel():
             flat = flat[:0]  # ids of no bag
-        return self._pooled(flat, offsets.to(flat), None if weights is None else weights.reshape(-1))
+        return self._pooled(flat, offsets.to(flat), None if weights is None else widened(weights).reshape(-1))
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         if self.padding_idx is not None and self._in_operators():
@@ -222,9 +222,10 @@ class LookupTable(nn.Module):
         bring_up_to_date(self.weight)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         bring_up_to_date(self.weight)  # pending updates belong to the old values
-        super()._load_from_state_dict(*args)
+        widen_loaded(state_dict, prefix + "weight")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         bring_up_to_date(self.weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import init, patterns, tracing
-from ..dtypes import of_new_values, widened
+from ..dtypes import accepted, wide, widened
 from ..edges.module import EdgeModule
 from ..edges.slots import Plan
 from ..ops.verbs import checked_linear
@@ -47,7 +47,7 @@ class SparseLinear(FromData):
         topology: which edges exist.
 
     Raises:
-        ValueError: both or neither of density and topology, or a shape that does not fit.
+        ValueError: both or neither of density and topology, or a shape that does not fit. TypeError: another dtype.
 
     Example:
         >>> layer = SparseLinear(784, 1000, density=0.1)
@@ -89,7 +89,7 @@ class SparseLinear(FromData):
                 f"got {topology.shape}."
             )
         self.in_features, self.out_features, self.sparse_grad = in_features, out_features, sparse_grad
-        of_values = of_new_values(dtype)
+        of_values = wide(accepted(where, dtype))
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=of_values))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=of_values)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)

@@ -46,6 +46,14 @@ def check_edges(t: Topology, values: Tensor) -> None:
         )
 
 
+def as_matrix(t: Topology, values: Tensor) -> Tensor:
+    """The values as the matrix that they are where each position has an edge."""
+    weight = values.view(t.shape)
+    if weight.grad_fn is not None and not transforming():
+        weight.grad_fn.register_prehook(lambda _: check_edges(t, values))
+    return weight
+
+
 class SpMM(Function):
     """y = W x + bias, or W' x + bias."""
 

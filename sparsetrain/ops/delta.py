@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from ..backends.choice import BACKENDS, asked_for
 from ..backends.dense_products import dense_product
 from ..backends.layout import sum_over_batch
-from ..dtypes import widened
+from ..dtypes import HALVES, widened
 from ..structure.topology import Topology
 from ..tracing import transforming, watched
 from .autograd import backend_of, check_edges, differentiating, sddmm, spmm
@@ -31,8 +31,14 @@ def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: 
     """``x (weight + S(values))' + bias`` in the name of a layer."""
     if isinstance(x, Tensor) and x.layout in SPARSE:
         x = x.to_dense()
+    if isinstance(x, Tensor) and _is_narrower(x, weight, t):
+        return delta_linear(where, x.float(), weight, bias, t, values).to(x.dtype)
     if not _in_parts(x, weight, t):
         delta = checked_linear(where, _wide(x), t, values, None, transpose=False)
+        if x.dtype is not weight.dtype and not torch.is_autocast_enabled(t.device.type):
+            raise TypeError(
+                f"{where}: expected x in {weight.dtype}, as the frozen weight, got {x.dtype}. Convert with .to(dtype)."
+            )
         y = linear(x, weight, bias)
         return (y + delta).to(y.dtype)
     if x.ndim == 0 or x.shape[-1] != t.shape[1] or values.shape != (t.nnz,):
@@ -41,6 +47,12 @@ def delta_linear(where: str, x: Tensor, weight: Tensor, bias: Tensor | None, t: 
     y = DeltaLinear.apply(samples, weight, bias, t, values, asked_for(x.device))  # type: ignore[no-untyped-call]
     result: Tensor = y.reshape(*x.shape[:-1], t.shape[0])
     return result
+
+
+def _is_narrower(x: Tensor, weight: Tensor, t: Topology) -> bool:
+    """Whether x is in half precision beside a weight in float32, which torch refuses unless autocast is at work."""
+    narrower = x.dtype in HALVES and weight.dtype is torch.float32
+    return narrower and not torch.is_autocast_enabled(t.device.type)
 
 
 def _in_parts(x: Any, weight: Tensor, t: Topology) -> bool:

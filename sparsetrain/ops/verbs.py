@@ -134,8 +134,8 @@ def checked_linear(
         named = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
         x, values, *rest = _operands(where, t, named)
         bias = rest[0] if rest else None
-    if ready and not tracing.compiling() and _as_linear(t, x, values):
-        weight = values.view(t.shape)
+    if ready and not sparse_grad and not tracing.compiling() and _as_linear(t, x, values):
+        weight = autograd.as_matrix(t, values)
         return torch.nn.functional.linear(x, weight.t() if transpose else weight, bias)
     leading = x.shape[:-1]
     # math.prod and not leading.numel(), which would fix the batch size of an exported program
@@ -149,8 +149,10 @@ def checked_linear(
 
 
 def _as_linear(t: Topology, x: Tensor, values: Tensor) -> bool:
-    """Whether torch's own linear function over the values as a matrix will do, with its gradients."""
-    return x.dtype is values.dtype and is_plain_matrix(t, x.device) and not listening(t)
+    """Whether torch's own linear function over the values as a matrix will do, with its gradients. Its result is
+    row-major whatever x is."""
+    row_major = x.stride(-1) == 1
+    return row_major and x.dtype is values.dtype and is_plain_matrix(t, x.device) and not listening(t)
 
 
 def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:

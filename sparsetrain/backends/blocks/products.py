@@ -21,12 +21,17 @@ from .scratch import block_bytes, row_blocks
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
+    return _spmm(t, values, x, bias, transpose, x)
+
+
+def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, like: Tensor) -> Tensor:
+    """``W x + bias`` or ``Wᵀ x + bias``, in layout and dtype of ``like``."""
     t.check_untouched()
     with _without_autocast(x):
         operand = _computed(x)
         values, bias = values.detach(), None if bias is None else bias.detach()
         product = _transposed if transpose else _plain
-        return product(t, values, operand, bias).to(x.dtype)
+        return product(t, values, operand, bias, like).to(like.dtype)
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
@@ -43,18 +48,18 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     grad = sddmm(t, dy, x)
-    dx = spmm(t, values, dy.to(x.dtype), None, transpose=True)
+    dx = _spmm(t, values, dy, None, True, x)
     return grad, dx, sum_over_batch(dy.to(values.dtype)) if bias else None
 
 
-def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, like: Tensor) -> Tensor:
     """W x + bias: each block makes its rows of the result."""
     if _is_full(t):
-        return _product(values.reshape(t.shape), x, bias)
+        return _product(values.reshape(t.shape), x, bias, like)
     blocks = list(_blocks(t, x))
-    y = None if len(blocks) == 1 else empty_like_layout(x, t.shape[0])
+    y = None if len(blocks) == 1 else empty_like_layout(like, t.shape[0], x.dtype)
     for first, last in blocks:
-        rows = _product(_expanded(t, values, first, last, x), x, None if bias is None else bias[first:last])
+        rows = _product(_expanded(t, values, first, last, x), x, None if bias is None else bias[first:last], like)
         if y is None:
             return rows
         y[first:last] = rows
@@ -62,21 +67,21 @@ def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tenso
     return y
 
 
-def _transposed(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+def _transposed(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, like: Tensor) -> Tensor:
     """Wᵀ x + bias: the sum of what the blocks make of their rows of x."""
     if _is_full(t):
-        return _product(values.reshape(t.shape).t(), x, bias)
+        return _product(values.reshape(t.shape).t(), x, bias, like)
     y: Tensor | None = None
     for first, last in _blocks(t, x):
-        part = _product(_expanded(t, values, first, last, x).t(), x[first:last], bias if y is None else None)
+        part = _product(_expanded(t, values, first, last, x).t(), x[first:last], bias if y is None else None, like)
         y = part if y is None else y.add_(part)
     assert y is not None
     return y
 
 
-def _product(a: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """a x + bias in the layout of x, (features, batch)."""
-    if is_feature_major(x):
+def _product(a: Tensor, x: Tensor, bias: Tensor | None, like: Tensor) -> Tensor:
+    """a x + bias in the layout of ``like``, (features, batch)."""
+    if is_feature_major(like):
         y = dense_product(a, x.t())
         return y if bias is None else y.add_(bias.to(y.dtype)[:, None])
     return dense_product(x.t(), a, None if bias is None else bias.to(a.dtype)).t()
