@@ -16,8 +16,8 @@ from .record import Record
 COLUMNS = 4
 # an engine keeps its colour; Okabe and Ito's first, which colour-blind readers can tell apart
 COLOURS = {
-    "sparsetrain": "#0072B2", "sparsetrain, bf16": "#6A5ACD", "sparsetrain, blocks": "#004C77", "dense, bf16": "#999999",
-    "dense": "#555555", "dense, oneDNN": "#000000", "masked, in forward": "#E69F00",
+    "sparsetrain": "#0072B2", "sparsetrain, bf16": "#6A5ACD", "sparsetrain, blocks": "#004C77",
+    "dense, bf16": "#999999", "dense": "#555555", "dense, oneDNN": "#000000", "masked, in forward": "#E69F00",
     "masked, after step": "#D55E00", "masked, oneDNN": "#8B0000",
     "SparseProp": "#009E73", "SparseLab": "#CC79A7", "torch CSR": "#56B4E9", "torch COO": "#B5B52F",
     "torch-sparse": "#8C564B", "sparsetrain, torch backend": "#9ecae1", "scipy CSR": "#aaaaaa",

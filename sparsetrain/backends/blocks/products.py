@@ -6,7 +6,6 @@ matrix.
 A zero that is not stored is multiplied here, as in nn.Linear: an infinity or NaN of the input reaches all outputs.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -56,14 +55,16 @@ def _plain(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, like: Te
     """W x + bias: each block makes its rows of the result."""
     if _is_full(t):
         return _product(values.reshape(t.shape), x, bias, like)
-    blocks = list(_blocks(t, x))
-    y = None if len(blocks) == 1 else empty_like_layout(like, t.shape[0], x.dtype)
-    for first, last in blocks:
-        rows = _product(_expanded(t, values, first, last, x), x, None if bias is None else bias[first:last], like)
-        if y is None:
-            return rows
-        y[first:last] = rows
-    assert y is not None
+    blocks = _blocks(t, x)
+    parts = (
+        _product(_expanded(t, values, first, last, x), x, None if bias is None else bias[first:last], like)
+        for first, last in blocks
+    )
+    if len(blocks) == 1:
+        return next(parts)
+    y = empty_like_layout(like, t.shape[0], x.dtype)
+    for (first, last), part in zip(blocks, parts, strict=True):
+        y[first:last] = part
     return y
 
 
@@ -71,11 +72,13 @@ def _transposed(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, lik
     """Wᵀ x + bias: the sum of what the blocks make of their rows of x."""
     if _is_full(t):
         return _product(values.reshape(t.shape).t(), x, bias, like)
-    y: Tensor | None = None
-    for first, last in _blocks(t, x):
-        part = _product(_expanded(t, values, first, last, x).t(), x[first:last], bias if y is None else None, like)
-        y = part if y is None else y.add_(part)
-    assert y is not None
+    parts = (
+        _product(_expanded(t, values, first, last, x).t(), x[first:last], None if first else bias, like)
+        for first, last in _blocks(t, x)
+    )
+    y = next(parts)
+    for part in parts:
+        y.add_(part)
     return y
 
 
@@ -100,8 +103,8 @@ def _expanded(t: Topology, values: Tensor, first: int, last: int, x: Tensor) -> 
     return block
 
 
-def _blocks(t: Topology, x: Tensor) -> Iterator[tuple[int, int]]:
-    return iter(row_blocks(*t.shape, x.itemsize, block_bytes(x.device)))
+def _blocks(t: Topology, x: Tensor) -> list[tuple[int, int]]:
+    return row_blocks(*t.shape, x.itemsize, block_bytes(x.device))
 
 
 def _is_full(t: Topology) -> bool:
