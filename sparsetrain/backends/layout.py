@@ -24,6 +24,12 @@ def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     return y.contiguous() if is_feature_major(x) else y.t().contiguous().t()
 
 
+def no_view(result: Tensor) -> Tensor:
+    """The same memory in a tensor of its own: autograd lets nobody write into a result that is a view, as nn.ReLU does
+    with ``inplace=True``."""
+    return result.new_empty(0).set_(result) if result._is_view() else result  # type: ignore[call-overload]
+
+
 def feature_major(x: Tensor) -> Tensor:
     """The same numbers, laid out so that the samples of a feature are contiguous: strides (1, N) for a batch of N.
 

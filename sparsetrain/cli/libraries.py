@@ -8,6 +8,8 @@ from torch import nn
 from .network import KINDS, network
 from .setting import Setting
 
+SIZE, DENSITY = 128, 0.5  # a layer that kernels compute on several threads, as large ones are
+
 
 def load_libraries(setting: Setting) -> None:
     """Take one step of three tiny networks, one of each kind.
@@ -15,10 +17,10 @@ def load_libraries(setting: Setting) -> None:
     Compiled kernels and the libraries of dense products take tens of megabytes once they are used, whatever the size
     of the model. Every implementation loads all of them, so that the processes differ in nothing but the model.
     """
-    tiny = replace(setting, sizes=(64, 64, 64), density=1.0, evolution=None)
+    tiny = replace(setting, sizes=(SIZE, SIZE, SIZE), density=DENSITY, evolution=None)
     for kind in KINDS:
         model = network(kind, "step", tiny)
-        model(torch.zeros(setting.batch, 64, dtype=setting.torch_dtype)).sum().backward()
+        model(torch.zeros(setting.batch, SIZE, dtype=setting.torch_dtype)).sum().backward()
         optimizer = setting.optimizer_for(model)
         optimizer.step()
         if kind != "dense":
@@ -30,7 +32,7 @@ def _change_edges(model: nn.Module, optimizer: torch.optim.Optimizer, setting: S
     if setting.evolution is None:
         return
     evolution = replace(setting.evolution, interval=1)
-    evolver = evolution.evolver(model, optimizer, 0.5, setting.seed)
+    evolver = evolution.evolver(model, optimizer, DENSITY / 2, setting.seed)
     for _ in range(2):
-        model(torch.zeros(setting.batch, 64, dtype=setting.torch_dtype)).sum().backward()
+        model(torch.zeros(setting.batch, SIZE, dtype=setting.torch_dtype)).sum().backward()
         evolver.step()

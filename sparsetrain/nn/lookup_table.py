@@ -52,10 +52,10 @@ class LookupTable(nn.Module):
         weight: shape ``(rows, dim)``; N(0, 1) at first. Under ``unused="dense"`` read it after ``optimizer.flush()``.
 
     Raises:
-        TypeError: ids that are not int32 or int64, or another dtype. IndexError: an id out of range, negative ones
-        included.
-        ValueError: a shape or an option that does not fit. RuntimeError, at a later call: ids or offsets on CUDA that
-        are out of range, which the device asserts as for nn.Embedding, so that nothing waits for it.
+        TypeError: ids that are not int32 or int64, or a dtype that is no floating-point one. IndexError: an id out of
+        range, negative ones included. ValueError: a shape or an option that does not fit. RuntimeError, at a later
+        call: ids or offsets on CUDA that are out of range, which the device asserts as for nn.Embedding, so that
+        nothing waits for it.
 
     Source: torch.nn.Embedding, torch.nn.EmbeddingBag.
 

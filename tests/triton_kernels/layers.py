@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import sparsetrain as st
+from sparsetrain.backends.choice import BACKENDS
 from sparsetrain.backends.triton.available import interpreted
 
 DEVICE = "cpu" if interpreted() else "cuda"
@@ -51,3 +52,17 @@ def test_half_precision() -> None:
     assert [tensor.dtype for tensor in halves] == [torch.float32] * 3 + [torch.bfloat16]
     for got, expected in zip(halves, twins, strict=True):
         torch.testing.assert_close(got.float(), expected.float(), rtol=2**-7, atol=2e-4)
+
+
+@pytest.mark.parametrize("of_x", [False, True])
+@pytest.mark.parametrize("of_dy", [False, True])
+def test_gradients_have_the_layout_of_the_input(of_x: bool, of_dy: bool) -> None:
+    """And results may be written into."""
+    layer = st.nn.SparseLinear(8, 12, density=0.3).to(DEVICE)
+    x, dy = torch.randn(5, 8, device=DEVICE), torch.randn(5, 12, device=DEVICE)
+    x, dy = st.ops.feature_major(x) if of_x else x, st.ops.feature_major(dy) if of_dy else dy
+    _, dx, _ = BACKENDS["triton"].backward(layer.topology, layer.values, x.t(), dy.t(), False)
+    assert dx.t().stride() == x.stride()
+    with st.ops.use_backend("triton"):
+        y = layer(x)
+    y.relu_().backward(dy)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...dtypes import HALVES
 from ...structure.topology import Topology
 from ..dense_products import dense_product
-from ..layout import empty_like_layout, is_feature_major, sum_over_batch
+from ..layout import empty_like_layout, is_feature_major, no_view, sum_over_batch
 from .expand import expand, gather
 from .scratch import block_bytes, row_blocks
 
@@ -30,7 +30,7 @@ def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose
         operand = _computed(x)
         values, bias = values.detach(), None if bias is None else bias.detach()
         product = _transposed if transpose else _plain
-        return product(t, values, operand, bias, like).to(like.dtype)
+        return no_view(product(t, values, operand, bias, like).to(like.dtype))
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     with _without_autocast(a):
         a, b = _computed(a), _computed(b)
         if _is_full(t):
-            return _outer(a, b).view(-1)
+            return no_view(_outer(a, b).view(-1))
         grad = a.new_empty(t.nnz, dtype=torch.float64 if a.dtype is torch.float64 else torch.float32)
         for first, last in row_blocks(*t.shape, grad.itemsize, block_bytes(a.device)):
             gather(t, _outer(a[first:last], b), first, last, grad)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...dtypes import widened
 from ...structure.topology import Topology
-from ..layout import empty_like_layout, sum_over_batch
+from ..layout import empty_like_layout, no_view, sum_over_batch
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
@@ -45,7 +45,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     pattern = _csr(t.crow, t.col, a.new_zeros(t.nnz), t.shape)
     # a result of its own would have a copy of the structure in int64
     sampled: Tensor = torch.sparse.sampled_addmm(pattern, a, b.t(), beta=0.0, out=pattern)
-    return sampled.values()
+    return no_view(sampled.values())
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ...dtypes import wide
 from ...structure.topology import Topology
-from ..layout import in_layout_of, is_feature_major
+from ..layout import in_layout_of, is_feature_major, no_view
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-    return in_layout_of(x, _spmm(t, values, _by_features(x), bias, transpose))
+    return no_view(in_layout_of(x, _spmm(t, values, _by_features(x), bias, transpose)))
 
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     dy_by_features = _by_features(dy)
-    dx = in_layout_of(dy, _spmm(t, values, dy_by_features, None, transpose=True))
+    dx = in_layout_of(x, _spmm(t, values, dy_by_features, None, transpose=True))
     bias_grad = dy_by_features.sum(1, dtype=wide(dy.dtype)) if bias else None
     return sddmm(t, dy_by_features, x), dx, bias_grad
 
