@@ -210,6 +210,16 @@ def test_the_choice_follows_from_density_and_batch() -> None:
         assert st.ops.choice(half, 512) == ("torch", "use_backend asks for it", "torch")
 
 
+def test_reasons_on_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = st.patterns.uniform((100, 100), 0.01)
+    assert "nothing was measured on mps" in st.ops.choice(t, 8, device="mps").reason
+    monkeypatch.setattr(module, "usable", lambda _: False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    chosen = st.ops.choice(t, 8, device="cuda")
+    assert chosen.backend == chosen.gradients == "blocks"
+    assert "deterministic" in chosen.reason
+
+
 def test_what_is_chosen_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     for name in ("numba", "blocks"):

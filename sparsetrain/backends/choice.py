@@ -193,6 +193,10 @@ def _reason(t: Topology, batch: int, device: torch.device, backend: str) -> str:
         return "every position has an edge: the values are the matrix"
     if device.type == "cpu" and not COMPILES:
         return "numba's compiler is switched off"
+    if device.type not in ("cpu", "cuda"):
+        return f"it computes wherever torch does; nothing was measured on {device.type}"
+    if device.type == "cuda" and not usable(device) and torch.are_deterministic_algorithms_enabled():
+        return "torch.use_deterministic_algorithms is set, and torch.sparse adds in an order that varies"
     beside = f"at density {t.density:.3g} and a batch of {batch}"
     if backend == "blocks":
         return f"{beside}, dense products of blocks take less time than kernels over the edges"
@@ -217,7 +221,8 @@ def use_backend(name: str) -> Iterator[None]:
             dense products.
 
     Raises:
-        ValueError: an unknown name. RuntimeError: ``"numba"`` while NUMBA_DISABLE_JIT is set.
+        ValueError: an unknown name. RuntimeError: ``"numba"`` while NUMBA_DISABLE_JIT is set; and from a product, whose
+        operands are on a device that the backend does not compute on.
 
     Example:
         >>> with use_backend("torch"):
