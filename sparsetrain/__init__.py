@@ -2,6 +2,7 @@
 
 from . import constrain as constrain
 from . import convert as convert
+from . import curvature as curvature
 from . import data as data
 from . import evolve as evolve
 from . import init as init

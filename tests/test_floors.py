@@ -18,7 +18,7 @@ FLOORS: tuple[set[str], ...] = (
     {"edges"},
     {"backends"},
     {"ops"},
-    {"init", "penalty", "constrain"},
+    {"init", "penalty", "constrain", "curvature"},
     {"nn", "optim"},
     {"convert", "evolve", "subtensor"},
     {"io", "data", "cli"},

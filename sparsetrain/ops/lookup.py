@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..backends.row_gradient import RowGradient, sparse_rows
 from ..backends.row_steps import backend_of
@@ -19,11 +20,16 @@ from ..dtypes import FLOATS
 
 def lookup(ids: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
     """weight[ids], (k, dim) for ids (k,) in range; the row of padding gets no gradient."""
+    if has_torch_function_unary(weight):
+        return handle_torch_function(lookup, (weight,), ids, weight, padding_idx)
     return Lookup.apply(ids, weight, padding_idx)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def pooled_lookup(ids: Tensor, weight: Tensor, offsets: Tensor, pool: str, padding_idx: int | None) -> Tensor:
     """The sum or mean of weight[ids] of each bag, (bags, dim); the row of padding counts in none."""
+    if has_torch_function_unary(weight):
+        arguments = ids, weight, offsets, pool, padding_idx
+        return handle_torch_function(pooled_lookup, (weight,), *arguments)
     return PooledLookup.apply(ids, weight, offsets, pool, padding_idx)  # type: ignore[no-untyped-call,no-any-return]
 
 

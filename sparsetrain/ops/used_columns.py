@@ -7,6 +7,7 @@ import torch
 from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..backends.layout import is_feature_major, sum_over_batch
 from ..backends.numba import products as numba_products
@@ -43,6 +44,8 @@ def used_columns(t: Topology, x: Tensor, backend: str) -> Used:
 
 def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """W x + bias by the edges that x uses; outside of compiled graphs and function transforms."""
+    if has_torch_function_unary(values):
+        return handle_torch_function(spmm_used, (values,), t, values, x, bias, backend)
     used = used_columns(t, x, backend)
     # the gradient of x reads every edge
     bring_up_to_date(values, None if x.requires_grad else used.edges)
