@@ -1,0 +1,90 @@
+"""What users pass to HessianFree."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ...curvature.entries import Entries
+
+WHERE = "HessianFree"
+KINDS = ("ggn", "hessian")
+SHARED = ("curvature", "iterations", "tolerance", "decay", "probes", "adapt_damping")  # by all groups
+
+
+def options(given: Mapping[str, Any]) -> None:
+    """Of a group, all of them."""
+    if given["curvature"] not in KINDS:
+        raise ValueError(f"{WHERE}: expected curvature to be 'ggn' or 'hessian', got {given['curvature']!r}.")
+    for name, least in (("iterations", 1), ("probes", 0)):
+        if not isinstance(given[name], int) or given[name] < least:
+            raise ValueError(f"{WHERE}: expected {name} to be an integer of at least {least}, got {given[name]!r}.")
+    damping = float(given["damping"])
+    if not 0 < damping < math.inf:
+        raise ValueError(
+            f"{WHERE}: expected a finite damping > 0, got {damping}. The curvature of a batch is singular as a rule."
+        )
+    for name, most in (("tolerance", math.inf), ("decay", 1.0)):
+        if not 0 <= float(given[name]) <= most:
+            raise ValueError(f"{WHERE}: expected {name} from 0 to {most}, got {given[name]!r}.")
+
+
+def shared(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Options that hold for all groups together."""
+    for name in SHARED:
+        if group[name] != defaults[name]:
+            raise ValueError(
+                f"{WHERE}: expected {name} = {defaults[name]!r} in all groups, got {group[name]!r}: they are stepped "
+                "together. Only damping may differ."
+            )
+
+
+def gradient(entries: Entries, vector: Tensor) -> None:
+    """A finite one."""
+    if bool(vector.isfinite().all()):
+        return
+    for name, part in entries.split(vector).items():
+        if not bool(part.isfinite().all()):
+            raise ValueError(
+                f"{WHERE}: expected a finite gradient, got one that is not for {name}. Nothing has changed."
+            )
+
+
+def state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """That of a HessianFree over parameters of these shapes."""
+    groups, ours = state_dict["param_groups"], optimizer.param_groups
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in ours]:
+        raise ValueError(
+            f"{WHERE}: expected a state of parameter groups of sizes {[len(group['params']) for group in ours]}, got "
+            f"{[len(group['params']) for group in groups]}."
+        )
+    for saved, group in zip(groups, ours, strict=True):
+        missing = {"damping", "steps", *SHARED} - saved.keys()
+        if missing:
+            raise ValueError(
+                f"{WHERE}: expected the state of HessianFree, got one without {sorted(missing)}: the state of another "
+                "optimizer."
+            )
+        options(saved)
+        for index, p in zip(saved["params"], group["params"], strict=True):
+            _of_parameter(index, p, state_dict["state"].get(index, {}))
+
+
+def _of_parameter(index: Any, p: Tensor, kept: Mapping[str, Any]) -> None:
+    if not kept:
+        return
+    if "direction" not in kept:
+        raise ValueError(f"{WHERE}: expected a direction in the state of parameter {index}, got {sorted(kept)}.")
+    direction, rows, shape = kept["direction"], kept.get("rows"), tuple(p.shape)
+    if isinstance(rows, Tensor):
+        valid = rows.ndim == 1 and (not rows.numel() or (int(rows.min()) >= 0 and int(rows.max()) < shape[0]))
+        if not valid or not bool((rows.diff() > 0).all()):
+            raise ValueError(f"{WHERE}: expected rising rows below {shape[0]} of parameter {index}, got {rows}.")
+        shape = (rows.numel(), *shape[1:])
+    if tuple(direction.shape) != shape:
+        raise ValueError(
+            f"{WHERE}: expected the direction of parameter {index} to have shape {shape}, got "
+            f"{tuple(direction.shape)}: the state of a parameter of another size."
+        )
