@@ -25,6 +25,7 @@ class CurvatureOperator:
         shape: ``(n, n)``.
 
     Example:
+        >>> from sparsetrain.curvature import ggn
         >>> from sparsetrain.nn import LookupTable
         >>> model = torch.nn.Sequential(LookupTable(1000, 2), torch.nn.Linear(2, 3))
         >>> batch = torch.tensor([4, 7, 7]), torch.tensor([0, 2, 1])
@@ -72,6 +73,7 @@ class CurvatureOperator:
 
         Example:
             >>> from scipy.sparse.linalg import eigsh
+            >>> from sparsetrain.curvature import ggn
             >>> layer = torch.nn.Linear(3, 1)
             >>> operator = ggn(layer, torch.nn.MSELoss(), (torch.eye(3), torch.zeros(3, 1)))
             >>> bool(eigsh(operator.to_scipy(), k=1)[0][0] > 0)

@@ -48,7 +48,7 @@ class Report:
 
 
 class HessianFree(Optimizer):
-    r"""Steps that minimize a quadratic model of the loss, :math:`g' x + x' (G + \lambda) x / 2`, by conjugate gradients.
+    r"""Minimizes a quadratic model of the loss, :math:`g' x + x' (G + \lambda) x / 2`, by conjugate gradients.
 
     G is the Gauss-Newton matrix or the Hessian of a batch, over the entries that the batch trains: dense parameters,
     values of edges, and of tables (LookupTable, nn.Embedding, layers with ``sparse_grad=True``) the rows that are used.
@@ -58,9 +58,9 @@ class HessianFree(Optimizer):
     As published, conjugate gradients are preconditioned by :math:`(d + \lambda)^{3/4}`, with d the mean square of the
     gradients of samples (estimated by signed sums here), and stop by relative progress. Of the iterates, which are kept
     at growing distances, the one is taken from which going back no longer lowers the loss; a line search then asks for
-    sufficient decrease. The damping rises by 3/2 where the loss fell by less than a quarter of what the quadratic promised, and
-    falls by 2/3 above three quarters. The search starts from the direction of the last step, times ``decay``: that of a
-    row is the one of the last step that used the row, and zero for new rows.
+    sufficient decrease. The damping rises by 3/2 where the loss fell by less than a quarter of what the quadratic
+    promised, and falls by 2/3 above three quarters. The search starts from the direction of the last step, times
+    ``decay``: that of a row is the one of the last step that used the row, and zero for new rows.
 
     Args:
         params: parameters, or groups of them; ``damping`` may differ between groups.
