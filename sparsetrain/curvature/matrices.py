@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .entries import Entries
 from .losses import LikelihoodHessian, Mean, OfOneOutput, closed_form
 from .operator import CurvatureOperator
-from .passes import GaussNewtonPass, HessianPass, Outer, Parameters
+from .passes import CurvedPass, GaussNewtonPass, HessianPass, Outer, Parameters
 
 Batch = tuple[Any, Any]
 
@@ -154,6 +154,5 @@ def _outer(loss: Callable[..., Tensor], batch: Batch, outputs: list[Tensor]) -> 
     return None if likelihood is None else OfOneOutput(likelihood)
 
 
-def _operator(run: GaussNewtonPass | HessianPass, model: nn.Module) -> CurvatureOperator:
-    entries = Entries(_trainable(model), run.inputs.whole, run.inputs.reads)
-    return CurvatureOperator(entries, run.product)
+def _operator(run: CurvedPass, model: nn.Module) -> CurvatureOperator:
+    return CurvatureOperator(run, Entries(_trainable(model), run.inputs.whole, run.inputs.reads))

@@ -1,12 +1,12 @@
 """Curvature matrices as linear operators over trainable entries."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .entries import Entries
+from .passes import CurvedPass
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -23,6 +23,7 @@ class CurvatureOperator:
         entries: an Entry for each parameter, with ``name``, ``shape``, ``rows``, ``start`` and ``stop``.
             ``entries.split(v)`` gives the parts of a vector by name, ``entries.join(parts)`` the vector.
         shape: ``(n, n)``.
+        loss: of the batch.
 
     Example:
         >>> from sparsetrain.curvature import ggn
@@ -38,10 +39,14 @@ class CurvatureOperator:
         torch.Size([13])
     """
 
-    def __init__(self, entries: Entries, product: Callable[[Entries, Tensor], Tensor]) -> None:
-        self.entries, self._product = entries, product
+    def __init__(self, run: CurvedPass, entries: Entries) -> None:
+        self._run, self.entries, self.loss = run, entries, run.loss
         numbers = entries.numbers()
         self.dtype, self.device = numbers.dtype, numbers.device
+
+    def gradient(self) -> Tensor:
+        """Of the loss with respect to the entries, shape ``(n,)``."""
+        return self._run.gradient(self.entries)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,7 +63,7 @@ class CurvatureOperator:
             raise TypeError(f"matvec: expected a vector that is a tensor of {self.dtype}, got {got}.")
         if v.shape != (self.entries.size,):
             raise ValueError(f"matvec: expected a vector of shape ({self.entries.size},), got {tuple(v.shape)}.")
-        return self._product(self.entries, v.detach().to(self.device))
+        return self._run.product(self.entries, v.detach().to(self.device))
 
     __call__ = matvec
     __matmul__ = matvec

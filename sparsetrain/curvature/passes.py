@@ -26,6 +26,17 @@ class Outer(Protocol):
         """Times tangents of the outputs of a model, and of the inputs that the loss reads itself."""
 
 
+class CurvedPass(Protocol):
+    """A loss, its gradient and products with its curvature, over entries."""
+
+    loss: Tensor
+    inputs: "Inputs"
+
+    def gradient(self, entries: Entries) -> Tensor: ...
+
+    def product(self, entries: Entries, v: Tensor) -> Tensor: ...
+
+
 class Inputs:
     """What a pass read of the parameters: some whole, and rows of others.
 
