@@ -19,6 +19,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -129,13 +130,13 @@ def of_sparsetrain(model: nn.Sequential, ids: Tensor, y: Tensor, iterations: int
 
 def of_curvlinops(model: nn.Sequential, ids: Tensor, y: Tensor, iterations: int) -> Tensor:
     """The damped Gauss-Newton step of the whole table."""
-    from curvlinops import GGNLinearOperator
+    curvlinops = import_module("curvlinops")
 
     parameters = list(model.parameters())
     model.zero_grad()
     cross_entropy(model(ids), y).backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-    operator = GGNLinearOperator(
+    operator = curvlinops.GGNLinearOperator(
         model, nn.CrossEntropyLoss(), parameters, [(ids, y)], check_deterministic=False
     )
     step = solved(operator.to_scipy(dtype=np.float32), gradient, iterations)
@@ -155,7 +156,7 @@ def of_optimizer(model: nn.Sequential, ids: Tensor, y: Tensor, iterations: int) 
     options = {"damping": DAMPING, "iterations": iterations, "tolerance": 0.0}
     optimizer = st.optim.HessianFree(model.parameters(), **options)  # type: ignore[arg-type]
     optimizer.step(lambda: model(ids), lambda z: cross_entropy(z, y))
-    kept: Tensor = optimizer.state[model[0].weight]["direction"]
+    kept: Tensor = optimizer.state[next(model.parameters())]["direction"]
     return kept
 
 
