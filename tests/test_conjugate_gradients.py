@@ -57,7 +57,7 @@ def martens(A: np.ndarray, g: np.ndarray, iterations: int, tolerance: float) -> 
     return iterations, x
 
 
-@pytest.mark.parametrize("tolerance", [5e-4, 5e-3, 1e-5])
+@pytest.mark.parametrize("tolerance", [5e-4, 5e-3, 1e-4])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_stops_as_published(seed: int, tolerance: float) -> None:
     A, g = system(150, seed, condition=300)
