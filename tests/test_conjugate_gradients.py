@@ -60,7 +60,7 @@ def martens(A: np.ndarray, g: np.ndarray, iterations: int, tolerance: float) -> 
 @pytest.mark.parametrize("tolerance", [5e-4, 5e-3, 1e-4])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_stops_as_published(seed: int, tolerance: float) -> None:
-    A, g = system(150, seed, condition=300)
+    A, g = system(150, seed, condition=50)
     solution = minimize(lambda v: A @ v, g, torch.zeros_like(g), None, 300, tolerance)
     count, x = martens(A.numpy(), g.numpy(), 300, tolerance)
     assert solution.iterations == count
