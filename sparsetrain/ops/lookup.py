@@ -145,12 +145,26 @@ class WeightedLookup(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         ids, weight, offsets, weights = ctx.saved_tensors
         _, for_weight, _, for_weights, _ = ctx.needs_input_grad
-        of_each = torch.repeat_interleave(dy, lengths_of(ids, offsets), 0, output_size=ids.numel())
+        bags = torch.repeat_interleave(lengths_of(ids, offsets), output_size=ids.numel())
         dweight = dweights = None
         if for_weight:
-            dweight = gradient_of_lookup(ids.long(), of_each * weights[:, None], ctx.shape, ctx.padding_idx)
+            of_rows = dy.index_select(0, bags)
+            # in place unless it is recorded: fresh memory costs as much as the products
+            of_rows = of_rows * weights[:, None] if torch.is_grad_enabled() else of_rows.mul_(weights[:, None])
+            dweight = gradient_of_lookup(ids.long(), of_rows, ctx.shape, ctx.padding_idx)
         if for_weights:
-            dweights = torch.linalg.vecdot(lookup(ids, weight, ctx.padding_idx), of_each)
-            if ctx.padding_idx is not None:
-                dweights = torch.where(ids == ctx.padding_idx, 0.0, dweights)
+            dweights = _gradient_of_weights(ids, weight, offsets, bags, dy, ctx.padding_idx)
         return None, dweight, None, dweights, None
+
+
+def _gradient_of_weights(
+    ids: Tensor, weight: Tensor, offsets: Tensor, bags: Tensor, dy: Tensor, padding_idx: int | None
+) -> Tensor:
+    """weight[ids[k]] . dy[bags[k]], and 0 for padding."""
+    if not torch.is_grad_enabled():  # in one pass, which can't be differentiated again
+        padding_idx = -1 if padding_idx is None else padding_idx
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            dy, weight, ids, offsets, bags.to(ids), 0, padding_idx
+        )
+    each = torch.linalg.vecdot(lookup(ids, weight, padding_idx), dy.index_select(0, bags))
+    return each if padding_idx is None else torch.where(ids == padding_idx, 0.0, each)
