@@ -75,12 +75,22 @@ def readable(*tensors: Tensor) -> bool:
     """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
     if compiling() or torch._C._get_tracing_state() is not None:
         return False
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+    if any(map(_mapped, tensors)):
         return False
     keys = torch._C._TorchDispatchModeKey
     if any(torch._C._get_dispatch_mode(key) is not None for key in (keys.PROXY, keys.FAKE)):
         return False
     return not any(tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN for tensor in tensors)
+
+
+def _mapped(tensor: Tensor) -> bool:
+    """Whether vmap has many tensors in the place of this one."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def has_memory(tensor: Tensor) -> bool:

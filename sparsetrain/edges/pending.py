@@ -56,7 +56,7 @@ def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
         return
     with outside_of_transforms():
         for whole, each, some in found:
-            each.bring_up_to_date(whole, some)
+            each.bring_up_to_date(whole, None if some is None else unwrapped(some))
 
 
 def _over_the_memory_of(tensor: Tensor) -> list[tuple[Tensor, PendingUpdates]]:

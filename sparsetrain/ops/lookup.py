@@ -54,7 +54,7 @@ def most_of_bags(rows: Tensor, ids: Tensor, offsets: Tensor, padding_idx: int | 
     if watched(rows):
         return functional.embedding_bag(places, rows, offsets.to(places), mode="max", padding_idx=padding_idx)
     if not ids.numel():
-        return rows.new_zeros(offsets.numel(), rows.shape[1])
+        return rows.sum(0).expand(offsets.numel(), -1)  # of nothing, or of the row ahead: zeros, with a graph
     # torch's can be differentiated once; where its numbers come from is all that is needed
     _, _, sizes, largest = torch.embedding_bag(
         rows.detach(), places, offsets.to(places), False, 2, False, None, False, padding_idx
