@@ -35,7 +35,7 @@ def seen_from_without() -> AbstractContextManager[Any]:
 
 def primal(tensor: Tensor) -> Tensor:
     """The tensor without its tangent at the innermost level."""
-    return forward_ad.unpack_dual(tensor).primal
+    return forward_ad.unpack_dual(tensor).primal  # type: ignore[no-untyped-call,no-any-return]
 
 
 def unwrap_if_dead(tensor: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def bring_up_to_date(table: Tensor, rows: Tensor | None = None) -> None:
 
     A compiled graph can't ask, and reads a table as it stands: its caller flushes the optimizer before.
     """
-    if not _registered or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not _registered:
         return
     pending = pending_of(table)
     if pending is not None:

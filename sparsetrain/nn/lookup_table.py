@@ -132,8 +132,8 @@ class LookupTable(nn.Module):
         return y.movedim(-1, 0) if self.columns else y
 
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        given = [tensor for tensor in (ids, offsets) if isinstance(tensor, Tensor)]
-        checked = not isinstance(ids, Tensor) or tracing.readable(*given, tracing.unwrapped(self.weight))
+        given = (self.weight, ids) if offsets is None else (self.weight, ids, offsets)
+        checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
             self._check(ids, offsets, weights)
         bring_up_to_date(self.weight, ids if checked and weights is None else None)

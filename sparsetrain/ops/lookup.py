@@ -163,8 +163,8 @@ def _gradient_of_weights(
     """weight[ids[k]] . dy[bags[k]], and 0 for padding."""
     if not torch.is_grad_enabled():  # in one pass, which can't be differentiated again
         padding_idx = -1 if padding_idx is None else padding_idx
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            dy, weight, ids, offsets, bags.to(ids), 0, padding_idx
-        )
+        fused: Any = torch.ops.aten._embedding_bag_per_sample_weights_backward
+        dweights: Tensor = fused(dy, weight, ids, offsets, bags.to(ids), 0, padding_idx)
+        return dweights
     each = torch.linalg.vecdot(lookup(ids, weight, padding_idx), dy.index_select(0, bags))
     return each if padding_idx is None else torch.where(ids == padding_idx, 0.0, each)

@@ -5,9 +5,7 @@ import torch
 from torch import Tensor
 
 
-def rows_read(
-    ids: Tensor, weight: Tensor, padding_idx: int | None, max_norm: float | None, norm_type: float
-) -> Tensor:
+def rows_read(ids: Tensor, weight: Tensor, padding_idx: int | None, max_norm: float | None, norm_type: float) -> Tensor:
     """``weight[ids]``, (k, dim) for ids (k,) in range; the row of padding is a constant. With ``max_norm`` rows are
     scaled as they are read and the table stays as it is: a transformed function has no side effects."""
     rows = weight.index_select(0, ids)
@@ -31,7 +29,8 @@ def pooled(
     padding counts in none, and a bag of nothing is 0."""
     bags = offsets.shape[0]
     # the last bag that begins at or before a place; one of no ids begins where the next one does
-    bag = torch.searchsorted(offsets, torch.arange(ids.shape[0], device=ids.device), right=True) - 1
+    places = torch.arange(ids.shape[0], device=ids.device, dtype=offsets.dtype)
+    bag = torch.searchsorted(offsets, places, right=True) - 1
     counts = torch.ones_like(ids, dtype=torch.bool) if padding_idx is None else ids != padding_idx
     if pool == "max":
         return _largest(rows, counts, bag, bags)
