@@ -24,8 +24,9 @@ class LookupTable(nn.Module):
 
     What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may update lazily
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
-    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. Under
-    torch.func the gradient is dense. A compiled or traced graph neither checks ids nor brings rows up to date: call
+    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. It is
+    differentiable any number of times; under torch.func and forward mode gradients are dense, and max_norm scales what
+    is read but not the table. A compiled or traced graph neither checks ids nor brings rows up to date: call
     ``optimizer.flush()`` before it runs.
 
     Args:
@@ -132,7 +133,7 @@ class LookupTable(nn.Module):
         return y.movedim(-1, 0) if self.columns else y
 
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        given = (self.weight, ids) if offsets is None else (self.weight, ids, offsets)
+        given = [self.weight, ids] + [offsets] * isinstance(offsets, Tensor)
         checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
             self._check(ids, offsets, weights)
