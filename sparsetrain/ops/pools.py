@@ -3,11 +3,14 @@ derivatives, forward mode, and vmap over ids, offsets, weights and the table ali
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 def rows_read(ids: Tensor, weight: Tensor, padding_idx: int | None, max_norm: float | None, norm_type: float) -> Tensor:
     """``weight[ids]``, (k, dim) for ids (k,) in range; the row of padding is a constant. With ``max_norm`` rows are
     scaled as they are read and the table stays as it is: a transformed function has no side effects."""
+    if has_torch_function_unary(weight):
+        return handle_torch_function(rows_read, (weight,), ids, weight, padding_idx, max_norm, norm_type)
     rows = weight.index_select(0, ids)
     if padding_idx is not None:
         rows = torch.where((ids == padding_idx)[:, None], rows.detach(), rows)
