@@ -133,7 +133,7 @@ class LookupTable(nn.Module):
         return y.movedim(-1, 0) if self.columns else y
 
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        given = [self.weight, ids] + [offsets] * isinstance(offsets, Tensor)
+        given = [self.weight, ids, *([offsets] if isinstance(offsets, Tensor) else [])]
         checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
             self._check(ids, offsets, weights)
