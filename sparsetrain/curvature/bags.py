@@ -10,7 +10,9 @@ def pooled(
     """The sum, mean or largest numbers of the rows of each bag, (bags, dim), for rows (k, dim) of ids (k,)."""
     k, bags = rows.shape[0], offsets.numel()
     lengths = torch.diff(offsets.long(), append=offsets.new_full((1,), k))
-    bag = torch.repeat_interleave(torch.arange(bags, device=rows.device), lengths, output_size=k)
+    bag = torch.repeat_interleave(torch.arange(bags, device=rows.device), lengths)
+    if bag.numel() != k:
+        raise ValueError(f"curvature: expected offsets from 0 to the number of ids, {k}, got {offsets.tolist()}.")
     if padding_idx is not None:
         kept = (ids.reshape(-1) != padding_idx).nonzero().flatten()
         rows, bag = rows.index_select(0, kept), bag.index_select(0, kept)

@@ -1,7 +1,7 @@
 """Rows of tables as leaves of a graph: what a forward pass reads of a table, each row once.
 
 A gradient of a whole table has a row for each of its rows, nearly all zero. While ``UsedRows`` is active, what reads
-rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a small tensor in
+rows (LookupTable, nn.Embedding, nn.EmbeddingBag, index_select, layers over edges with ``sparse_grad=True``) reads a small tensor in
 their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to that.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..edges.pending import bring_up_to_date
 from ..ops.autograd import spmm
 from ..ops.lookup import lookup, pooled_lookup
 from ..ops.pools import rows_read
@@ -56,13 +57,19 @@ class UsedRows(TorchFunctionMode):
 
     def rows(self, table: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
         """``table[ids]`` for ids (k,); the row of padding is a constant."""
-        trained = ids if padding_idx is None or table in self._leaves else ids[ids != padding_idx]
-        read = self.leaf(table, trained)
-        places = torch.searchsorted(read.rows, ids.contiguous())
-        source = read.leaf
-        if padding_idx is not None:
-            places = torch.where(ids == padding_idx, source.shape[0], places)
-            source = torch.cat([source, table.detach()[padding_idx, None]])
+        padding = None if padding_idx is None else ids == padding_idx
+        if table in self._leaves:  # which may know of padding what the reader does not
+            missing = torch.isin(ids, self._leaves[table].rows, invert=True)
+            constant = missing if padding is None else missing | padding
+            read = self._leaves[table]
+        else:
+            constant = padding
+            read = self.leaf(table, ids if padding is None else ids[~padding])
+        places, source = torch.searchsorted(read.rows, ids.contiguous()), read.leaf
+        if constant is not None:
+            own = source.shape[0] + torch.arange(ids.numel(), device=ids.device)
+            places = torch.where(constant, own, places)
+            source = torch.cat([source, table.detach().index_select(0, ids)])
         return source.index_select(0, places)
 
     def leaf(self, table: Tensor, ids: Tensor) -> Read:
@@ -128,8 +135,9 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Any:
-    if not reading.watches(weight) or scale_grad_by_freq:
+    if scale_grad_by_freq:
         return NotImplemented
+    # also of tables that are not watched: torch's has no second derivative for weights of samples and the largest
     if offsets is None:
         bags, length = ids.shape
         offsets = length * torch.arange(bags, device=ids.device)
@@ -137,7 +145,14 @@ def _embedding_bag(
         offsets = offsets[:-1]
     weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
     ids, padding_idx = _prepared(weight, ids, max_norm, norm_type, padding_idx)
-    return pooled(reading.rows(weight, ids, padding_idx), ids, offsets, mode, weights, padding_idx)
+    rows = reading.rows(weight, ids, padding_idx) if reading.watches(weight) else weight.index_select(0, ids)
+    return pooled(rows, ids, offsets, mode, weights, padding_idx)
+
+
+def _index_select(reading: UsedRows, table: Tensor, dim: int, index: Tensor) -> Any:
+    if not reading.watches(table) or table.ndim < 2 or dim not in (0, -table.ndim):
+        return NotImplemented
+    return reading.rows(table, index.reshape(-1).long())
 
 
 def _prepared(
@@ -152,7 +167,11 @@ def _prepared(
 def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Any:
     if not reading.watches(values):
         return NotImplemented
-    used = used_columns(t, x.detach(), backend)
+    if x.requires_grad:  # edges of columns of zeros are coupled with what x depends on
+        bring_up_to_date(values)
+        return spmm(t, values, x, bias, False, backend)
+    used = used_columns(t, x, backend)
+    bring_up_to_date(values, used.edges)
     read = reading.leaf(values, used.edges)
     of_edges = read.leaf.index_select(0, torch.searchsorted(read.rows, used.edges))
     return spmm(used.topology, of_edges, rows_of(x, used.columns), bias, False, backend)
@@ -161,6 +180,8 @@ def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tenso
 READERS: dict[Any, Any] = {
     lookup: _lookup,
     pooled_lookup: _pooled_lookup,
+    torch.index_select: _index_select,
+    Tensor.index_select: _index_select,
     rows_read: _rows_read,
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
