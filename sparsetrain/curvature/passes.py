@@ -12,6 +12,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..ops.gradient_factors import unheard
 from .entries import Entries
 from .used_rows import Read, UsedRows
 
@@ -88,6 +89,7 @@ class HessianPass(GradientPass):
     def __init__(self, where: str, parameters: Parameters, forward: Forward, loss: Loss) -> None:
         super().__init__(where, parameters, forward, loss, curved=True)
 
+    @unheard()
     def product(self, entries: Entries, v: Tensor) -> Tensor:
         """The Hessian times v."""
         along = self.inputs.spread(entries, v)
@@ -140,6 +142,7 @@ class GaussNewtonPass:
         known = outer(self.outputs)
         self._outer = ByAutograd(where, self) if known is None else known
 
+    @unheard()
     def _connect(self, trained: list[Tensor], reads: list[Read], value: Tensor) -> None:
         """Differentiate once, so that products follow the graph of that."""
         tensors, count = [*trained, *(read.leaf for read in reads)], len(self.cut)
@@ -155,6 +158,7 @@ class GaussNewtonPass:
         direct = [g if g is None else g.detach() for g in self.of_inputs]
         return self.inputs.gather(entries, _total(self.pulled(self.of_outputs), direct))
 
+    @unheard()
     def product(self, entries: Entries, v: Tensor) -> Tensor:
         """J' H J v, and what the loss has of its own in the parameters."""
         tangents = self.inputs.spread(entries, v)

@@ -21,7 +21,7 @@ class Trial:
         """The loss after a step, infinite where it is not finite."""
         self._entries.put(self._before + step)
         with twice_differentiable():
-            value = float(self._draws.again(lambda: self._loss(self._forward())))
+            value = float(self._draws.again(lambda: self._loss(self._forward())).detach())
         return value if math.isfinite(value) else math.inf
 
     def accept(self, step: Tensor | None) -> None:
