@@ -1,40 +1,20 @@
 """Steps of HessianFree: what they solve, how far they go, and what they leave alone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, mse_loss
+from word_model import CLASSES, IDS, LABELS, ROWS, Words, stepped
 
 import sparsetrain as st
-from sparsetrain.nn import LookupTable, SparseLinear
+from sparsetrain.nn import LookupTable
 from sparsetrain.optim import HessianFree
 
 F64 = torch.float64
-ROWS, CLASSES = 9, 3
-IDS, LABELS = torch.tensor([1, 4, 4, 7, 1, 6]), torch.tensor([0, 2, 1, 1, 0, 2])
-
-
-class Words(nn.Module):
-    """A table before edges; by rows, or as a whole."""
-
-    def __init__(self, by_rows: bool = True, dtype: torch.dtype = F64, seed: int = 0, padding: int | None = None) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.by_rows = by_rows
-        self.table = LookupTable(ROWS, 4, dtype=dtype, generator=generator, padding_idx=padding)
-        t = st.patterns.uniform((CLASSES, 4), 0.7, generator=generator)
-        self.out = SparseLinear(4, CLASSES, topology=t, dtype=dtype, generator=generator)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.table(ids) if self.by_rows else one_hot(ids, ROWS).to(self.table.weight) @ self.table.weight
-        return self.out(x.tanh())
-
-
-def stepped(model: nn.Module, optimizer: HessianFree, ids: Tensor = IDS, labels: Tensor = LABELS) -> Tensor:
-    return optimizer.step(lambda: model(ids), lambda z: cross_entropy(z, labels))
 
 
 def parameter(*numbers: float) -> nn.Parameter:
@@ -196,7 +176,7 @@ def test_the_loss_falls(dtype: torch.dtype, curvature: str) -> None:
     model = Words(dtype=dtype)
     optimizer = HessianFree(model.parameters(), damping=0.1, curvature=curvature, iterations=15)
     losses = [float(stepped(model, optimizer)) for _ in range(8)]
-    assert all(after <= before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(losses))
     assert losses[-1] < 0.65  # two ids have two labels each: 4/6 log 2 = 0.46 remains
     assert all(p.dtype == dtype for p in model.parameters())
 

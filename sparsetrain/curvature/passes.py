@@ -216,7 +216,9 @@ def check_loss(where: str, loss: Any) -> Tensor:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{where}: expected a loss that is a real scalar tensor, got {got}. Take its mean or sum.")
     if loss.is_meta:
-        raise ValueError(f"{where}: expected tensors with numbers, got a loss on the meta device. Give the model memory.")
+        raise ValueError(
+            f"{where}: expected tensors with numbers, got a loss on the meta device. Give the model memory."
+        )
     if not loss.requires_grad:
         raise ValueError(
             f"{where}: expected a loss with a graph, got one that does not depend on the outputs. Do not call .item() "

@@ -1,8 +1,9 @@
 """Rows of tables as leaves of a graph: what a forward pass reads of a table, each row once.
 
 A gradient of a whole table has a row for each of its rows, nearly all zero. While ``UsedRows`` is active, what reads
-rows (LookupTable, nn.Embedding, nn.EmbeddingBag, index_select, layers over edges with ``sparse_grad=True``) reads a small tensor in
-their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to that.
+rows (LookupTable, nn.Embedding, nn.EmbeddingBag, index_select, layers over edges with ``sparse_grad=True``) reads a
+small tensor in their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to
+that.
 """
 
 from collections.abc import Iterable, Mapping
@@ -58,12 +59,12 @@ class UsedRows(TorchFunctionMode):
     def rows(self, table: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
         """``table[ids]`` for ids (k,); the row of padding is a constant."""
         padding = None if padding_idx is None else ids == padding_idx
+        constant = padding
         if table in self._leaves:  # which may know of padding what the reader does not
             missing = torch.isin(ids, self._leaves[table].rows, invert=True)
             constant = missing if padding is None else missing | padding
             read = self._leaves[table]
         else:
-            constant = padding
             read = self.leaf(table, ids if padding is None else ids[~padding])
         places, source = torch.searchsorted(read.rows, ids.contiguous()), read.leaf
         if constant is not None:

@@ -117,10 +117,10 @@ class HessianFree(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with a damping of their own if they have one."""
-        given = {**self.defaults, **param_group}
-        checks.options(given)
-        checks.shared(given, self.defaults)
-        super().add_param_group(param_group)
+        first = self.param_groups[0] if self.param_groups else self.defaults
+        given = {**self.defaults, **{name: first[name] for name in checks.SHARED}, **param_group}
+        checks.groups([*self.param_groups, given])
+        super().add_param_group(given)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -142,6 +142,8 @@ class HessianFree(Optimizer):
             ValueError: a loss that is no finite scalar or has no graph, or a gradient that is not finite. Whatever is
                 raised, no parameter has changed.
         """
+        checks.functions(forward, loss, curvature_batch)
+        checks.groups(self.param_groups)
         parameters = self._parameters()
         draws = SameDraws(next(iter(parameters.values())).device)
         of_gradient, of_curvature = self._passes(parameters, forward, loss, curvature_batch)
@@ -201,8 +203,6 @@ class HessianFree(Optimizer):
         if batch is None:
             run = curved("HessianFree", parameters, forward, loss)
             return run, run
-        if not isinstance(batch, tuple) or len(batch) != 2 or not all(map(callable, batch)):
-            raise TypeError(f"HessianFree: expected curvature_batch to be (forward, loss), got {batch!r}.")
         return GradientPass("HessianFree", parameters, forward, loss), curved("HessianFree", parameters, *batch)
 
     def _solved(self, run: Any, entries: Entries, gradient: Tensor, damping: Tensor) -> Solution:
