@@ -233,7 +233,7 @@ MODELS: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "no rows": (LookupTable(6, 2), (NONE, Y[:0]), ValueError, "expected a finite loss, got nan"),
     "ids out of range": (Model(), (IDS + 3, Y), IndexError, "LookupTable: expected ids from 0 to 5, got 6"),
     "offsets": (
-        nn.EmbeddingBag(6, 2), ((IDS, torch.arange(1, 7)), Y), ValueError, "expected offsets from 0 to the number of ids, 6",
+        nn.EmbeddingBag(6, 2), ((IDS, torch.arange(1, 7)), Y), ValueError, "embedding_bag: expected rising offsets from 0 to the number of ids, 6",
     ),
 }  # fmt: skip
 

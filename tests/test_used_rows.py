@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sparsetrain as st
-from sparsetrain.curvature.bags import pooled
 from sparsetrain.curvature.used_rows import UsedRows
 from sparsetrain.nn import LookupTable, SparseLinear
+from sparsetrain.ops.pools import pooled
 
 F64 = torch.float64
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,6 @@ READERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Tensor], list[
         lambda m: m(FLAT, torch.tensor([0, 2, 2, 6]), WEIGHTS),
         [1, 2, 3, 6],
     ),
-    "index_select": (table, lambda m: m.weight.index_select(0, FLAT), [1, 2, 3, 6]),
     "no ids": (table, lambda m: m(IDS[:0]), []),
     "padding alone": (lambda: table(padding_idx=3), lambda m: m(IDS[1, :1]), []),
 }
@@ -110,7 +109,7 @@ def test_leaves_that_are_given_are_read(name: str) -> None:
     torch.testing.assert_close(y, read(module).detach(), rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["rows", "padding", "weighted", "largest", "nn.EmbeddingBag, largest", "index_select"])
+@pytest.mark.parametrize("name", ["rows", "padding", "weighted", "largest", "nn.EmbeddingBag, largest"])
 def test_two_derivatives_in_every_mode(name: str) -> None:
     f, leaves = st.curvature.functional(Reading(*made(name)[:2]))
 

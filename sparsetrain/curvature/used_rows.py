@@ -1,7 +1,7 @@
 """Rows of tables as leaves of a graph: what a forward pass reads of a table, each row once.
 
 A gradient of a whole table has a row for each of its rows, nearly all zero. While ``UsedRows`` is active, what reads
-rows (LookupTable, nn.Embedding, nn.EmbeddingBag, index_select, layers over edges with ``sparse_grad=True``) reads a
+rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a
 small tensor in their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to
 that.
 """
@@ -17,9 +17,8 @@ from torch.overrides import TorchFunctionMode
 from ..edges.pending import bring_up_to_date
 from ..ops.autograd import spmm
 from ..ops.lookup import lookup, pooled_lookup
-from ..ops.pools import rows_read
+from ..ops.pools import pooled, rows_read
 from ..ops.used_columns import rows_of, spmm_used, used_columns
-from .bags import pooled
 
 
 class Read(NamedTuple):
@@ -58,19 +57,12 @@ class UsedRows(TorchFunctionMode):
 
     def rows(self, table: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
         """``table[ids]`` for ids (k,); the row of padding is a constant."""
-        padding = None if padding_idx is None else ids == padding_idx
-        constant = padding
-        if table in self._leaves:  # which may know of padding what the reader does not
-            missing = torch.isin(ids, self._leaves[table].rows, invert=True)
-            constant = missing if padding is None else missing | padding
-            read = self._leaves[table]
-        else:
-            read = self.leaf(table, ids if padding is None else ids[~padding])
+        trained = ids if padding_idx is None or table in self._leaves else ids[ids != padding_idx]
+        read = self.leaf(table, trained)
         places, source = torch.searchsorted(read.rows, ids.contiguous()), read.leaf
-        if constant is not None:
-            own = source.shape[0] + torch.arange(ids.numel(), device=ids.device)
-            places = torch.where(constant, own, places)
-            source = torch.cat([source, table.detach().index_select(0, ids)])
+        if padding_idx is not None:
+            places = torch.where(ids == padding_idx, source.shape[0], places)
+            source = torch.cat([source, table.detach()[padding_idx, None]])
         return source.index_select(0, places)
 
     def leaf(self, table: Tensor, ids: Tensor) -> Read:
@@ -139,6 +131,7 @@ def _embedding_bag(
     if scale_grad_by_freq:
         return NotImplemented
     # also of tables that are not watched: torch's has no second derivative for weights of samples and the largest
+    _check_offsets(ids, offsets)
     if offsets is None:
         bags, length = ids.shape
         offsets = length * torch.arange(bags, device=ids.device)
@@ -150,10 +143,13 @@ def _embedding_bag(
     return pooled(rows, ids, offsets, mode, weights, padding_idx)
 
 
-def _index_select(reading: UsedRows, table: Tensor, dim: int, index: Tensor) -> Any:
-    if not reading.watches(table) or table.ndim < 2 or dim not in (0, -table.ndim):
-        return NotImplemented
-    return reading.rows(table, index.reshape(-1).long())
+def _check_offsets(ids: Tensor, offsets: Tensor | None) -> None:
+    """As torch does, where it computes."""
+    if offsets is None or not offsets.numel():
+        return
+    k = ids.numel()
+    if bool((offsets[0] != 0) | (offsets[-1] > k) | (offsets.diff() < 0).any()):
+        raise ValueError(f"embedding_bag: expected rising offsets from 0 to the number of ids, {k}, got {offsets}.")
 
 
 def _prepared(
@@ -181,8 +177,6 @@ def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tenso
 READERS: dict[Any, Any] = {
     lookup: _lookup,
     pooled_lookup: _pooled_lookup,
-    torch.index_select: _index_select,
-    Tensor.index_select: _index_select,
     rows_read: _rows_read,
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
