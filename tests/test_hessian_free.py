@@ -162,10 +162,10 @@ def test_nothing_changes_where_no_step_helps() -> None:
 def test_a_minimum_is_left_alone() -> None:
     w = nn.Parameter(torch.zeros(2))
     optimizer = HessianFree([w])
-    for _ in range(300):  # a damping that rose each time would be infinite in float32
+    for _ in range(3):
         optimizer.step(lambda: w, lambda z: z.square().sum())
+        assert optimizer.param_groups[0]["damping"] == 1.0  # it would grow as long as training stands still
     assert not w.any()
-    assert optimizer.param_groups[0]["damping"] == 1.0
     optimizer.step(lambda: w, lambda z: (z - 1).square().sum())
     assert w[0].item() == pytest.approx(2 / 3)
 
@@ -174,8 +174,8 @@ def test_a_minimum_is_left_alone() -> None:
 @pytest.mark.parametrize("curvature", ["ggn", "hessian"])
 def test_the_loss_falls(dtype: torch.dtype, curvature: str) -> None:
     model = Words(dtype=dtype)
-    optimizer = HessianFree(model.parameters(), damping=0.1, curvature=curvature, iterations=15)
-    losses = [float(stepped(model, optimizer)) for _ in range(8)]
+    optimizer = HessianFree(model.parameters(), damping=0.1, curvature=curvature, iterations=10)
+    losses = [float(stepped(model, optimizer)) for _ in range(6)]
     assert all(after <= before for before, after in pairwise(losses))
     assert losses[-1] < 0.65  # two ids have two labels each: 4/6 log 2 = 0.46 remains
     assert all(p.dtype == dtype for p in model.parameters())
@@ -222,7 +222,7 @@ def test_statistics_of_batches_are_updated_at_each_evaluation() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     x, y = torch.randn(6, 4), torch.randint(3, (6,))
-    optimizer = HessianFree(model.parameters())
+    optimizer = HessianFree(model.parameters(), iterations=5)
     optimizer.step(lambda: model(x), lambda z: cross_entropy(z, y))
     assert int(model[1].num_batches_tracked) > 1
     model.eval()
@@ -236,7 +236,7 @@ def test_compiled_models_run_as_they_are_written() -> None:
     runs: list[Callable[..., Any]] = [models[0], torch.compile(models[1], backend="aot_eager")]
     for model, run in zip(models, runs, strict=True):
         run(IDS)
-        optimizer = HessianFree(model.parameters())
+        optimizer = HessianFree(model.parameters(), iterations=5)
         for _ in range(2):
             optimizer.step(lambda run=run: run(IDS), lambda z: cross_entropy(z, LABELS))  # type: ignore[misc]
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):

@@ -303,7 +303,7 @@ def test_an_interrupted_step_is_whole_or_has_not_begun() -> None:
     model = Model()
     begun = standing(model, HessianFree(model.parameters(), iterations=3, probes=1))
     seen = set()
-    for line in [*range(1, lines - 100, 37), *range(lines - 100, lines + 1, 4)]:
+    for line in [*range(1, lines - 90, 61), *range(lines - 90, lines + 1, 5)]:
         came, found = step(PressedAt(line))
         assert came
         assert identical(found, begun) or identical(found, whole), line

@@ -259,7 +259,7 @@ def steps(rows):
     for matrix in (st.curvature.ggn, st.curvature.hessian):
         operator = matrix(model, torch.nn.CrossEntropyLoss(), (ids, y))
         operator @ torch.ones(operator.shape[0])
-    optimizer = st.optim.HessianFree(model.parameters(), iterations=5)
+    optimizer = st.optim.HessianFree(model.parameters(), iterations=3)
     for _ in range(2):
         optimizer.step(lambda: model(ids), lambda z: torch.nn.functional.cross_entropy(z, y))
     return high_water()
