@@ -46,7 +46,7 @@ class Entry:
         return None if torch.equal(rows, self.rows) else torch.searchsorted(self.rows, rows)
 
 
-class Entries(Sequence[Entry]):
+class Entries:
     """The trainable entries of some passes over a model, in the order of its parameters.
 
     Args:
