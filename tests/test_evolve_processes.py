@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import RANKS, equal_everywhere, in_each
-from test_evolver import data, network
+from evolving_models import data, network
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsetrain import evolve
