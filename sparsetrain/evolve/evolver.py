@@ -248,6 +248,11 @@ class Evolver:
             self.histories[name].check(name, t)
             values, age = values_of(module, t), self.histories[name].age(self.steps)
             views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
+        initial = [history.initial for history in self.histories.values()]
+        if not self.rule.shares_budget:
+            fewest = budget.floors(views, self.schedule, initial, self.distribution)
+            for view, floor in zip(views, fewest, strict=True):
+                view.floor = floor
         return views
 
     def record(self) -> None:

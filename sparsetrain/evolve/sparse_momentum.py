@@ -50,7 +50,8 @@ class SNFS(Rule):
 
     def plan(self, layers: Sequence[Layer], totals: Sequence[int], fraction: float) -> list[tuple[int, int]]:
         """Layers of large momentum get more of what went."""
-        stay = [each for each, _ in super().plan(layers, totals, fraction)]
+        plan = super().plan(layers, totals, fraction)  # a layer that gets no share goes on with one edge
+        stay = [max(each, min(1, layer.nnz)) for layer, (each, _) in zip(layers, plan, strict=True)]
         means = []
         for layer, count in zip(layers, stay, strict=True):
             of_edges = layer.gradient(self._weights(layer)).abs()[self.keep(layer, count)]
