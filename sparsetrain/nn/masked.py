@@ -126,11 +126,13 @@ class MaskedLinear(nn.Module):
         if not isinstance(self.weight, nn.Parameter):
             raise TypeError(f"{where}: expected a weight that is a Parameter, got one computed from others.")
         new = edit.topology.to(self.weight.device)
-        place = torch.full((self.weight.numel(),), -1, dtype=torch.int64, device=self.weight.device)
+        size = self.weight.numel()
+        index = torch.int32 if size <= torch.iinfo(torch.int32).max else torch.int64  # it is read for each state
+        place = torch.full((size,), -1, dtype=index, device=self.weight.device)
         at = new.row.long() * new.shape[1] + new.col
         stays = edit.source >= 0
-        place[at[stays]] = at[stays]
-        slots = SlotMap(place, self.weight.numel())
+        place[at[stays]] = at[stays].to(index)
+        slots = SlotMap(place, size)
         numbers = slots.moved(self.weight)
         numbers.view(-1)[at[~stays]] = torch.as_tensor(started(where, edit, start, self.weight)).to(numbers)
         mask = new.to_mask().to(self.mask)
