@@ -61,3 +61,27 @@ def test_states_of_others_are_refused() -> None:
     with pytest.raises(ValueError, match="the state was saved with others"):
         other.load_state_dict(state)
     assert torch.equal(other.generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs", "ours"),
+    [
+        ({"layers": {"0": 0.5, "2": 1.0}}, "rates={'0': 0.5, '2': 1.0}", "{'0': 1.0, '2': 1.0}"),
+        ({"distribution": "erk"}, "distribution='erk'", "'uniform'"),
+        ({"warm_up": 0}, "warm_up=0", "3"),
+    ],
+)
+def test_states_of_evolvers_that_were_made_otherwise(options: dict[str, Any], theirs: str, ours: str) -> None:
+    model, optimizer, evolver = resumable(seed=0)
+    train(model, optimizer, evolver, range(2))
+    state = evolver.state_dict()
+    other = evolve.Evolver(model, optimizer, evolver.rule, evolver.schedule, **{"warm_up": 3} | options)
+    before = other.generator.get_state()
+    said = f"expected {theirs}, as this Evolver was made, the state has {ours}."
+    with pytest.raises(ValueError, match=re.escape(said)):
+        other.load_state_dict(state)
+    assert (other.steps, other.generator.get_state().tolist()) == (0, before.tolist())
+    for name in ("rates", "distribution", "warm_up"):  # as a former version saved it
+        del state[name]
+    other.load_state_dict(state)
+    assert other.steps == 2

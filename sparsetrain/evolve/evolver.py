@@ -85,8 +85,8 @@ class Evolver:
         of_model.check(where, model, optimizer, layers_of)
         self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
         self.modules: dict[str, Any] = {name: module for name, (module, _) in layers_of.items()}
-        self._rates = {name: rate for name, (_, rate) in layers_of.items()}
-        self._warm_up = WarmUp(where, warm_up)
+        self.rates = {name: rate for name, (_, rate) in layers_of.items()}
+        self.warm_up = WarmUp(where, warm_up)
         self._agreement = Agreement(group)
         self.generator = self._agreement.generator(checks.generator(where, generator))
         self.histories = {name: History(module.topology) for name, module in self.modules.items()}
@@ -125,14 +125,14 @@ class Evolver:
         self.steps += 1
         for recorder in self.recorders.values():
             recorder.end_step()
-        self._warm_up.apply(self.modules)
+        self.warm_up.apply(self.modules)
         self.rule.after_step(self.modules)
         change = None
         try:
             change = self._update() if self.late or self.schedule.due(self.steps) else None
         finally:
             self.record()
-            self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
+            self.warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
         return change
 
     def lr_factor(self, exponent: float = -1.0) -> Callable[[int], float]:
@@ -171,10 +171,11 @@ class Evolver:
         """Go on where the state was saved; the model and the optimizer are loaded before.
 
         Raises:
-            ValueError: it is of another rule, schedule or model. Nothing is changed then.
+            ValueError: it is of another rule, schedule or model, or of an Evolver with other rates, another
+                distribution or warm-up. Nothing is changed then.
         """
         checkpoint.load(self, state)
-        self._warm_up.remember(self.modules, self.histories, self.steps, changed=True)
+        self.warm_up.remember(self.modules, self.histories, self.steps, changed=True)
 
     def __repr__(self) -> str:
         return f"Evolver({self.rule!r}, {self.schedule!r}, layers={list(self.modules)})"
@@ -247,7 +248,7 @@ class Evolver:
             t = module.topology
             self.histories[name].check(name, t)
             values, age = values_of(module, t), self.histories[name].age(self.steps)
-            views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
+            views.append(Layer(name, module, t, values, self.rates[name], age, self.generator, self.optimizer))
         initial = [history.initial for history in self.histories.values()]
         if not self.rule.shares_budget:
             fewest = budget.floors(views, self.schedule, initial, self.distribution)
