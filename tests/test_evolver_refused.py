@@ -98,16 +98,6 @@ def test_inputs_that_were_changed_in_place() -> None:
         evolver.step()
 
 
-def test_a_step_inside_of_backward() -> None:
-    model = network()
-    evolver = evolve.Evolver(model, torch.optim.SGD(model.parameters(), lr=0.1), evolve.SET(), EVERY)
-    x, y = data(0)
-    loss = (model(x) - y).square().mean()
-    model[2].values.register_hook(lambda g: evolver.step() and None)
-    with pytest.raises(RuntimeError, match="called inside of a backward pass"):
-        loss.backward()
-
-
 def test_a_rule_that_fails_changes_nothing() -> None:
     class Fails(evolve.Rule):
         def start(self, layer: evolve.Layer, edit: st.Edit) -> Tensor | None:
