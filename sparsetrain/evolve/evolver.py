@@ -109,7 +109,7 @@ class Evolver:
         """Count a training step, and change edges if an update is due.
 
         Call it when all backward passes of the step are done. A graph that was recorded before a change can't be gone
-        back through: its ``backward()`` raises a RuntimeError. That is not refused here already, since a graph that still
+        back through: its ``backward()`` raises a RuntimeError. That is not refused here, since a graph that still
         waits for its backward pass looks like one that never gets any, such as a loss that is kept for a log.
 
         Returns:
