@@ -11,7 +11,7 @@ from .. import checks
 from ..edges.module import EdgeModule
 from ..optim import carry
 from ..structure.edit import Edit
-from . import budget, checkpoint
+from . import budget, checkpoint, evidence
 from . import chosen as of_model
 from .agreement import Agreement
 from .change import Change, LayerChange
@@ -22,8 +22,6 @@ from .recorder import Recorder
 from .rule import Rule
 from .schedules import Schedule
 from .warm_up import WarmUp
-
-PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler, beside those a rule sums up
 
 
 class Evolver:
@@ -220,29 +218,11 @@ class Evolver:
 
     def _usable(self, views: list[Layer]) -> bool:
         """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
-        for view in views:
-            of_model.check_trains("Evolver.step", view.name, view.module)
-            if not bool(view.values.isfinite().all()):
-                raise ValueError(
-                    f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
-                    "rule can choose. Edges are as they were. Lower the learning rate, or clip gradients."
-                )
-        for view in views if self.rule.steps else ():
-            view.factors = self._agreement.all_factors(self.recorders[view.name].factors(view.name))
-            if not any(view.factors):
-                raise ValueError(
-                    f"Evolver.step: expected a gradient of layer {view.name!r} since the last step, got none. Call "
-                    "step() once after each backward pass, and leave layers out with layers= on which the loss does "
-                    "not depend. Edges are as they were."
-                )
-        factors = (part for view in views for step in view.factors for pair in step for part in pair)
-        self.late = 0 if all(bool(part.isfinite().all()) for part in factors) else self.late + 1
-        patience = PATIENCE + max(0, self.rule.steps - 1)  # one overflow is among those that are summed for so long
-        if self.late > patience:
-            raise ValueError(
-                f"Evolver.step: expected finite gradients, those of the last {patience} steps have NaN or infinity. "
-                "Edges are as they were."
-            )
+        evidence.check_values(views)
+        if self.rule.steps:
+            evidence.hear(views, self.recorders, self._agreement)
+        self.late = 0 if evidence.is_finite(views) else self.late + 1
+        evidence.check_patience(self.late, self.rule.steps)
         return not self.late
 
     def _views(self) -> list[Layer]:
