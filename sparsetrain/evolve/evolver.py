@@ -51,6 +51,9 @@ class Evolver:
             values with something that can't change along, no layer matches, or the rule refuses the schedule.
             TypeError: something of another kind.
 
+    Warns:
+        UserWarning: the final density leaves a layer fewer edges than outputs; it keeps one for each.
+
     Source: Mocanu et al. (2018) and Evci et al. (2020), for the loop; SMET (2026), arXiv 2606.00888, for the steps of
     newborn edges and their warm-up.
 

@@ -14,7 +14,7 @@ class SET(Rule):
 
     Of the positive values the smallest fraction :math:`\zeta` goes, and of the negative values the same fraction of
     those nearest to zero, so that their balance stays. Zeros count as positive. As many edges as went come back at
-    random positions.
+    random positions. An output may lose all of its edges, as published, until random ones come.
 
     Args:
         start: values that newborn edges start with: ``"draw"`` from the distribution of a new layer, as published, or

@@ -15,7 +15,8 @@ class SNFS(Rule):
 
     With :math:`M = (1 - \beta) \sum_k \beta^{n - k} g_k` the momentum of the gradients of the last n steps, of absent
     positions too, each layer gets a share of all edges that went, in proportion to its mean :math:`|M|` over the edges
-    that stay, and grows them where :math:`|M|` is largest.
+    that stay, and grows them where :math:`|M|` is largest. A layer keeps one edge at least; an output may lose all of
+    its edges, as published.
 
     The momentum of absent positions would be a dense matrix. Here it is exact for the last n steps, of which inputs and
     output gradients are kept until the update; what lies further back has the weight :math:`\beta^n` and is left out.
