@@ -157,3 +157,14 @@ def test_a_layer_whose_edges_all_go_gets_others(name: str) -> None:
     for change in train(model, evolver, 3):
         assert change.edges == 2250
         assert all(layer.edges for layer in change.layers.values())
+
+
+def test_a_layer_that_gets_no_share_of_what_went_keeps_an_edge() -> None:
+    """Its mean momentum over the edges that stay would be that of none."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    schedule, rates = evolve.Constant(interval=1, prune_fraction=1.0), {"0": 0.5, "2": 1.0}
+    evolver = evolve.Evolver(model, optimizer, evolve.SNFS(batches=1), schedule, layers=rates)
+    for change in train(model, evolver, 3):
+        assert change.edges == 2250
+        assert all(layer.edges for layer in change.layers.values())

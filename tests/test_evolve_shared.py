@@ -63,6 +63,7 @@ def test_a_layer_that_begins_to_hold_them_while_the_model_trains() -> None:
         evolver.step()
     assert all(map(torch.equal, before, masks(model)))
     assert torch.equal(model[2].values, values)
+    outside.__dict__["itself"] = outside  # it is not gone before cycles are collected
     del outside
     assert evolver.step() is not None
 

@@ -21,6 +21,8 @@ from .numbers import values_of
 from .recorder import Recorder
 from .rule import Rule
 from .schedules import Schedule
+from .static import Static
+from .trial import check_constraints
 from .warm_up import WarmUp
 
 
@@ -48,7 +50,8 @@ class Evolver:
 
     Raises:
         ValueError: the optimizer does not have the values, they are frozen (``requires_grad=False``), layers share
-            values with something that can't change along, no layer matches, or the rule refuses the schedule.
+            values with something that can't change along, their constraints do not say what holds for newborn edges, no
+            layer matches, or the rule refuses the schedule.
             TypeError: something of another kind.
 
     Warns:
@@ -96,6 +99,7 @@ class Evolver:
         self.late = 0  # steps for which an update has waited for finite gradients
         views = self._views()
         rule.check(schedule, views)
+        check_constraints(where, views, grows=not (rule.only_prunes or isinstance(rule, Static)))
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
             of_model.unshare(self.modules)

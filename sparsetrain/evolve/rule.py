@@ -21,9 +21,9 @@ class Rule:
 
     Rules choose as published, and may leave an output without edges for a time: SET, RigL, SNFS, CHT and Top-KAST grow
     edges there again or elsewhere, and ``Change.dead_outputs`` counts them. It is otherwise in a layer that the final
-    density leaves fewer edges than outputs: an Evolver warns, and from the first update on each output keeps the edge of
-    its largest score. ``layer.largest`` sees to that; beside a rule of one's own that chooses otherwise, outputs keep
-    their largest value. Inputs have no floor: one that loses all edges is one that the network no longer looks at.
+    density leaves fewer edges than outputs: an Evolver warns, and from the first update on each output keeps its edge
+    of the largest score. ``layer.largest`` sees to that; a rule of one's own that chooses otherwise is helped out with
+    the largest values. Inputs have no floor: one that loses all edges is one that the network no longer looks at.
 
     Attributes:
         steps: the last so many steps before an update whose gradients the rule looks at (``layer.largest_vacant``).
