@@ -122,7 +122,7 @@ class MaskedLinear(nn.Module):
         Raises:
             ValueError: it is of other edges than the mask has. TypeError: the weight is computed from others.
         """
-        check_edit(where, self, self.topology, edit)
+        check_edit(where, self, edit.before if self._has(edit.before) else self.topology, edit)
         if not isinstance(self.weight, nn.Parameter):
             raise TypeError(f"{where}: expected a weight that is a Parameter, got one computed from others.")
         new = edit.topology.to(self.weight.device)
@@ -141,6 +141,12 @@ class MaskedLinear(nn.Module):
             self.mask.copy_(mask)
 
         return Plan(self.weight, slots, numbers, finish)
+
+    def _has(self, t: Topology) -> bool:
+        """Whether these are the weights that count: known sooner than all of them are found."""
+        if t.shape != self.mask.shape or self.mask.is_meta or t.device != self.mask.device:
+            return False
+        return int(self.mask.count_nonzero()) == t.nnz and bool(self.mask[t.row.long(), t.col.long()].all())
 
     @classmethod
     def from_sparse(cls, layer: SparseLinear, form: Form = "forward") -> Self:
