@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparsetrain import Topology, patterns
 from sparsetrain.ops import edge_choice, largest_products, smallest_scores
-from sparsetrain.ops.edge_choice import largest_vacant, random_vacant, smallest
+from sparsetrain.ops.edge_choice import largest_of_rows, largest_vacant, random_vacant, smallest
 
 quick = settings(deadline=None, max_examples=60)
 seeds = some.integers(0, 2**32 - 1)
@@ -128,6 +128,24 @@ def test_smallest_of_a_view_that_requires_a_gradient() -> None:
 def test_smallest_refuses_more_than_there_are(count: int) -> None:
     with pytest.raises(ValueError, match=f"expected a count from 0 to 3, the number of scores, got {count}"):
         smallest(torch.ones(3), count)
+
+
+# ---- the largest of each row -----------------------------------------------------------------------------------------
+
+
+@given(s=structures(), count=some.integers(0, 3), seed=seeds, dtype=dtypes)
+@quick
+def test_the_largest_of_each_row_are_those_of_a_stable_sort(
+    s: Structure, count: int, seed: int, dtype: torch.dtype
+) -> None:
+    t = topology(s)
+    scores = torch.randint(-2, 3, (t.nnz,), generator=seeded(seed)).to(dtype)  # many of them equal
+    scores[scores == 2] = torch.inf
+    expected = torch.zeros(t.nnz, dtype=torch.bool)
+    for i in range(s.rows):
+        start, end = int(t.crow[i]), int(t.crow[i + 1])
+        expected[start + scores[start:end].argsort(descending=True, stable=True)[:count]] = True
+    assert torch.equal(largest_of_rows(t, scores, count), expected)
 
 
 # ---- at random ---------------------------------------------------------------------------------------------------------

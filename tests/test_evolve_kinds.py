@@ -225,6 +225,35 @@ def test_newborn_edges_are_drawn_within_the_constraints_of_all(low: float | None
         assert values.unique().numel() > edit.grown.numel() / 2
 
 
+TWO_SIGNS = (
+    "layer '': expected constraints that say what holds for newborn edges, got signs that differ from edge to edge"
+)
+
+
+def test_constraints_that_say_nothing_of_newborn_edges_are_refused_before_a_training() -> None:
+    module: Any = layer()
+    with torch.no_grad():
+        module.values.abs_()
+        module.values[:3] *= -1
+    st.constrain.negative(module, [0, 1, 2])
+    st.constrain.positive(module, range(3, module.topology.nnz))
+    for rule in (evolve.SET(), evolve.RigL()):
+        with pytest.raises(ValueError, match=re.escape(TWO_SIGNS)):
+            evolve.Evolver(module, sgd(module), rule, EVERY)
+    evolve.Evolver(module, sgd(module), evolve.Static(), EVERY)
+    falls = evolve.Linear(interval=1, stop=3, final_density=0.15)
+    change = evolve.Evolver(module, sgd(module), evolve.GMP(), falls).step()
+    assert change is not None
+    assert change.edges < 43
+
+
+def test_values_that_are_computed_from_others_are_refused_before_a_training() -> None:
+    module: Any = layer()
+    nn.utils.parametrizations.weight_norm(module, "values", dim=None)
+    with pytest.raises(TypeError, match="expected values that are a Parameter or constrained by"):
+        evolve.Evolver(module, sgd(module), evolve.SET(), EVERY)
+
+
 def test_edges_that_are_born_on_a_bound_move() -> None:
     module: Any = layer()
     with torch.no_grad():

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from evolving_models import data, network
 from processes import RANKS, equal_everywhere, in_each
-from test_evolver import data, network
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsetrain import evolve

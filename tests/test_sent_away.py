@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import sparsetrain as st
 from sparsetrain.ops import library
-from sparsetrain.structure import topology
+from sparsetrain.structure import living
 
 
 def step(layer: torch.nn.Module, x: Tensor) -> list[Tensor]:
@@ -76,8 +76,8 @@ def test_a_topology_is_found_again_where_it_was_moved_to() -> None:
     sent = ForkingPickler.dumps(t)
     assert library.topology_of(t.crow, t.col, 5) is t
     other = st.patterns.uniform((6, 5), 0.3, torch.Generator().manual_seed(1))
-    topology._living[place] = t  # as long as nobody asked, it is still known by its old place
-    topology._living[other.crow.data_ptr(), other.col.data_ptr(), t.shape] = t  # where another is by now
+    living._living[place] = t  # as long as nobody asked, it is still known by its old place
+    living._living[other.crow.data_ptr(), other.col.data_ptr(), t.shape] = t  # where another is by now
     assert st.Topology.living(other.crow, other.col, t.shape) is not t
     assert sent
 

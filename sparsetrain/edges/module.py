@@ -10,6 +10,7 @@ from ..dtypes import keeping_wide, widen_loaded
 from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
+from . import holders
 from .frames import aligned, edge_frame
 from .pending import bring_up_to_date
 from .same_edges import check_same_edges, is_sharded
@@ -40,6 +41,14 @@ class EdgeModule(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__["_buffers"] = Buffers(self, self._buffers)
+        if not self.reads_transposed:  # which lists the values of another layer
+            holders.note(self, self._parameters.get("values"))
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As nn.Module's; layers that hold the same values know of each other."""
+        super().register_parameter(name, param)
+        if name == "values":
+            holders.note(self, param)
 
     @property
     def _extra_state(self) -> Tensor:

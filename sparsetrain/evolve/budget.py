@@ -15,7 +15,7 @@ def totals(
 ) -> list[int]:
     """Edges of each layer after an update at this step: as many as now, or those of the density on its way.
 
-    No layer is left with fewer edges than neurons, unless it started with fewer.
+    No layer is left with fewer than its floor.
     """
     if schedule.final_density is None:
         return [layer.nnz for layer in layers]
@@ -23,13 +23,20 @@ def totals(
     for layer, edges, wanted in zip(layers, initial, _final(layers, schedule, distribution), strict=True):
         positions = layer.topology.numel
         density = schedule.density(edges / max(1, positions), wanted, step)
-        counts.append(max(round(density * positions), floor(layer, edges)))
+        counts.append(max(round(density * positions), layer.floor))
     return counts
 
 
-def floor(layer: Layer, initial: int) -> int:
-    """The fewest edges that a layer may have: one for each neuron, or what it started with."""
-    return min(initial, layer.shape[0])
+def floors(layers: Sequence[Layer], schedule: Schedule, initial: Sequence[int], distribution: str) -> list[int]:
+    """The fewest edges that each layer may have: one for each output, or what it started with, where the final density
+    leaves fewer; 0 where it does not, and the rule is free to leave an output without edges."""
+    if schedule.final_density is None:
+        return [0] * len(layers)
+    fewest = []
+    for layer, edges, wanted in zip(layers, initial, _final(layers, schedule, distribution), strict=True):
+        needed = min(edges, layer.shape[0])
+        fewest.append(needed if round(wanted * layer.topology.numel) < needed else 0)
+    return fewest
 
 
 def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows: bool) -> None:
@@ -40,7 +47,7 @@ def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows:
             them.
 
     Warns:
-        UserWarning: a layer would be left with fewer edges than neurons, and keeps one for each.
+        UserWarning: a layer would be left with fewer edges than outputs, and each keeps its largest.
     """
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"Evolver: expected distribution to be one of {DISTRIBUTIONS}, got {distribution!r}.")
@@ -54,10 +61,11 @@ def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows:
                 f"{layer.nnz}, and the rule only drops edges. Start denser, or lower "
                 f"final_density={schedule.final_density}, or pass another distribution than {distribution!r}."
             )
-        if edges < floor(layer, layer.nnz):
+        if layer.floor:
             warnings.warn(
-                f"Evolver: a final density of {wanted:.3g} leaves layer {layer.name!r} {edges} edges for "
-                f"{layer.shape[0]} neurons. It keeps {floor(layer, layer.nnz)}.",
+                f"Evolver: final_density={schedule.final_density:g} leaves layer {layer.name!r} {edges} edges for "
+                f"{layer.shape[0]} neurons. It keeps {layer.floor}, and each neuron that has edges the largest of "
+                "them. Raise the density, or leave the layer out with layers=.",
                 stacklevel=3,
             )
 

@@ -29,7 +29,8 @@ class CHT(Rule):
     equal ones the first come, row by row, on any number of threads. Where fewer positions have a path than are
     needed, the rest is drawn at random.
 
-    An edge that would go and come again never went. Of CHT this is the change of edges: its initial structures, the
+    An edge that would go and come again never went. An output may lose all of its edges, as published; without any it
+    has no path, and comes back by a random draw alone. Of CHT this is the change of edges: its initial structures, the
     removal of chains that lead nowhere, the early stop, and the draws of CHTs are not part of it.
 
     The cost grows as edges x edges of an output x edges of an input, so with the third power of the density. One

@@ -17,6 +17,7 @@ def state(evolver: Any) -> dict[str, Any]:
     return {
         "rule": repr(evolver.rule),
         "schedule": repr(evolver.schedule),
+        **_options(evolver),
         "steps": evolver.steps,
         "late": evolver.late,
         "generator": evolver.generator.get_state(),
@@ -25,6 +26,11 @@ def state(evolver: Any) -> dict[str, Any]:
         "kept": evolver.rule.state_dict(),
         "factors": {name: recorder.state() for name, recorder in evolver.recorders.items()},
     }
+
+
+def _options(evolver: Any) -> dict[str, Any]:
+    """What an Evolver was made with, by which its next steps would differ."""
+    return {"rates": dict(evolver.rates), "distribution": evolver.distribution, "warm_up": evolver.warm_up.steps}
 
 
 def load(evolver: Any, saved: Mapping[str, Any]) -> None:
@@ -42,6 +48,12 @@ def load(evolver: Any, saved: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{WHERE}: expected {part} of layers {list(evolver.modules)}, the state has those of "
                 f"{list(saved[part])}: of another model."
+            )
+    for name, ours in _options(evolver).items():
+        if saved.get(name, ours) != ours:  # states of former versions do not say
+            raise ValueError(
+                f"{WHERE}: expected {name}={ours!r}, as this Evolver was made, the state has {saved[name]!r}. Make it "
+                "as the one that was saved."
             )
     histories = _histories(evolver, saved)
     steps, late = checks.count(WHERE, "steps", saved["steps"]), checks.count(WHERE, "late", saved["late"])

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from .. import checks
+from ..edges.holders import check_reached
 from ..edges.module import EdgeModule
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..structure.topology import Topology
@@ -56,7 +57,7 @@ def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Modu
 
 
 def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[str, tuple[Any, float]]) -> None:
-    """The optimizer trains the values of these layers, and nothing else in the model holds them."""
+    """The optimizer trains the values of these layers, and nothing else holds them."""
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     ours = {module for module, _ in modules.values()}
     for name, (module, _) in modules.items():
@@ -78,6 +79,7 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
                     f"{where}: the values of layer {name!r} are a parameter of {prefix!r} too, whose edges "
                     "would not change along. Tie layers by .transposed(), or untie them."
                 )
+        check_reached(where, f"layer {name!r}", weight, ours)
 
 
 def check_trains(where: str, name: str, module: Any) -> None:

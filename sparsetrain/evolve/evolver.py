@@ -11,7 +11,7 @@ from .. import checks
 from ..edges.module import EdgeModule
 from ..optim import carry
 from ..structure.edit import Edit
-from . import budget, checkpoint
+from . import budget, checkpoint, evidence
 from . import chosen as of_model
 from .agreement import Agreement
 from .change import Change, LayerChange
@@ -21,9 +21,9 @@ from .numbers import values_of
 from .recorder import Recorder
 from .rule import Rule
 from .schedules import Schedule
+from .static import Static
+from .trial import check_constraints
 from .warm_up import WarmUp
-
-PATIENCE = 10  # steps in a row whose gradients may be infinite, as under a GradScaler, beside those a rule sums up
 
 
 class Evolver:
@@ -50,8 +50,12 @@ class Evolver:
 
     Raises:
         ValueError: the optimizer does not have the values, they are frozen (``requires_grad=False``), layers share
-            values with something that can't change along, no layer matches, or the rule refuses the schedule.
+            values with something that can't change along, their constraints do not say what holds for newborn edges, no
+            layer matches, or the rule refuses the schedule.
             TypeError: something of another kind.
+
+    Warns:
+        UserWarning: the final density leaves a layer fewer edges than outputs; it keeps one for each.
 
     Source: Mocanu et al. (2018) and Evci et al. (2020), for the loop; SMET (2026), arXiv 2606.00888, for the steps of
     newborn edges and their warm-up.
@@ -85,8 +89,8 @@ class Evolver:
         of_model.check(where, model, optimizer, layers_of)
         self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
         self.modules: dict[str, Any] = {name: module for name, (module, _) in layers_of.items()}
-        self._rates = {name: rate for name, (_, rate) in layers_of.items()}
-        self._warm_up = WarmUp(where, warm_up)
+        self.rates = {name: rate for name, (_, rate) in layers_of.items()}
+        self.warm_up = WarmUp(where, warm_up)
         self._agreement = Agreement(group)
         self.generator = self._agreement.generator(checks.generator(where, generator))
         self.histories = {name: History(module.topology) for name, module in self.modules.items()}
@@ -95,6 +99,7 @@ class Evolver:
         self.late = 0  # steps for which an update has waited for finite gradients
         views = self._views()
         rule.check(schedule, views)
+        check_constraints(where, views, grows=not (rule.only_prunes or isinstance(rule, Static)))
         budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
         if rule.steps:
             of_model.unshare(self.modules)
@@ -107,6 +112,10 @@ class Evolver:
     @torch.no_grad()
     def step(self) -> Change | None:
         """Count a training step, and change edges if an update is due.
+
+        Call it when all backward passes of the step are done. A graph that was recorded before a change can't be gone
+        back through: its ``backward()`` raises a RuntimeError. That is not refused here, since a graph that still
+        waits for its backward pass looks like one that never gets any, such as a loss that is kept for a log.
 
         Returns:
             What has changed, or None.
@@ -125,14 +134,14 @@ class Evolver:
         self.steps += 1
         for recorder in self.recorders.values():
             recorder.end_step()
-        self._warm_up.apply(self.modules)
+        self.warm_up.apply(self.modules)
         self.rule.after_step(self.modules)
         change = None
         try:
             change = self._update() if self.late or self.schedule.due(self.steps) else None
         finally:
             self.record()
-            self._warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
+            self.warm_up.remember(self.modules, self.histories, self.steps, changed=change is not None)
         return change
 
     def lr_factor(self, exponent: float = -1.0) -> Callable[[int], float]:
@@ -171,10 +180,11 @@ class Evolver:
         """Go on where the state was saved; the model and the optimizer are loaded before.
 
         Raises:
-            ValueError: it is of another rule, schedule or model. Nothing is changed then.
+            ValueError: it is of another rule, schedule or model, or of an Evolver with other rates, another
+                distribution or warm-up. Nothing is changed then.
         """
         checkpoint.load(self, state)
-        self._warm_up.remember(self.modules, self.histories, self.steps, changed=True)
+        self.warm_up.remember(self.modules, self.histories, self.steps, changed=True)
 
     def __repr__(self) -> str:
         return f"Evolver({self.rule!r}, {self.schedule!r}, layers={list(self.modules)})"
@@ -215,29 +225,11 @@ class Evolver:
 
     def _usable(self, views: list[Layer]) -> bool:
         """Whether there is all that the rule looks at. Gradients that are infinite are waited for."""
-        for view in views:
-            of_model.check_trains("Evolver.step", view.name, view.module)
-            if not bool(view.values.isfinite().all()):
-                raise ValueError(
-                    f"Evolver.step: expected finite values in layer {view.name!r}, got NaN or infinity, of which no "
-                    "rule can choose. Edges are as they were. Lower the learning rate, or clip gradients."
-                )
-        for view in views if self.rule.steps else ():
-            view.factors = self._agreement.all_factors(self.recorders[view.name].factors(view.name))
-            if not any(view.factors):
-                raise ValueError(
-                    f"Evolver.step: expected a gradient of layer {view.name!r} since the last step, got none. Call "
-                    "step() once after each backward pass, and leave layers out with layers= on which the loss does "
-                    "not depend. Edges are as they were."
-                )
-        factors = (part for view in views for step in view.factors for pair in step for part in pair)
-        self.late = 0 if all(bool(part.isfinite().all()) for part in factors) else self.late + 1
-        patience = PATIENCE + max(0, self.rule.steps - 1)  # one overflow is among those that are summed for so long
-        if self.late > patience:
-            raise ValueError(
-                f"Evolver.step: expected finite gradients, those of the last {patience} steps have NaN or infinity. "
-                "Edges are as they were."
-            )
+        evidence.check_values(views)
+        if self.rule.steps:
+            evidence.hear(views, self.recorders, self._agreement)
+        self.late = 0 if evidence.is_finite(views) else self.late + 1
+        evidence.check_patience(self.late, self.rule.steps)
         return not self.late
 
     def _views(self) -> list[Layer]:
@@ -247,7 +239,12 @@ class Evolver:
             t = module.topology
             self.histories[name].check(name, t)
             values, age = values_of(module, t), self.histories[name].age(self.steps)
-            views.append(Layer(name, module, t, values, self._rates[name], age, self.generator, self.optimizer))
+            views.append(Layer(name, module, t, values, self.rates[name], age, self.generator, self.optimizer))
+        initial = [history.initial for history in self.histories.values()]
+        if not self.rule.shares_budget:
+            fewest = budget.floors(views, self.schedule, initial, self.distribution)
+            for view, floor in zip(views, fewest, strict=True):
+                view.floor = floor
         return views
 
     def record(self) -> None:

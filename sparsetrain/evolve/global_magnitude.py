@@ -1,12 +1,13 @@
 """GlobalMagnitude: one budget for all layers, with some edges for each neuron."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..ops.edge_choice import smallest
+from ..ops import edge_choice
 from .layers import Layer
 from .rule import Rule
 from .schedules import Schedule
@@ -20,7 +21,8 @@ class GlobalMagnitude(Rule):
     on and may return; here they are gone, and so are their memory and time.
 
     Args:
-        floor: edges that each output keeps, or all that it has where it has fewer.
+        floor: edges that each output keeps, or all that it has where it has fewer. With 0 an output may be left with
+            none; a layer keeps its largest edge, with a warning.
 
     Raises:
         ValueError: floor is negative.
@@ -43,9 +45,16 @@ class GlobalMagnitude(Rule):
     def plan(self, layers: Sequence[Layer], totals: Sequence[int], fraction: float) -> list[tuple[int, int]]:
         """As many stay in all as the schedule leaves, wherever they are."""
         scores = torch.cat([self._scores(layer) for layer in layers])
-        stay = ~smallest(scores, max(0, scores.numel() - sum(totals)))
+        stay = ~edge_choice.smallest(scores, max(0, scores.numel() - sum(totals)))
         stay |= scores == torch.inf
         counts = [int(part.count_nonzero()) for part in torch.split(stay, [layer.nnz for layer in layers])]
+        for layer, count in zip(layers, counts, strict=True):
+            if not self.floor and count == 1 < layer.nnz:
+                warnings.warn(
+                    f"{self!r}: the budget of {sum(totals)} edges for all layers leaves layer {layer.name!r} one of "
+                    f"its {layer.nnz}, the largest. Raise final_density, or pass floor=1 or more.",
+                    stacklevel=4,
+                )
         return [(count, count) for count in counts]
 
     def keep(self, layer: Layer, count: int) -> Tensor:
@@ -69,17 +78,12 @@ class GlobalMagnitude(Rule):
             )
 
     def _scores(self, layer: Layer) -> Tensor:
-        """Magnitudes; infinite for the largest of each row and for frozen edges, which stay whatever the threshold."""
-        scores = layer.values.abs().clone()
-        crow = layer.topology.crow.long()
-        for _ in range(self.floor):
-            largest = torch.segment_reduce(scores.where(scores < torch.inf, -1.0), "max", offsets=crow, initial=-1.0)
-            candidate = (scores < torch.inf) & (scores == largest.repeat_interleave(crow.diff(), output_size=layer.nnz))
-            place = candidate.nonzero().flatten()
-            row = torch.searchsorted(crow, place, right=True)
-            first = torch.ones_like(row, dtype=torch.bool)
-            first[1:] = row.diff() != 0  # of equal ones in a row
-            scores[place[first]] = torch.inf
+        """Magnitudes; infinite for what stays whatever the threshold: frozen edges, and the largest of each row, or of
+        the layer where nothing else would."""
+        scores = layer.values.abs()
+        held = edge_choice.largest_of_rows(layer.topology, scores, self.floor)
         if layer.frozen is not None:
-            scores[layer.frozen] = torch.inf
-        return scores
+            held[layer.frozen] = True
+        if not bool(held.any()) and layer.nnz:
+            held[scores.argmax()] = True
+        return scores.masked_fill(held, torch.inf)

@@ -10,7 +10,9 @@ from .schedules import Schedule
 class GMP(Rule):
     r"""Gradual magnitude pruning: the smallest values of each layer go, until the final density is reached.
 
-    Start it from layers of density 1.0 or less. Time and memory of a step fall along with the number of edges.
+    Start it from layers of density 1.0 or less. Time and memory of a step fall along with the number of edges. One
+    threshold for a layer may leave an output without edges, for good; GlobalMagnitude keeps some for each. Where the
+    final density leaves a layer fewer edges than outputs, each output keeps its largest.
 
     Source: Zhu and Gupta (2017), To prune, or not to prune: exploring the efficacy of pruning for model compression;
     with the cubic schedule given there, evolve.Cubic.

@@ -28,6 +28,8 @@ class Layer:
         rate: by which the schedule's fraction is multiplied for this layer.
         age: steps since each edge was born, int32 (nnz,).
         generator: of everything that is drawn at random; the same on all processes.
+        floor: the fewest edges that it may have, where the final density leaves fewer than one for each neuron; then
+            each neuron keeps its largest. Else 0.
         factors: of the gradients of the steps that the rule looks at, a list for each step, the last step last.
         optimizer: what trains the values.
     """
@@ -40,6 +42,7 @@ class Layer:
     age: Tensor
     generator: torch.Generator
     optimizer: Optimizer
+    floor: int = 0
     factors: list[list[Factors]] = field(default_factory=list)
 
     @property
@@ -57,10 +60,30 @@ class Layer:
         """Places of the edges that constrain.frozen holds, or None."""
         return frozen_edges(self.module)
 
-    def largest(self, scores: Tensor, count: int) -> Tensor:
+    def held(self, scores: Tensor) -> Tensor | None:
+        """Booleans (nnz,), true at the edges that stay in any case, or None where there are none such.
+
+        They are those that constrain.frozen holds and, in a layer that has a ``floor``, of each output the edge of the
+        largest score.
+        """
+        frozen = self.frozen
+        if frozen is None and not self.floor:
+            return None
+        held = torch.zeros(self.nnz, dtype=torch.bool, device=scores.device)
+        if frozen is not None:
+            held[frozen] = True
+        if self.floor:
+            held |= edge_choice.largest_of_rows(self.topology, _with_infinity(scores).masked_fill(held, torch.inf), 1)
+        return held
+
+    def largest(self, scores: Tensor, count: int, held: Tensor | None = None) -> Tensor:
         """Booleans (nnz,), true at the ``count`` edges of the largest scores; of equal scores the last ones stay.
 
-        Edges that constrain.frozen holds stay before all others, and all of them, where they are more than ``count``.
+        Args:
+            scores: a number for each edge.
+            count: how many stay.
+            held: booleans (nnz,), true at edges that stay before all others, and all of them, where they are more than
+                ``count``; ``self.held(scores)`` by default.
 
         Raises:
             ValueError: not one real score for each edge, NaN among them, or a count that is not from 0 to ``nnz``.
@@ -76,10 +99,10 @@ class Layer:
             raise ValueError(f"Layer.largest: expected a count from 0 to {self.nnz}, the edges, got {count}.")
         if bool(scores.isnan().any()):
             raise ValueError(f"Layer.largest: expected scores that can be compared, got NaN in layer {self.name!r}.")
-        frozen = self.frozen
-        if frozen is not None:
-            scores = scores.index_fill(0, frozen, torch.inf)
-            count = max(count, frozen.numel())
+        held = self.held(scores) if held is None else held
+        if held is not None:
+            scores = _with_infinity(scores).masked_fill(held, torch.inf)
+            count = max(count, int(held.count_nonzero()))
         return ~edge_choice.smallest(scores, self.nnz - count)
 
     def random_vacant(self, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -110,3 +133,8 @@ class Layer:
             for weight, step in zip(weights, self.factors, strict=True)
             for a, b in step
         ]
+
+
+def _with_infinity(scores: Tensor) -> Tensor:
+    """Scores of a type that has infinity, and in which sums and comparisons exist on all devices."""
+    return scores.double() if not scores.is_floating_point() else scores.float() if scores.itemsize < 4 else scores

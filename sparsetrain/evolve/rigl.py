@@ -12,7 +12,7 @@ class RigL(Rule):
 
     The gradient of absent positions is exact: :math:`|dY' X|` of all samples of the last steps, multiplied block by
     block, of which only the largest entries are kept. Newborn edges start at zero. An edge that would go and come again
-    never went.
+    never went. An output may lose all of its edges, as published, and gain others where its gradient is large.
 
     Args:
         batches: steps before an update whose gradients are summed. Inputs and output gradients of these steps are kept

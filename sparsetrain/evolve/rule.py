@@ -19,6 +19,12 @@ class Rule:
     A rule of one's own overrides the one method in which it differs. Everything else - when updates happen, what is
     carried along, checkpoints, several processes - is the Evolver's.
 
+    Rules choose as published, and may leave an output without edges for a time: SET, RigL, SNFS, CHT and Top-KAST grow
+    edges there again or elsewhere, and ``Change.dead_outputs`` counts them. It is otherwise in a layer that the final
+    density leaves fewer edges than outputs: an Evolver warns, and from the first update on each output keeps its edge
+    of the largest score. ``layer.largest`` sees to that; a rule of one's own that chooses otherwise is helped out with
+    the largest values. Inputs have no floor: one that loses all edges is one that the network no longer looks at.
+
     Attributes:
         steps: the last so many steps before an update whose gradients the rule looks at (``layer.largest_vacant``).
         revives: whether an edge that goes and comes again in one update never went, and keeps its value; else it starts
@@ -50,12 +56,15 @@ class Rule:
             fraction: of these, how many are replaced by the schedule.
         """
         return [
-            (min(layer.nnz, total - math.floor(fraction * layer.rate * total)), total)
+            (min(layer.nnz, max(total - math.floor(fraction * layer.rate * total), layer.floor)), total)
             for layer, total in zip(layers, totals, strict=True)
         ]
 
     def keep(self, layer: Layer, count: int) -> Tensor:
-        """Booleans (nnz,), true at the edges that stay, about ``count`` of them: those of the largest magnitude."""
+        """Booleans (nnz,), true at the edges that stay, about ``count`` of them: those of the largest magnitude.
+
+        In a layer that has a ``floor`` an output which would lose all of its edges keeps the largest.
+        """
         return layer.largest(layer.values.abs(), count)
 
     def grow(self, layer: Layer, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -104,6 +113,8 @@ class Rule:
                 f"{type(self).__name__}.keep: expected booleans of shape ({layer.nnz},), true at the edges that stay, "
                 f"got {got}. Nothing was changed."
             )
+        if layer.floor:
+            kept = _with_each_neuron(layer, kept)
         count = max(0, total - int(kept.count_nonzero()))
         if not count:
             return Edit(layer.topology, kept)
@@ -118,6 +129,16 @@ class Rule:
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({options})"
+
+
+def _with_each_neuron(layer: Layer, kept: Tensor) -> Tensor:
+    """What stays, and the largest edge of each output that would lose all of its edges, whatever a rule of one's own
+    does."""
+    row = layer.topology.row.long()
+    alive = torch.zeros(layer.shape[0], dtype=torch.bool, device=kept.device)
+    alive[row[kept]] = True
+    held = layer.held(layer.values.abs())
+    return kept if held is None else kept | (held & ~alive[row])
 
 
 def drawn(layer: Layer, edit: Edit) -> Tensor:

@@ -26,7 +26,8 @@ class Schedule:
         start: step of the first update; 0 for ``interval``.
         stop: step of the last one; None for no end, which only Constant can have.
         prune_fraction: of the edges of each layer, from 0 to 1, at ``start``.
-        final_density: edges of all layers / positions of all layers, at ``stop``.
+        final_density: edges of all layers / positions of all layers, at ``stop``. A layer that it leaves fewer edges
+            than outputs keeps one for each output, with a warning.
 
     Raises:
         ValueError: a number out of range, no ``stop`` where one is needed, or neither fraction nor density.

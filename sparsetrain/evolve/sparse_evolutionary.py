@@ -14,7 +14,7 @@ class SET(Rule):
 
     Of the positive values the smallest fraction :math:`\zeta` goes, and of the negative values the same fraction of
     those nearest to zero, so that their balance stays. Zeros count as positive. As many edges as went come back at
-    random positions.
+    random positions. An output may lose all of its edges, as published, until random ones come.
 
     Args:
         start: values that newborn edges start with: ``"draw"`` from the distribution of a new layer, as published, or
@@ -49,12 +49,18 @@ class SET(Rule):
         """The largest of the positive values and the largest of the negative ones, in proportion to their numbers."""
         negative = int((layer.values < 0).count_nonzero())
         of_negative = round(count / layer.nnz * negative) if layer.nnz else 0
+        held = layer.held(layer.values.abs())
+        below = above = 0
+        if held is not None:
+            below = int((layer.values[held] < 0).count_nonzero())
+            above = int(held.count_nonzero()) - below
+            count = max(count, below + above)
+            of_negative = min(max(of_negative, below), count - above)
         of_positive = count - of_negative
-        if layer.frozen is not None:  # they are among the largest on both sides, and take the place of others on one
-            below = int((layer.values[layer.frozen] < 0).count_nonzero())
-            of_negative, of_positive = of_negative + layer.frozen.numel() - below, of_positive + below
+        # what is held is among the largest on both sides, and on one of them takes the place of others;
         # from above the largest of all values are positive ones, from below negative ones
-        return layer.largest(-layer.values, of_negative) | layer.largest(layer.values, of_positive)
+        negative_ones = layer.largest(-layer.values, of_negative + above, held)
+        return negative_ones | layer.largest(layer.values, of_positive + below, held)
 
     def start(self, layer: Layer, edit: Edit) -> Tensor | None:
         """Random values or zeros."""

@@ -15,7 +15,8 @@ class SNFS(Rule):
 
     With :math:`M = (1 - \beta) \sum_k \beta^{n - k} g_k` the momentum of the gradients of the last n steps, of absent
     positions too, each layer gets a share of all edges that went, in proportion to its mean :math:`|M|` over the edges
-    that stay, and grows them where :math:`|M|` is largest.
+    that stay, and grows them where :math:`|M|` is largest. A layer keeps one edge at least; an output may lose all of
+    its edges, as published.
 
     The momentum of absent positions would be a dense matrix. Here it is exact for the last n steps, of which inputs and
     output gradients are kept until the update; what lies further back has the weight :math:`\beta^n` and is left out.
@@ -50,7 +51,8 @@ class SNFS(Rule):
 
     def plan(self, layers: Sequence[Layer], totals: Sequence[int], fraction: float) -> list[tuple[int, int]]:
         """Layers of large momentum get more of what went."""
-        stay = [each for each, _ in super().plan(layers, totals, fraction)]
+        plan = super().plan(layers, totals, fraction)  # a layer that gets no share goes on with one edge
+        stay = [max(each, min(1, layer.nnz)) for layer, (each, _) in zip(layers, plan, strict=True)]
         means = []
         for layer, count in zip(layers, stay, strict=True):
             of_edges = layer.gradient(self._weights(layer)).abs()[self.keep(layer, count)]

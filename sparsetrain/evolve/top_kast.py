@@ -22,7 +22,8 @@ class TopKAST(Rule):
     Of the stored edges B the part A of the largest :math:`|w|` counts in a forward pass; the others count as zero, and
     get gradients all the same. What an optimizer does to them is kept aside until a change of edges, when A is chosen
     anew from all of B. In a change the smallest of B go, and random edges come that start at random values: in the
-    published method the weights outside of B have theirs from the beginning; here they need no memory until then.
+    published method the weights outside of B have theirs from the beginning; here they need no memory until then. An
+    output may lose all of its edges, as published, and one that has some may have none of them in A.
 
     The values of a layer are those that a forward pass reads: zero outside of A. After training,
     convert.drop_zeros takes those edges out.

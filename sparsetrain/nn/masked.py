@@ -122,15 +122,17 @@ class MaskedLinear(nn.Module):
         Raises:
             ValueError: it is of other edges than the mask has. TypeError: the weight is computed from others.
         """
-        check_edit(where, self, self.topology, edit)
+        check_edit(where, self, edit.before if self._has(edit.before) else self.topology, edit)
         if not isinstance(self.weight, nn.Parameter):
             raise TypeError(f"{where}: expected a weight that is a Parameter, got one computed from others.")
         new = edit.topology.to(self.weight.device)
-        place = torch.full((self.weight.numel(),), -1, dtype=torch.int64, device=self.weight.device)
+        size = self.weight.numel()
+        index = torch.int32 if size <= torch.iinfo(torch.int32).max else torch.int64  # it is read for each state
+        place = torch.full((size,), -1, dtype=index, device=self.weight.device)
         at = new.row.long() * new.shape[1] + new.col
         stays = edit.source >= 0
-        place[at[stays]] = at[stays]
-        slots = SlotMap(place, self.weight.numel())
+        place[at[stays]] = at[stays].to(index)
+        slots = SlotMap(place, size)
         numbers = slots.moved(self.weight)
         numbers.view(-1)[at[~stays]] = torch.as_tensor(started(where, edit, start, self.weight)).to(numbers)
         mask = new.to_mask().to(self.mask)
@@ -139,6 +141,12 @@ class MaskedLinear(nn.Module):
             self.mask.copy_(mask)
 
         return Plan(self.weight, slots, numbers, finish)
+
+    def _has(self, t: Topology) -> bool:
+        """Whether these are the weights that count: known sooner than all of them are found."""
+        if t.shape != self.mask.shape or self.mask.is_meta or t.device != self.mask.device:
+            return False
+        return int(self.mask.count_nonzero()) == t.nnz and bool(self.mask[t.row.long(), t.col.long()].all())
 
     @classmethod
     def from_sparse(cls, layer: SparseLinear, form: Form = "forward") -> Self:

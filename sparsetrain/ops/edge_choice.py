@@ -95,6 +95,34 @@ def largest_vacant(
     return _edges(position, t)
 
 
+def largest_of_rows(t: Topology, scores: Tensor, count: int) -> Tensor:
+    """Booleans (nnz,), true at the ``count`` largest scores of each row, or at all where it has fewer.
+
+    Of equal ones of a row those come first that are first.
+
+    Args:
+        t: the edges.
+        scores: a real number for each edge, none of them NaN.
+        count: how many of each row.
+
+    Example:
+        >>> t = Topology.from_mask([[1, 1, 1], [0, 0, 0], [0, 1, 1]])
+        >>> largest_of_rows(t, torch.tensor([2.0, 3.0, 3.0, -1.0, -2.0]), 1).tolist()
+        [False, True, False, True, False]
+    """
+    crow = t.crow.long()
+    taken = torch.zeros(t.nnz, dtype=torch.bool, device=scores.device)
+    for _ in range(count):
+        largest = torch.segment_reduce(scores.masked_fill(taken, -torch.inf), "max", offsets=crow, initial=-torch.inf)
+        candidate = ~taken & (scores == largest.repeat_interleave(crow.diff(), output_size=t.nnz))
+        place = candidate.nonzero().flatten()
+        row = torch.searchsorted(crow, place, right=True)
+        first = torch.ones_like(row, dtype=torch.bool)
+        first[1:] = row.diff() != 0  # of equal ones in a row
+        taken[place[first]] = True
+    return taken
+
+
 def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
     """How many positions are vacant, once they are enough."""
     if t.numel >= COUNTABLE:

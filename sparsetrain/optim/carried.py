@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from ..edges.holders import check_reached
 from ..edges.slots import Plan, SlotMap
 from ..edges.weights import count_change, replace_numbers
 from ..structure.edit import Edit
@@ -42,8 +43,9 @@ def carry(
         values: by layer, what newborn edges start with in place of zeros, in the order of ``edit.grown``.
 
     Raises:
-        ValueError: an edit of other edges than the layer has, state that can't be carried, such as that of LBFGS, or
-            constraints that do not say what holds for newborn edges. TypeError: no layer over edges, no optimizer.
+        ValueError: an edit of other edges than the layer has, values that a layer without an edit holds too, state that
+            can't be carried, such as that of LBFGS, or constraints that do not say what holds for newborn edges.
+            TypeError: no layer over edges, no optimizer.
             RuntimeError: called inside of a backward pass. Whatever is raised, nothing has changed.
 
     Example:
@@ -129,6 +131,7 @@ def _plans(
         known = plans.setdefault(plan.parameter, (plan, []))
         if not torch.equal(known[0].slots.source, plan.slots.source):
             raise ValueError(f"{where}: expected one edit for layers over one value array, got another for {layer!r}.")
+        check_reached(where, repr(layer), plan.parameter, edits.keys())
         known[1].append(plan.finish)
     return plans
 

@@ -1,36 +1,21 @@
 """Topology: which edges exist. The index structure of a sparse weight matrix, without values."""
 
-import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
-from weakref import WeakValueDictionary
 
-import numpy as np
-import sparsetrain_kernels as kernels
 import torch
-from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from .. import checks
-from ..arrays import array
 from ..with_data import with_data
+from . import derived, living
 from .constructors import TopologyForms
-from .csr import check_canonical, find, row_pointers
+from .csr import check_canonical, find
+from .derived import Transposed as Transposed
 from .edge_list import named_nodes
 from .names import Names, checked
 
 T = TypeVar("T")
-
-# found again by where its arrays are, which changes when they are moved, as to the memory that processes share
-_living: "WeakValueDictionary[tuple[int, int, tuple[int, int]], Topology]" = WeakValueDictionary()
-
-
-class Transposed(NamedTuple):
-    """The transpose plan: the same edges ordered by column. ``values_t = values[perm]``."""
-
-    crow_t: Tensor  # (in + 1,)
-    col_t: Tensor  # (nnz,) the row of each edge
-    perm: Tensor  # (nnz,) its position in the value array
 
 
 class Unconnected(NamedTuple):
@@ -106,27 +91,13 @@ class Topology(TopologyForms):
         attributes["_versions"] = crow._version + col._version
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
-        _living[_place(crow, col, shape)] = self
+        living.enter(self)
         return self
 
     @staticmethod
     def living(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
         """The topology that these very arrays belong to, if it is still in use."""
-        place = _place(crow, col, shape)
-        found = _living.get(place)
-        if found is None or not found._is_over(crow, col):
-            for topology in list(_living.values()):  # some may have been moved
-                _living[_place(topology.crow, topology.col, topology.shape)] = topology
-            found = _living.get(place)
-        return found if found is not None and found._is_over(crow, col) else None
-
-    def _is_over(self, crow: Tensor, col: Tensor) -> bool:
-        """Whether the arrays are these, or the same numbers in the same memory."""
-        return all(
-            (mine.data_ptr(), mine.dtype, mine.shape) == (other.data_ptr(), other.dtype, other.shape)
-            and other.is_contiguous()
-            for mine, other in ((self.crow, crow), (self.col, col))
-        )
+        return living.found(crow, col, shape)
 
     def check_untouched(self) -> None:
         """Kernels trust the arrays: whoever wrote into them is told. Called before each use, it costs nothing.
@@ -135,7 +106,7 @@ class Topology(TopologyForms):
             RuntimeError: they were written to by torch's operations.
         """
         written = self.crow._version + self.col._version - self._versions
-        transposed = self._derived.get(_transposed)
+        transposed = self._derived.get(derived.transposed)
         if transposed is not None:
             crow_t, col_t, perm = transposed
             written += crow_t._version + col_t._version + perm._version
@@ -217,13 +188,15 @@ class Topology(TopologyForms):
     @property
     def nbytes(self) -> int:
         """Bytes of the indices, and of the plans that were derived from them so far; shared arrays count once."""
-        held = {array.data_ptr() if isinstance(array, Tensor) else id(array): array.nbytes for array in _held(self)}
+        held = {
+            array.data_ptr() if isinstance(array, Tensor) else id(array): array.nbytes for array in derived.held(self)
+        }
         return sum(held.values())
 
     @property
     def digest(self) -> str:
         """SHA-256 of shape and edges in hexadecimal, equal exactly when these are, on any device and index type."""
-        return self.derived(_digest)
+        return self.derived(derived.digest)
 
     def position(self, row: Any, col: Any) -> Tensor:
         """Index of each edge (row, col) in the value array.
@@ -269,12 +242,12 @@ class Topology(TopologyForms):
     def to(self, device: torch.device | str) -> "Topology":
         """The same topology on a device: the same object for the same device, as long as that is in use."""
         device = torch.empty(0, device=device).device  # "cuda" is the current one
-        copies = self.derived(_copies)
+        copies = self.derived(derived.copies)
         copy = copies.get(device)
         if copy is None:
             crow, col = self.crow.to(device), self.col.to(device)
             copy = copies[device] = Topology._trusted(crow, col, self.shape, self.inputs, self.outputs)
-            copy._derived[_copies] = copies
+            copy._derived[derived.copies] = copies
         return copy
 
     def transpose(self) -> "Topology":
@@ -282,12 +255,12 @@ class Topology(TopologyForms):
 
         Its value array is ``values[t.transposed.perm]``.
         """
-        return self.derived(_transpose)
+        return self.derived(derived.transpose)
 
     @property
     def transposed(self) -> Transposed:
         """The transpose plan, made at first use and kept."""
-        return self.derived(_transposed)
+        return self.derived(derived.transposed)
 
     def derived(self, build: Callable[["Topology"], T]) -> T:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
@@ -310,51 +283,8 @@ class Topology(TopologyForms):
         return _restored, (self.crow, self.col, self.shape, self.inputs, self.outputs)
 
 
-def _digest(t: Topology) -> str:
-    digest = hashlib.sha256(np.asarray(t.shape, dtype="<i8").tobytes())
-    for index in (t.crow, t.col):
-        digest.update(array(index.cpu()).astype("<i8", copy=False).data)
-    return digest.hexdigest()
-
-
-def _held(t: Topology) -> Iterator[Any]:
-    """Everything that counts as memory of a topology: index tensors, and the plans of kernels."""
-    yield from (t.crow, t.col)
-    for derived in t._derived.values():
-        if isinstance(derived, Transposed):
-            yield from derived
-        elif isinstance(derived, Topology):
-            yield from _held(derived)
-        elif hasattr(derived, "nbytes"):
-            yield derived
-
-
 def _restored(crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Topology:
     """From a pickle, which may hold anything."""
     if not crow.is_meta:
         check_canonical("Topology (unpickled)", crow, col, shape)
     return Topology._trusted(crow, col, shape, inputs, outputs)
-
-
-def _copies(t: Topology) -> "WeakValueDictionary[torch.device, Topology]":
-    """Of a topology on other devices, itself among them; weakly, or it would live until cycles are collected."""
-    return WeakValueDictionary({t.device: t})
-
-
-def _transposed(t: Topology) -> Transposed:
-    t.check_untouched()
-    if t.device.type == "cpu" and COMPILES:
-        arrays = kernels.transpose(array(t.crow), array(t.col), t.shape[1])
-        with torch.inference_mode(False):  # they are used in training later
-            return Transposed(*(torch.from_numpy(each) for each in arrays))
-    perm = t.col.argsort(stable=True).to(t.col.dtype)
-    return Transposed(row_pointers(t.col, t.shape[1]).to(t.crow.dtype), t.row[perm], perm)
-
-
-def _transpose(t: Topology) -> Topology:
-    crow_t, col_t, _ = t.transposed
-    return Topology._trusted(crow_t, col_t, (t.shape[1], t.shape[0]), t.outputs, t.inputs)
-
-
-def _place(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[int, int, tuple[int, int]]:
-    return crow.data_ptr(), col.data_ptr(), shape
