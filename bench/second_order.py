@@ -1,14 +1,10 @@
-"""Hessian-free steps: a table of which few rows are used, and a deep autoencoder.
+"""A damped Gauss-Newton step where few rows of a table are used: time and memory over the size of the table.
 
-    python bench/second_order.py table       [--rows 10000 100000 1000000] [--used 1000] [--dim 64] [--iterations 10]
-    python bench/second_order.py autoencoder [--density 0.1] [--passes 600] [--plot FILE]
+    python bench/second_order.py [--rows 10000 100000 1000000] [--used 1000] [--dim 64] [--iterations 10]
 
-table: time and memory of a damped Gauss-Newton step, by sparsetrain and, where curvlinops is installed (pip install
-curvlinops-for-pytorch), by its GGN with conjugate gradients over the whole table; as many iterations of both, each in a
-process of its own. The steps must agree on the used rows before they are timed.
-autoencoder: MNIST digits, 784-1000-500-250-30-250-500-1000-784 with sparse layers, the training loss of HessianFree
-and of Adam at several rates, over passes and over time. A pass is as many samples as there are for training, whether a
-gradient, a curvature product or the loss of a trial step was computed of them.
+sparsetrain: conjugate gradients with st.curvature.ggn, over the used rows; HessianFree: a whole step of the optimizer;
+curvlinops, where it is installed (pip install curvlinops-for-pytorch): its Gauss-Newton matrix over the whole table.
+All with as many iterations, each in a process of its own. The steps must agree on the used rows.
 """
 
 import argparse
@@ -17,11 +13,10 @@ import json
 import multiprocessing
 import random
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,7 +25,7 @@ import numpy as np
 import torch
 from sparsetrain_bench.peak import forget_peak
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 
 import sparsetrain as st
 from sparsetrain.cli import memory
@@ -42,17 +37,13 @@ CLASSES, DAMPING, BAG = 10, 0.1, 4
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["table", "autoencoder"])
     parser.add_argument("--rows", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--used", type=int, default=1000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=10, help="of conjugate gradients")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--density", type=float, default=0.1)
-    parser.add_argument("--passes", type=int, default=600)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--plot", type=Path, help="autoencoder: draw the curves to this file")
     return parser.parse_args()
 
 
@@ -61,9 +52,6 @@ def main() -> None:
     records = table(args)
     if args.json:
         args.json.write_text(json.dumps({"surroundings": surroundings(), "records": records}, indent=1))
-
-
-# ---- a table ---------------------------------------------------------------------------------------------------------
 
 
 def table(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -165,6 +153,7 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "HessianFree": of_optimizer,
     "curvlinops": of_curvlinops,
 }
+
 
 if __name__ == "__main__":
     main()

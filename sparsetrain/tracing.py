@@ -4,10 +4,12 @@ The one place that asks torch. Raw calls into kernels are invisible to all of th
 operators of ``library.py``, or through torch's own.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
@@ -17,6 +19,35 @@ _PLAIN = Tensor.__torch_dispatch__  # of tensors that no subclass wraps
 def transforming() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is active."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def outside_of_transforms() -> AbstractContextManager[Any]:
+    """Transforms of torch.func pause: what happens here is done to tensors as they are, and not a part of a function
+    that is transformed."""
+    return temporarily_clear_interpreter_stack()
+
+
+def seen_from_without() -> AbstractContextManager[Any]:
+    """For what an autograd function computes in its jvp. torch switches forward mode off there, at every level: what
+    outer levels differentiate a second time would be lost. At the function's own level take ``primal``."""
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """The tensor without its tangent at the innermost level."""
+    return forward_ad.unpack_dual(tensor).primal  # type: ignore[no-untyped-call,no-any-return]
+
+
+def unwrap_if_dead(tensor: Tensor) -> Tensor:
+    """What was saved under a transform that is over, as the function that vjp returns finds it: the tensor inside."""
+    return torch._C._functorch.unwrap_if_dead(tensor)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor inside of what transforms of torch.func wrap around it, all levels off; of a mapped one, all of it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def compiling() -> bool:
@@ -42,12 +73,30 @@ def watched(*tensors: Any) -> bool:
 
 def readable(*tensors: Tensor) -> bool:
     """Whether the numbers in these tensors can be asked for, and an answer is not recorded for good."""
-    if compiling() or transforming() or torch._C._get_tracing_state() is not None:
+    if compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if any(map(_mapped, tensors)):
         return False
     keys = torch._C._TorchDispatchModeKey
     if any(torch._C._get_dispatch_mode(key) is not None for key in (keys.PROXY, keys.FAKE)):
         return False
     return not any(tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN for tensor in tensors)
+
+
+def _mapped(tensor: Tensor) -> bool:
+    """Whether vmap has many tensors in the place of this one."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the numbers are in memory of the tensor's own, and not in parts, elsewhere or nowhere."""
+    plain = type(tensor).__torch_dispatch__ is _PLAIN and tensor.layout is torch.strided
+    return plain and not tensor.is_meta and not mapped_by_autograd(tensor)
 
 
 def mapped_by_autograd(tensor: Tensor | None) -> bool:

@@ -9,7 +9,7 @@ import torch
 from tables import apart
 from torch import Tensor, nn
 from torch.autograd import gradcheck
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call
 
 from sparsetrain.nn import LookupTable
 
@@ -194,23 +194,6 @@ def test_gradients_are_those_of_finite_differences(options: dict[str, Any]) -> N
         shift[k] = 1e-6
         above, below = ((look(weight.detach() + s * shift) * push).sin().sum() for s in (1, -1))
         torch.testing.assert_close(sparse.to_dense()[k], (above - below) / 2e-6, rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("columns", [False, True])
-def test_transforms(columns: bool) -> None:
-    table, look = dense_lookup({"columns": columns})
-    weight = table.weight.detach()
-    push = torch.randn_like(look(weight))
-    g = grad(lambda w: (look(w) * push).sum())(weight)
-    assert g.layout is torch.strided
-    tangent = torch.randn_like(weight)
-    value, moved, *_ = jvp(look, (weight,), (tangent,))
-    assert value.equal(look(weight))
-    torch.testing.assert_close((moved * push).sum(), (g * tangent).sum(), rtol=1e-13, atol=1e-13)
-    many = torch.stack([weight, 2 * weight])
-    assert vmap(look)(many).equal(torch.stack([look(w) for w in many]))
-    ids = torch.tensor([[1, 2], [6, 6]])
-    assert vmap(table)(ids).equal(torch.stack([table(each) for each in ids]))
 
 
 @pytest.mark.slow

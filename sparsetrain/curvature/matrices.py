@@ -34,8 +34,8 @@ def ggn(model: nn.Module, loss: Callable[..., Tensor], batch: Batch) -> Curvatur
         batch: ``(x, y)``. A tuple or dict x is passed as positional or named arguments.
 
     Raises:
-        ValueError: the loss is no finite scalar, does not depend on the parameters, or is linear in the output.
-            TypeError: the model is no module, or the batch no pair.
+        ValueError: the loss is no finite scalar, or does not depend on the parameters. TypeError: the model is no
+            module, or the batch no pair. It warns where the second derivative of the loss is zero, as that of nll_loss.
 
     Source: Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
 

@@ -1,5 +1,6 @@
 """One pass over a model whose graph is kept: its loss, its gradient, and products with its curvature."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -179,11 +180,15 @@ class ByAutograd:
     def __init__(self, where: str, run: GaussNewtonPass) -> None:
         self._first, self._count = [*run.of_outputs, *run.of_inputs], len(run.cut)
         self._read = [*run.cut, *run.inputs.tensors]
-        if not any(g is not None and g.requires_grad for g in run.of_outputs):
-            raise ValueError(
-                f"{where}: expected a loss that is curved in the outputs, got one whose second derivative is zero, and "
-                "so is its Gauss-Newton matrix. Put what is nonlinear into the loss: cross_entropy of logits in place "
-                "of nll_loss of log_softmax."
+        generator = torch.Generator().manual_seed(0)
+        probes = [torch.rand(z.shape, generator=generator).to(z) for z in run.cut]
+        found, _ = self.product(probes, [torch.zeros_like(x) for x in run.inputs.tensors])
+        if not any(v is not None and bool(v.any()) for v in found):
+            warnings.warn(
+                f"{where}: the second derivative of the loss with respect to the outputs is zero here, and so is the "
+                "Gauss-Newton matrix. Put what is nonlinear into the loss: cross_entropy of logits in place of "
+                "nll_loss of log_softmax.",
+                stacklevel=5,
             )
 
     def product(self, of_outputs: Sequence[Tensor], of_inputs: Sequence[Tensor]) -> tuple[Tensors, Tensors]:

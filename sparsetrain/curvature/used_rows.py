@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..ops.autograd import spmm
 from ..ops.lookup import lookup, pooled_lookup
+from ..ops.pools import rows_read
 from ..ops.used_columns import rows_of, spmm_used, used_columns
 from .bags import pooled
 
@@ -91,6 +92,12 @@ def _pooled_lookup(
     return pooled(reading.rows(weight, ids.long(), padding_idx), ids, offsets, pool, None, padding_idx)
 
 
+def _rows_read(
+    reading: UsedRows, ids: Tensor, weight: Tensor, padding_idx: int | None, max_norm: float | None, norm_type: float
+) -> Any:
+    return _embedding(reading, ids, weight, padding_idx, max_norm, norm_type)
+
+
 def _embedding(
     reading: UsedRows,
     ids: Tensor,
@@ -154,6 +161,7 @@ def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tenso
 READERS: dict[Any, Any] = {
     lookup: _lookup,
     pooled_lookup: _pooled_lookup,
+    rows_read: _rows_read,
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
     spmm_used: _spmm_used,

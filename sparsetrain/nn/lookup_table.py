@@ -11,7 +11,8 @@ from .. import checks, tracing
 from ..dtypes import FLOATS, HALVES, accepted, keeping_wide, wide, widen_loaded, widened
 from ..edges.pending import bring_up_to_date
 from ..ops import lookup_operators
-from ..ops.lookup import lookup, most_of_bags, pooled_lookup
+from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
+from ..ops.pools import pooled, rows_read
 from .arguments import by_either_name
 from .bags import check_bags, check_ids
 
@@ -23,8 +24,9 @@ class LookupTable(nn.Module):
 
     What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may update lazily
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
-    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. Under
-    torch.func the gradient is dense. A compiled or traced graph neither checks ids nor brings rows up to date: call
+    sparsetrain.optim step the used rows alone; of torch's, SGD, Adagrad and SparseAdam take such gradients. It is
+    differentiable any number of times; under torch.func and forward mode gradients are dense, and max_norm scales what
+    is read but not the table. A compiled or traced graph neither checks ids nor brings rows up to date: call
     ``optimizer.flush()`` before it runs.
 
     Args:
@@ -131,7 +133,8 @@ class LookupTable(nn.Module):
         return y.movedim(-1, 0) if self.columns else y
 
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        checked = not isinstance(ids, Tensor) or tracing.readable(ids, self.weight)
+        given = [self.weight, ids, *([offsets] if isinstance(offsets, Tensor) else [])]
+        checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
             self._check(ids, offsets, weights)
         bring_up_to_date(self.weight, ids if checked and weights is None else None)
@@ -148,40 +151,46 @@ class LookupTable(nn.Module):
         return self._pooled(flat, offsets.to(flat), None if weights is None else widened(weights).reshape(-1))
 
     def _looked_up(self, ids: Tensor) -> Tensor:
+        if tracing.transforming():
+            return rows_read(ids, self.weight, self.padding_idx, self.max_norm, self.norm_type)
         if self.padding_idx is not None and self._in_operators():
             return lookup_operators.lookup(ids, self.weight, self.padding_idx)
         if self._by_torch(ids):
-            norm = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": not tracing.transforming()}
+            norm = {"max_norm": self.max_norm, "norm_type": self.norm_type, "sparse": True}
             return functional.embedding(ids, self.weight, self.padding_idx, **norm)  # type: ignore[arg-type]
         self._limit_norms(ids)
         return lookup(ids, self.weight, self.padding_idx)
 
     def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        if tracing.transforming():
+            return pooled(self._looked_up(ids), ids, offsets, str(self.pool), weights, self.padding_idx)
         if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
             return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
         if self.padding_idx is not None and weights is None and self._in_operators():
             return lookup_operators.pooled_lookup(ids, self.weight, offsets, str(self.pool), self.padding_idx)
-        if weights is not None or self._by_torch(ids):
+        if self._by_torch(ids):
             return functional.embedding_bag(
                 ids, self.weight, offsets, mode=str(self.pool), per_sample_weights=weights,
                 padding_idx=self.padding_idx, max_norm=self.max_norm, norm_type=self.norm_type,
-                sparse=not tracing.transforming(),
+                sparse=True,
             )  # fmt: skip
         self._limit_norms(ids)
+        if weights is not None:
+            return weighted_lookup(ids, self.weight, offsets, weights, self.padding_idx)
         return pooled_lookup(ids, self.weight, offsets, self.pool, self.padding_idx)  # type: ignore[arg-type]
 
     def _in_operators(self) -> bool:
         """Whether a graph is compiled that our operators can be in."""
-        return tracing.compiling() and not tracing.transforming() and self.max_norm is None
+        return tracing.compiling() and self.max_norm is None
 
     def _by_torch(self, ids: Tensor) -> bool:
-        """Whether torch's own embeddings compute: traced, transformed, or of a dtype that rows are not stepped in."""
+        """Whether torch's own embeddings compute: traced, or of a dtype that rows are not stepped in."""
         if self.max_norm is not None and tracing.compiling() and torch.is_grad_enabled():
             raise NotImplementedError(
                 "LookupTable: max_norm writes into the table, whose gradient torch.compile would make dense. Leave the "
                 "table out of the graph: table.forward = torch.compiler.disable(table.forward)."
             )
-        return tracing.watched(ids, self.weight) or tracing.transforming() or self.weight.dtype not in FLOATS
+        return tracing.watched(ids, self.weight) or self.weight.dtype not in FLOATS
 
     def _limit_norms(self, ids: Tensor) -> None:
         if self.max_norm is not None:

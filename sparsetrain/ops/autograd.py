@@ -18,7 +18,7 @@ from ..backends.layout import in_layout_of, sum_over_batch
 from ..backends.protocol import Backend
 from ..dtypes import widened
 from ..structure.topology import Topology
-from ..tracing import mapped_by_autograd, transforming, watched
+from ..tracing import mapped_by_autograd, primal, seen_from_without, transforming, unwrap_if_dead, watched
 from . import library
 from .gradient_factors import tell
 
@@ -69,7 +69,7 @@ class SpMM(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        values, x = ctx.saved_tensors
+        values, x = map(unwrap_if_dead, ctx.saved_tensors)
         check_edges(ctx.t, values)
         _, for_values, for_x, for_bias, *_ = ctx.needs_input_grad
         t, transpose, backend = ctx.t, ctx.transpose, ctx.backend
@@ -92,15 +92,17 @@ class SpMM(Function):
     def jvp(
         ctx: Any, _: None, dvalues: Tensor | None, dx: Tensor | None, dbias: Tensor | None, *__: None
     ) -> Tensor | None:
-        values, x = ctx.saved_tensors
         terms = []
-        if dvalues is not None:
-            terms.append(spmm(ctx.t, dvalues, x, None, ctx.transpose, ctx.backend))
-        if dx is not None:
-            terms.append(spmm(ctx.t, values, dx, None, ctx.transpose, ctx.backend))
-        if dbias is not None:
-            terms.append(dbias[:, None].expand(-1, x.shape[1]).to(x.dtype))
-        return in_layout_of(x, torch.stack(terms).sum(0)) if terms else None  # a tangent has the layout of its primal
+        with seen_from_without():
+            values, x = map(primal, ctx.saved_tensors)
+            if dvalues is not None:
+                terms.append(spmm(ctx.t, dvalues, x, None, ctx.transpose, ctx.backend))
+            if dx is not None:
+                terms.append(spmm(ctx.t, values, dx, None, ctx.transpose, ctx.backend))
+            if dbias is not None:
+                terms.append(dbias[:, None].expand(-1, x.shape[1]).to(x.dtype))
+            # a tangent has the layout of its primal
+            return in_layout_of(x, torch.stack(terms).sum(0)) if terms else None
 
     @staticmethod
     def vmap(
@@ -145,20 +147,21 @@ class SDDMM(Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = ctx.saved_tensors
+        a, b = map(unwrap_if_dead, ctx.saved_tensors)
         da = spmm(ctx.t, dout, b, None, False, ctx.backend) if ctx.needs_input_grad[1] else None
         db = spmm(ctx.t, dout, a, None, True, ctx.backend) if ctx.needs_input_grad[2] else None
         return None, da, db, None
 
     @staticmethod
     def jvp(ctx: Any, _t: None, da: Tensor | None, db: Tensor | None, _: None) -> Tensor | None:
-        a, b = ctx.saved_tensors
         terms = []
-        if da is not None:
-            terms.append(sddmm(ctx.t, da, b, ctx.backend))
-        if db is not None:
-            terms.append(sddmm(ctx.t, a, db, ctx.backend))
-        return terms[0] + terms[1] if len(terms) > 1 else terms[0] if terms else None
+        with seen_from_without():
+            a, b = map(primal, ctx.saved_tensors)
+            if da is not None:
+                terms.append(sddmm(ctx.t, da, b, ctx.backend))
+            if db is not None:
+                terms.append(sddmm(ctx.t, a, db, ctx.backend))
+            return terms[0] + terms[1] if len(terms) > 1 else terms[0] if terms else None
 
     @staticmethod
     def vmap(info: Any, dims: Any, t: Topology, a: Tensor, b: Tensor, backend: str) -> tuple[Tensor, int]:

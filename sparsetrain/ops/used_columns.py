@@ -79,19 +79,26 @@ class UsedSpMM(Function):
             )
         dvalues = dx = None
         if for_values:
+            again = torch.is_grad_enabled()  # it is differentiated again
             part = rows_of(x, used.columns) if for_x else x
             if listening(ctx.t):
                 tell(ctx.t, dy, x if for_x else _whole(part, used.columns, ctx.t.shape[1]))
-            of_edges = sddmm(used.topology, dy, part, ctx.backend)
-            dvalues = (
-                torch.sparse_coo_tensor(used.edges[None], of_edges, (ctx.t.nnz,), check_invariants=False)
-                if torch.is_grad_enabled()  # it is differentiated again
-                else sparse_rows(used.edges, of_edges, torch.Size([ctx.t.nnz]))
-            )
+            if again and for_x:  # at an edge of a column of zeros it is zero, but its derivative by x is not
+                edges = torch.arange(ctx.t.nnz, device=x.device)
+                dvalues = _sparse(edges, sddmm(ctx.t, dy, x, ctx.backend), torch.Size([ctx.t.nnz]))
+            else:
+                of_edges = sddmm(used.topology, dy, part, ctx.backend)
+                by_edges = _sparse if again else sparse_rows
+                dvalues = by_edges(used.edges, of_edges, torch.Size([ctx.t.nnz]))
         if for_x:
             check_edges(ctx.t, values)
             dx = spmm(ctx.t, values, dy, None, True, ctx.backend)
         return None, None, dvalues, dx, sum_over_batch(widened(dy)) if for_bias else None, None
+
+
+def _sparse(edges: Tensor, numbers: Tensor, shape: torch.Size) -> Tensor:
+    """With a graph behind it."""
+    return torch.sparse_coo_tensor(edges[None], numbers, shape, check_invariants=False)
 
 
 def _by_kernels(x: Tensor, backend: str) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import tracing
 from ..backends.choice import asked_for, is_plain_matrix
 from ..dtypes import FLOATS, HALVES, wide
+from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from . import autograd, library, used_columns, used_operators
 from .gradient_factors import listening
@@ -144,6 +145,8 @@ def checked_linear(
         product = used_columns.spmm_used if tracing.readable(x, values) else used_operators.spmm_used
         y = product(t, values, columns, bias, asked_for(x.device))
     else:
+        if sparse_grad:
+            bring_up_to_date(values)  # all of them are read
         y = _spmm(t, values, columns, bias, transpose)
     return y.t().reshape(*leading, outputs)
 

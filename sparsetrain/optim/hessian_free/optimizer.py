@@ -137,8 +137,8 @@ class HessianFree(Optimizer):
                 batch uses are trained.
 
         Raises:
-            ValueError: a loss that is no finite scalar, has no graph, or is not curved in the outputs, or a gradient
-                that is not finite. Whatever is raised, no parameter has changed.
+            ValueError: a loss that is no finite scalar or has no graph, or a gradient that is not finite. Whatever is
+                raised, no parameter has changed.
         """
         parameters = self._parameters()
         draws = SameDraws(next(iter(parameters.values())).device)
