@@ -2,17 +2,23 @@
 
     python bench/hessian_free.py [--density 0.1] [--passes 400] [--plot FILE]
 
-784-1000-500-250-30-250-500-1000-784; Adam at several rates and batch sizes. A pass is as many samples as there are for
-training, whether a gradient, a curvature product or the loss of a trial step was computed of them.
+784-1000-500-250-30-250-500-1000-784; Adam at several rates and batch sizes, and, where curvlinops is installed (pip
+install curvlinops-for-pytorch), conjugate gradients with its Gauss-Newton matrix, damped by the same rule. A pass is as
+many samples as there are for training, whether a gradient, a curvature product or the loss of a trial step was computed
+of them.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -47,8 +53,10 @@ def main() -> None:
 
     add("HessianFree, all", lambda m: by_hessian_free(m, images, len(images), 1000, 100))
     add("HessianFree, 1000", lambda m: by_hessian_free(m, images, 1000, 250, 30))
+    if find_spec("curvlinops"):
+        add("curvlinops, 1000", lambda m: by_curvlinops(m, images, 1000, 250, 30))
     for size in (200, len(images)):
-        for lr in (1e-3, 3e-3, 1e-2):
+        for lr in (1e-3, 3e-3, 1e-2, 2e-2):
             add(f"Adam {lr:g}, {size}", lambda m, lr=lr, size=size: by_adam(m, images, size, lr))  # type: ignore[misc]
     curves = {name: followed(models[name], images, run(), args.passes) for name, run in runs.items()}
     marks = [args.passes // 8, args.passes // 4, args.passes // 2, args.passes]
@@ -116,6 +124,42 @@ def by_hessian_free(
         report = optimizer.report
         products = report.iterations + 1 + optimizer.defaults["probes"] if report else 0
         yield (calls[0] * batch + products * of_curvature) / len(images)
+
+
+def by_curvlinops(
+    model: nn.Sequential, images: Tensor, batch: int, of_curvature: int, iterations: int
+) -> Iterator[float]:
+    from scipy.sparse.linalg import LinearOperator, cg
+
+    curvlinops = import_module("curvlinops")
+    parameters, damping = list(model.parameters()), 1.0
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        x = images[torch.randperm(len(images), generator=generator)[:batch]]
+        part = x[:of_curvature]
+        loss = of_pixels(model(x), x)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        pixels = nn.BCEWithLogitsLoss(reduction="mean")  # of each pixel; the loss above is of each image
+        G = curvlinops.GGNLinearOperator(model, pixels, parameters, [(part, part)], check_deterministic=False)
+        of_one = G.to_scipy(dtype=np.float32)
+        products = [0]
+
+        def damped(v: Any, damping: float = damping, of_one: Any = of_one, products: list[int] = products) -> Any:
+            products[0] += 1
+            return SIZES[0] * (of_one @ v) + damping * v
+
+        operator = LinearOperator(of_one.shape, matvec=damped, dtype=np.float32)
+        step = torch.from_numpy(cg(operator, -gradient.numpy(), rtol=0.0, maxiter=iterations)[0])
+        promised = float(gradient @ step) + 0.5 * float(step @ torch.from_numpy(damped(step.numpy(), damping=0.0)))
+        before = nn.utils.parameters_to_vector(parameters).detach().clone()
+        nn.utils.vector_to_parameters(before + step, parameters)
+        with torch.no_grad():
+            gained = float(of_pixels(model(x), x) - loss)
+        if not gained < 0:
+            nn.utils.vector_to_parameters(before, parameters)
+        ratio = gained / promised
+        damping *= 1.5 if not ratio > 0.25 else 1 / 1.5 if ratio > 0.75 else 1.0
+        yield (2 * batch + products[0] * of_curvature) / len(images)
 
 
 def by_adam(model: nn.Sequential, images: Tensor, batch: int, lr: float) -> Iterator[float]:

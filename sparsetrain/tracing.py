@@ -65,10 +65,10 @@ def watched(*tensors: Any) -> bool:
     tensors without data, or of a subclass that handles operators itself."""
     if compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
         return True
-    return any(
-        isinstance(tensor, Tensor) and (tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN)
-        for tensor in tensors
-    )
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and (tensor.is_meta or type(tensor).__torch_dispatch__ is not _PLAIN):
+            return True
+    return False
 
 
 def readable(*tensors: Tensor) -> bool:

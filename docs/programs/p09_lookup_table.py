@@ -204,4 +204,6 @@ print(f"largest difference from J' J: {(operator.to_dense() - G).abs().max():.0e
 
 optimizer = st.optim.HessianFree(layer.parameters(), damping=1e-12, tolerance=0.0)
 optimizer.step(lambda: layer(ids), lambda rows: cost_of(rows, target))
-print(f"largest difference from the step above: {(layer.matrix - table.get_value()).abs().max():.0e}")
+print(
+    f"largest difference from the step above: {(layer.matrix - table.get_value()).abs().max():.0e}"
+)

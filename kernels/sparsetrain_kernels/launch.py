@@ -120,6 +120,8 @@ def _run(form, threads, args):
         return form(*args)
     before = numba.get_num_threads()
     with settings_kept():
+        if before == threads:
+            return form(*args)
         numba.set_num_threads(threads)
         try:
             return form(*args)

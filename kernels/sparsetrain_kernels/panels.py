@@ -7,6 +7,7 @@ contiguous (torch's row-major batch), square blocks are transposed in registers,
 precision (half_precision.py) is converted on its way: panels hold the type that is computed in.
 """
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +26,8 @@ ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
 
 PART = 128  # features of a packing task
 OWN_BYTES = 4 << 20  # of a panel, up to which every worker packs its own
+KEPT_BYTES = 2 << 20  # of scratch, up to which a thread keeps it; beside larger ones, what it takes to make one is nothing
+_BYTES = np.dtype(np.uint8)
 
 
 def aligned(size, dtype):
@@ -34,13 +37,30 @@ def aligned(size, dtype):
     return room[start : start + size]
 
 
+class _Kept(threading.local):
+    """The scratch of this thread's last small launch, as bytes: to find where a cache line begins takes longer than to
+    allocate. What was written there is never read again, so a launch that interrupts another may have the same."""
+
+    room = np.empty(0, np.uint8)
+
+
+_kept = _Kept()
+
+
 def scratch(size, dtype, threads, work):
-    """Workers of a launch, and room for so many numbers for each of them, one worker's after the other's.
+    """Workers of a launch, and room for so many numbers for each of them, one worker's after the other's. It is the same
+    for the next launch of this thread, so who must keep what is in there asks for ``aligned``.
 
     It is made before a kernel starts, so that memory never runs out in the middle of one."""
     crew = workers(threads) if work >= PARALLEL_WORK else 1
     line = ALIGNMENT // dtype.itemsize
-    return crew, aligned(crew * (-(-size // line) * line), dtype)
+    size = crew * (-(-size // line) * line)
+    needed = size * dtype.itemsize
+    if needed > KEPT_BYTES:
+        return crew, aligned(size, dtype)
+    if _kept.room.size < needed:
+        _kept.room = aligned(needed, _BYTES)
+    return crew, _kept.room[:needed].view(dtype)
 
 
 @kernel
@@ -135,10 +155,11 @@ def packed_together(x, width, threads):
 
 def flat(x):
     """A matrix (features, batch) as the kernels take it: flat data, feature stride, batch stride."""
-    if x.flags.c_contiguous:
+    flags = x.flags
+    if flags.c_contiguous:
         return x.reshape(-1), x.shape[1], 1
-    if x.flags.f_contiguous:
-        return x.T.reshape(-1), 1, x.shape[0]
+    if flags.f_contiguous:
+        return x.ravel("F"), 1, x.shape[0]
     feature_stride, batch_stride = (stride // x.itemsize for stride in x.strides)
     # from the first number to the last, gaps and all: a slice of an array ends with the array
     extent = (x.shape[0] - 1) * feature_stride + (x.shape[1] - 1) * batch_stride + 1

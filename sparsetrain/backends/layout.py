@@ -9,7 +9,8 @@ BLOCK = 1024  # samples of a partial sum of the bias gradient
 
 def is_feature_major(x: Tensor) -> bool:
     """Whether a matrix (features, batch) keeps the samples of a feature together, and not also the features."""
-    return x.stride(1) == 1 and x.stride(0) != 1
+    between_features, between_samples = x.stride()
+    return between_samples == 1 and between_features != 1
 
 
 def empty_like_layout(x: Tensor, features: int, dtype: torch.dtype | None = None) -> Tensor:

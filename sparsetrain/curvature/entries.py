@@ -60,7 +60,7 @@ class Entries(Sequence[Entry]):
         for each in reads:
             read.setdefault(each.table, []).append(each.rows)
         whole = frozenset(whole)
-        self._entries: list[Entry] = []
+        self._of: dict[Tensor, Entry] = {}
         start = 0
         for name, p in parameters.items():
             if p in whole:
@@ -70,11 +70,25 @@ class Entries(Sequence[Entry]):
             else:
                 continue
             entry = Entry(name, p, rows, start)
-            if entry.numel:
-                self._entries.append(entry)
-                start = entry.stop
+            self._of[p] = entry
+            start = entry.stop
         self.size = start
-        self._of = {entry.parameter: entry for entry in self._entries}
+        self._entries = [entry for entry in self._of.values() if entry.numel]
+
+    def check(self, where: str) -> "Entries":
+        """There are some, on one device."""
+        if not self._entries:
+            raise ValueError(
+                f"{where}: expected a loss that depends on trainable entries, got one that depends on none: on no "
+                "parameter, and on no row of a table."
+            )
+        devices = {entry.parameter.device: entry.name for entry in self}
+        if len(devices) > 1:
+            raise ValueError(
+                f"{where}: expected parameters on one device, got "
+                f"{', '.join(f'{name} on {device}' for device, name in devices.items())}."
+            )
+        return self
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,7 +101,8 @@ class Entries(Sequence[Entry]):
 
     def of(self, parameter: Tensor) -> Entry | None:
         """The entry of this parameter, if it has one."""
-        return self._of.get(parameter)
+        entry = self._of.get(parameter)
+        return entry if entry is None or entry.numel else None
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector by name, each in the shape of its entry; views."""
@@ -114,7 +129,7 @@ class Entries(Sequence[Entry]):
             if entry.rows is None:
                 entry.parameter.copy_(part)
             else:
-                entry.parameter.index_copy_(0, entry.rows, part)
+                entry.parameter.index_copy_(0, entry.rows, part.to(entry.parameter.dtype))
 
     # ---- between the vector and the tensors that a pass reads --------------------------------------------------------
 

@@ -72,4 +72,4 @@ def _entries(parameters: Mapping[str, Tensor], run: Callable[[], Any]) -> Entrie
         raise ValueError("functional: expected outputs that depend on trainable parameters, got none that has a graph.")
     found = grad(outputs, trained, [torch.ones_like(z) for z in outputs], allow_unused=True)
     whole = [p for p, g in zip(trained, found, strict=True) if g is not None]
-    return Entries(parameters, whole, reading.reads)
+    return Entries(parameters, whole, reading.reads).check("functional")

@@ -46,7 +46,7 @@ def ggn(model: nn.Module, loss: Callable[..., Tensor], batch: Batch) -> Curvatur
                 [0., 1.]])
     """
     run = GaussNewtonPass("ggn", *_arguments("ggn", model, loss, batch), partial(_outer, loss, batch))
-    return _operator(run, model)
+    return _operator("ggn", run, model)
 
 
 def hessian(model: nn.Module, loss: Callable[..., Tensor], batch: Batch) -> CurvatureOperator:
@@ -64,7 +64,7 @@ def hessian(model: nn.Module, loss: Callable[..., Tensor], batch: Batch) -> Curv
         tensor([[48.]])
     """
     run = HessianPass("hessian", *_arguments("hessian", model, loss, batch))
-    return _operator(run, model)
+    return _operator("hessian", run, model)
 
 
 def fisher(
@@ -114,7 +114,7 @@ def fisher(
         return OfOneOutput(Mean([likelihood.sampled(generator) for _ in range(samples)]))
 
     run = GaussNewtonPass("fisher", *_arguments("fisher", model, loss, batch), outer)
-    return _operator(run, model)
+    return _operator("fisher", run, model)
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------
@@ -154,5 +154,6 @@ def _outer(loss: Callable[..., Tensor], batch: Batch, outputs: list[Tensor]) -> 
     return None if likelihood is None else OfOneOutput(likelihood)
 
 
-def _operator(run: CurvedPass, model: nn.Module) -> CurvatureOperator:
-    return CurvatureOperator(run, Entries(_trainable(model), run.inputs.whole, run.inputs.reads))
+def _operator(where: str, run: CurvedPass, model: nn.Module) -> CurvatureOperator:
+    entries = Entries(_trainable(model), run.inputs.whole, run.inputs.reads)
+    return CurvatureOperator(run, entries.check(where))

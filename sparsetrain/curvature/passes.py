@@ -1,8 +1,9 @@
 """One pass over a model whose graph is kept: its loss, its gradient, and products with its curvature."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..ops.gradient_factors import unheard
 from .entries import Entries
 from .used_rows import Read, UsedRows
 
@@ -87,6 +89,7 @@ class HessianPass(GradientPass):
     def __init__(self, where: str, parameters: Parameters, forward: Forward, loss: Loss) -> None:
         super().__init__(where, parameters, forward, loss, curved=True)
 
+    @unheard()
     def product(self, entries: Entries, v: Tensor) -> Tensor:
         """The Hessian times v."""
         along = self.inputs.spread(entries, v)
@@ -139,6 +142,7 @@ class GaussNewtonPass:
         known = outer(self.outputs)
         self._outer = ByAutograd(where, self) if known is None else known
 
+    @unheard()
     def _connect(self, trained: list[Tensor], reads: list[Read], value: Tensor) -> None:
         """Differentiate once, so that products follow the graph of that."""
         tensors, count = [*trained, *(read.leaf for read in reads)], len(self.cut)
@@ -154,6 +158,7 @@ class GaussNewtonPass:
         direct = [g if g is None else g.detach() for g in self.of_inputs]
         return self.inputs.gather(entries, _total(self.pulled(self.of_outputs), direct))
 
+    @unheard()
     def product(self, entries: Entries, v: Tensor) -> Tensor:
         """J' H J v, and what the loss has of its own in the parameters."""
         tangents = self.inputs.spread(entries, v)
@@ -183,7 +188,7 @@ class ByAutograd:
         generator = torch.Generator().manual_seed(0)
         probes = [torch.rand(z.shape, generator=generator).to(z) for z in run.cut]
         found, _ = self.product(probes, [torch.zeros_like(x) for x in run.inputs.tensors])
-        if not any(v is not None and bool(v.any()) for v in found):
+        if any(z.numel() for z in run.cut) and not any(v is not None and bool(v.any()) for v in found):
             warnings.warn(
                 f"{where}: the second derivative of the loss with respect to the outputs is zero here, and so is the "
                 "Gauss-Newton matrix. Put what is nonlinear into the loss: cross_entropy of logits in place of "
@@ -210,6 +215,10 @@ def check_loss(where: str, loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{where}: expected a loss that is a real scalar tensor, got {got}. Take its mean or sum.")
+    if loss.is_meta:
+        raise ValueError(
+            f"{where}: expected tensors with numbers, got a loss on the meta device. Give the model memory."
+        )
     if not loss.requires_grad:
         raise ValueError(
             f"{where}: expected a loss with a graph, got one that does not depend on the outputs. Do not call .item() "
@@ -223,9 +232,17 @@ def check_loss(where: str, loss: Any) -> Tensor:
 
 @contextmanager
 def _recorded(trained: Sequence[Tensor]) -> Iterator[UsedRows]:
-    # fused attention has no second derivative
-    with UsedRows(trained) as reading, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with UsedRows(trained) as reading, torch.enable_grad(), twice_differentiable():
         yield reading
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Models compute what has second derivatives: attention that is not fused, and as written where they are compiled.
+    A pass and what is compared with it also draw the same random numbers so."""
+    compiles = "torch._dynamo" in sys.modules  # which takes a second to import
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+        yield
 
 
 def _total(some: Tensors, others: Tensors) -> list[Tensor | None]:

@@ -1,8 +1,9 @@
 """Rows of tables as leaves of a graph: what a forward pass reads of a table, each row once.
 
 A gradient of a whole table has a row for each of its rows, nearly all zero. While ``UsedRows`` is active, what reads
-rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a small tensor in
-their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to that.
+rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a
+small tensor in their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to
+that.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..edges.pending import bring_up_to_date
 from ..ops.autograd import spmm
 from ..ops.lookup import lookup, pooled_lookup
-from ..ops.pools import rows_read
+from ..ops.pools import pooled, rows_read
 from ..ops.used_columns import rows_of, spmm_used, used_columns
-from .bags import pooled
 
 
 class Read(NamedTuple):
@@ -58,8 +59,7 @@ class UsedRows(TorchFunctionMode):
         """``table[ids]`` for ids (k,); the row of padding is a constant."""
         trained = ids if padding_idx is None or table in self._leaves else ids[ids != padding_idx]
         read = self.leaf(table, trained)
-        places = torch.searchsorted(read.rows, ids.contiguous())
-        source = read.leaf
+        places, source = torch.searchsorted(read.rows, ids.contiguous()), read.leaf
         if padding_idx is not None:
             places = torch.where(ids == padding_idx, source.shape[0], places)
             source = torch.cat([source, table.detach()[padding_idx, None]])
@@ -128,8 +128,10 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Any:
-    if not reading.watches(weight) or scale_grad_by_freq:
+    if scale_grad_by_freq:
         return NotImplemented
+    # also of tables that are not watched: torch's has no second derivative for weights of samples and the largest
+    _check_offsets(ids, offsets)
     if offsets is None:
         bags, length = ids.shape
         offsets = length * torch.arange(bags, device=ids.device)
@@ -137,7 +139,17 @@ def _embedding_bag(
         offsets = offsets[:-1]
     weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
     ids, padding_idx = _prepared(weight, ids, max_norm, norm_type, padding_idx)
-    return pooled(reading.rows(weight, ids, padding_idx), ids, offsets, mode, weights, padding_idx)
+    rows = reading.rows(weight, ids, padding_idx) if reading.watches(weight) else weight.index_select(0, ids)
+    return pooled(rows, ids, offsets, mode, weights, padding_idx)
+
+
+def _check_offsets(ids: Tensor, offsets: Tensor | None) -> None:
+    """As torch does, where it computes."""
+    if offsets is None or not offsets.numel():
+        return
+    k = ids.numel()
+    if bool((offsets[0] != 0) | (offsets[-1] > k) | (offsets.diff() < 0).any()):
+        raise ValueError(f"embedding_bag: expected rising offsets from 0 to the number of ids, {k}, got {offsets}.")
 
 
 def _prepared(
@@ -152,7 +164,11 @@ def _prepared(
 def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Any:
     if not reading.watches(values):
         return NotImplemented
-    used = used_columns(t, x.detach(), backend)
+    if x.requires_grad:  # edges of columns of zeros are coupled with what x depends on
+        bring_up_to_date(values)
+        return spmm(t, values, x, bias, False, backend)
+    used = used_columns(t, x, backend)
+    bring_up_to_date(values, used.edges)
     read = reading.leaf(values, used.edges)
     of_edges = read.leaf.index_select(0, torch.searchsorted(read.rows, used.edges))
     return spmm(used.topology, of_edges, rows_of(x, used.columns), bias, False, backend)

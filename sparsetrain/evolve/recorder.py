@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MaskedLinear
-from ..ops.gradient_factors import listen, stop_listening
+from ..ops.gradient_factors import heard, listen, stop_listening
 from ..structure.topology import Topology
 from ..tracing import transforming
 from .layers import Factors
@@ -108,6 +108,8 @@ class Recorder:
         self._versions |= {id(each): each._version for each in (a, b) if not each.is_inference()}
 
     def _came(self, a: Tensor, b: Tensor) -> None:
+        if not heard():
+            return
         leaf = trained(self.module)
         arrives = _arrives(self._node_now(leaf))
         if arrives is None:

@@ -25,15 +25,21 @@ from .gradient_factors import tell
 
 def differentiating(*tensors: Tensor | None) -> bool:
     """Whether a call on these tensors must go through autograd: it is recorded, or a function transform is at work."""
-    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return recorded or transforming()
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return transforming()
 
 
 def backend_of(name: str, *tensors: Tensor | None) -> Backend:
     """The backend, or torch's operators over it: where something must see the call, and where autograd maps a backward
     pass over many gradients, which the operators' batching rule takes apart."""
-    if watched(*tensors) or any(map(mapped_by_autograd, tensors)):
+    if watched(*tensors):
         return library.Operators(name)
+    for tensor in tensors:
+        if mapped_by_autograd(tensor):
+            return library.Operators(name)
     return BACKENDS[name]
 
 

@@ -7,7 +7,8 @@ listen for them here in the steps that they look at. It works in eager mode and 
 the same operators; hooks on modules would not, and would make graphs anew each time they come and go.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -37,6 +38,25 @@ def stop_listening(t: Topology, listener: Listener) -> None:
 def listening(t: Topology) -> bool:
     """Whether anybody listens for gradients over these edges."""
     return t in _listeners
+
+
+_unheard = 0
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Backward passes here are for something else than a gradient, such as a product with a Jacobian."""
+    global _unheard
+    _unheard += 1
+    try:
+        yield
+    finally:
+        _unheard -= 1
+
+
+def heard() -> bool:
+    """Whether what backward passes compute are gradients."""
+    return not _unheard
 
 
 def tell(t: Topology, a: Tensor, b: Tensor) -> None:

@@ -119,7 +119,7 @@ def checked_linear(
     edges of columns are read in which x is not zero throughout, and the gradient of the values names them alone."""
     if sparse_grad and transpose:
         raise ValueError(f"{where}: sparse_grad is for products that are not transposed.")
-    if isinstance(x, Tensor) and x.layout in SPARSE:
+    if isinstance(x, Tensor) and x.layout is not torch.strided and x.layout in SPARSE:
         x = x.to_dense()  # as nn.Linear takes it; the batch is dense inside
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
     ready = _ready(t, x, values, bias)  # as most calls are: call overhead dominates small layers
@@ -148,7 +148,7 @@ def checked_linear(
         if sparse_grad:
             bring_up_to_date(values)  # all of them are read
         y = _spmm(t, values, columns, bias, transpose)
-    return y.t().reshape(*leading, outputs)
+    return y.t() if x.ndim == 2 else y.t().reshape(*leading, outputs)
 
 
 def _as_linear(t: Topology, x: Tensor, values: Tensor) -> bool:
@@ -162,15 +162,12 @@ def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
     """Whether ``_operands`` would find nothing to refuse or to convert."""
     if not isinstance(x, Tensor) or x.dtype not in ACTIVATIONS or x.layout is not torch.strided:
         return False
-    dtype, device = wide(x.dtype), _place(t, [x, values])
-    return (
-        x.device == device
-        and all(
-            tensor is None or (tensor.dtype is dtype and tensor.layout is torch.strided and tensor.device == device)
-            for tensor in (values, bias)
-        )
-        and not torch.is_autocast_enabled(t.device.type)
-    )
+    dtype, device, place = wide(x.dtype), x.device, t.device
+    if values.dtype is not dtype or values.layout is not torch.strided or values.device != device:
+        return False
+    if bias is not None and (bias.dtype is not dtype or bias.layout is not torch.strided or bias.device != device):
+        return False
+    return (device == place or device.type == "meta") and not torch.is_autocast_enabled(place.type)
 
 
 def _place(t: Topology, tensors: list[Tensor]) -> torch.device:

@@ -134,9 +134,11 @@ class Topology(TopologyForms):
         Raises:
             RuntimeError: they were written to by torch's operations.
         """
-        written = self.crow._version + self.col._version != self._versions
-        if _transposed in self._derived:
-            written = written or any(index._version for index in self.transposed)
+        written = self.crow._version + self.col._version - self._versions
+        transposed = self._derived.get(_transposed)
+        if transposed is not None:
+            crow_t, col_t, perm = transposed
+            written += crow_t._version + col_t._version + perm._version
         if written:
             raise RuntimeError(
                 f"the index arrays of {self!r} were written to: it is immutable. Make a new one, Topology(crow, col, "

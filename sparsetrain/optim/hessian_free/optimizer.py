@@ -1,5 +1,6 @@
 """Hessian-free optimization of dense parameters, values of edges, and used rows of tables."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,7 +33,8 @@ class Report:
         entries: how many numbers were trained: of parameters, and of used rows.
         iterations: of conjugate gradients, each one product with the curvature.
         damping: that of the first group in this step.
-        ratio: of the reduction of the loss to that of the quadratic, by which the damping is set.
+        ratio: of the reduction of the loss to that of the quadratic, by which the damping is set; NaN where the
+            gradient is zero, and the damping stays.
         rate: by which the direction was scaled; 0 where no step lowers the loss, and nothing changed.
         negative_curvature: conjugate gradients ended at a direction of negative curvature.
     """
@@ -115,10 +117,10 @@ class HessianFree(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with a damping of their own if they have one."""
-        given = {**self.defaults, **param_group}
-        checks.options(given)
-        checks.shared(given, self.defaults)
-        super().add_param_group(param_group)
+        first = self.param_groups[0] if self.param_groups else self.defaults
+        given = {**self.defaults, **{name: first[name] for name in checks.SHARED}, **param_group}
+        checks.groups([*self.param_groups, given])
+        super().add_param_group(given)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -140,11 +142,13 @@ class HessianFree(Optimizer):
             ValueError: a loss that is no finite scalar or has no graph, or a gradient that is not finite. Whatever is
                 raised, no parameter has changed.
         """
+        checks.functions(forward, loss, curvature_batch)
+        checks.groups(self.param_groups)
         parameters = self._parameters()
         draws = SameDraws(next(iter(parameters.values())).device)
         of_gradient, of_curvature = self._passes(parameters, forward, loss, curvature_batch)
         draws.passed()
-        entries = _entries(parameters, of_gradient, of_curvature)
+        entries = _entries(parameters, of_gradient, of_curvature).check("HessianFree")
         gradient = of_gradient.gradient(entries)
         checks.gradient(entries, gradient)
         damping = torch.empty_like(gradient)
@@ -162,7 +166,7 @@ class HessianFree(Optimizer):
         return before
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, checked before anything is changed.
+        """Load a state and the options that belong to it, checked before anything is changed.
 
         Raises:
             ValueError: it is the state of another optimizer, or of parameters of other shapes.
@@ -195,20 +199,17 @@ class HessianFree(Optimizer):
         self, parameters: dict[str, Tensor], forward: Forward, loss: Loss, batch: tuple[Forward, Loss] | None
     ) -> tuple[Any, Any]:
         """Of the gradient, and of the curvature; the same where the batch is."""
-        curved = GaussNewtonPass if self.defaults["curvature"] == "ggn" else HessianPass
+        curved = GaussNewtonPass if self.param_groups[0]["curvature"] == "ggn" else HessianPass
         if batch is None:
             run = curved("HessianFree", parameters, forward, loss)
             return run, run
-        if not isinstance(batch, tuple) or len(batch) != 2 or not all(map(callable, batch)):
-            raise TypeError(f"HessianFree: expected curvature_batch to be (forward, loss), got {batch!r}.")
         return GradientPass("HessianFree", parameters, forward, loss), curved("HessianFree", parameters, *batch)
 
     def _solved(self, run: Any, entries: Entries, gradient: Tensor, damping: Tensor) -> Solution:
-        options = self.defaults
+        options = self.param_groups[0]
         preconditioner = None
         if options["probes"] and isinstance(run, GaussNewtonPass):
-            steps = self.param_groups[0]["steps"]
-            preconditioner = diagonal(run, entries, damping, options["probes"], seed=steps)
+            preconditioner = diagonal(run, entries, damping, options["probes"], seed=options["steps"])
         start = recalled(self.state, entries, gradient, options["decay"])
         return minimize(
             lambda v: run.product(entries, v) + damping * v,
@@ -222,7 +223,8 @@ class HessianFree(Optimizer):
         place, reached = best_iterate(trial.loss_at, solution.iterates)
         direction = solution.iterates[place]
         promised = solution.values[place] - 0.5 * float((damping * direction).dot(direction))
-        ratio = (reached - before) / promised if promised < 0 else -float("inf")
+        # nothing was promised where the gradient is zero, and says nothing about the damping
+        ratio = math.nan if promised == 0 else (reached - before) / promised if promised < 0 else -math.inf
         rate, after = line_search(trial.loss_at, direction, before, reached, float(gradient.dot(direction)))
         with held_back():
             trial.accept(rate * direction if rate else None)
@@ -233,7 +235,7 @@ class HessianFree(Optimizer):
             )  # fmt: skip
             for group in self.param_groups:
                 group["steps"] += 1
-                if self.defaults["adapt_damping"]:
+                if group["adapt_damping"]:
                     group["damping"] *= FACTOR if ratio < RISES else 1 / FACTOR if ratio > FALLS else 1
 
 

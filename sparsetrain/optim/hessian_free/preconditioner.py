@@ -5,10 +5,12 @@ from torch import Tensor
 
 from ...curvature.entries import Entries
 from ...curvature.passes import GaussNewtonPass
+from ...ops.gradient_factors import unheard
 
 EXPONENT = 0.75
 
 
+@unheard()
 def diagonal(run: GaussNewtonPass, entries: Entries, damping: Tensor, probes: int, seed: int) -> Tensor:
     r""":math:`(d + \lambda)^{0.75}`, where d estimates the mean square of the gradients of single samples.
 

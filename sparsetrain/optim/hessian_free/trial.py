@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from ...curvature.entries import Entries
-from ...curvature.passes import Forward, Loss
+from ...curvature.passes import Forward, Loss, twice_differentiable
 from .same_draws import SameDraws
 
 
@@ -20,7 +20,8 @@ class Trial:
     def loss_at(self, step: Tensor) -> float:
         """The loss after a step, infinite where it is not finite."""
         self._entries.put(self._before + step)
-        value = float(self._draws.again(lambda: self._loss(self._forward())))
+        with twice_differentiable():
+            value = float(self._draws.again(lambda: self._loss(self._forward())).detach())
         return value if math.isfinite(value) else math.inf
 
     def accept(self, step: Tensor | None) -> None:

@@ -38,7 +38,8 @@ def remember(state: State, entries: Entries, direction: Tensor) -> None:
     for entry, part in zip(entries, entries.split(direction).values(), strict=True):
         kept, p = state[entry.parameter], entry.parameter
         part = part.to(p.dtype)
-        if p.ndim > 1 and (entry.rows is not None or "rows" in kept):
+        by_rows = "rows" in kept or (entry.rows is not None and "direction" not in kept)
+        if p.ndim > 1 and by_rows:
             _remember_rows(kept, _ids(entry), part)
             continue
         if "direction" not in kept:
