@@ -1,6 +1,7 @@
 """Programs 6 to 9 of docs/programs, which train, in short, against float64 dense twins that are computed here."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,15 @@ import pytest
 import torch
 from pages import F64, close, f64, run
 from torch import Tensor, nn
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the programs ran: kernels are compiled for one thread and for several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("lam", [0, 3])
@@ -214,7 +224,7 @@ def test_9_curvature() -> None:
 
 def test_14_changing_edges() -> None:
     pytest.importorskip("mlxtend", reason="needs the extra demo")
-    page = run("p14_changing_edges", EPOCHS=2, HIDDEN=60)
+    page = run("p14_changing_edges", EPOCHS=2, BATCH=128, HIDDEN=60)
     for name, (model, losses, changes) in page.trained.items():
         assert model[0].topology.nnz == round(0.03 * 784 * 60)
         assert len(losses) == 2

@@ -190,20 +190,20 @@ print("other rows untouched:", torch.equal(table.get_value()[[0, 2, 3, 5]], weig
 # ``st.optim.HessianFree`` solves for the step by conjugate gradients, and reads, moves and remembers the used rows
 # alone. Its damping is tiny here, as the cost is quadratic; program 15 has what it is for.
 
-layer = st.nn.LookupTable(6, 2, dtype=torch.float64)
-layer.load_state_dict({"weight": weight})
+curved = st.nn.LookupTable(6, 2, dtype=torch.float64)
+curved.load_state_dict({"weight": weight})
 
 
 def cost_of(rows, target):
     return 0.5 * (rows @ features - target).square().sum()
 
 
-operator = st.curvature.ggn(layer, cost_of, (ids, target))
+operator = st.curvature.ggn(curved, cost_of, (ids, target))
 print("rows of the operator:", operator.entries[0].rows.tolist())
 print(f"largest difference from J' J: {(operator.to_dense() - G).abs().max():.0e}")
 
-optimizer = st.optim.HessianFree(layer.parameters(), damping=1e-12, tolerance=0.0)
-optimizer.step(lambda: layer(ids), lambda rows: cost_of(rows, target))
+optimizer = st.optim.HessianFree(curved.parameters(), damping=1e-12, tolerance=0.0)
+optimizer.step(lambda: curved(ids), lambda rows: cost_of(rows, target))
 print(
-    f"largest difference from the step above: {(layer.matrix - table.get_value()).abs().max():.0e}"
+    f"largest difference from the step above: {(curved.matrix - table.get_value()).abs().max():.0e}"
 )

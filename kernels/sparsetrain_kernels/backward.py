@@ -119,8 +119,8 @@ def backward_serial(workers, room, panels, pointers, step, blocks, bounds, heigh
                     features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, width):
     if parts > 1:
         gather_values(0, perm.size, values, perm, weights, 0)
-    backward_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
+    backward_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, row, perm, values,
+                    x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
     finish(grads, bias_parts, parts, perm, grad, bias_grad)
 
 
@@ -130,8 +130,8 @@ def backward_parallel(workers, room, panels, pointers, step, blocks, bounds, hei
     if parts > 1:
         gather_values(0, perm.size, values, perm, weights, 0)
     for worker in prange(workers):
-        backward_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                        dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
+        backward_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values,
+                        x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
     finish(grads, bias_parts, parts, perm, grad, bias_grad)
 
 

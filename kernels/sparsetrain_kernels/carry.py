@@ -1,5 +1,6 @@
 """What belongs to edges, carried along when edges change."""
 
+import numpy as np
 from numba import prange
 
 from .jit import kernel
@@ -19,7 +20,7 @@ def carry_part(first, last, source, old, new, fill):
 
 @kernel
 def carry_serial(source, old, new, fill):
-    carry_part(0, source.size, source, old, new, fill)
+    carry_part(np.int64(0), source.size, source, old, new, fill)
 
 
 @kernel(parallel=True)

@@ -75,7 +75,7 @@ def expand_serial(crew, first, last, crow, col, values, bits, stride, out, colum
 @kernel(parallel=True)
 def expand_parallel(crew, first, last, crow, col, values, bits, stride, out, columns):
     for worker in prange(crew):
-        r0, r1 = share(worker, crew, last - first)
+        r0, r1 = share(np.int64(worker), crew, last - first)
         expand_rows(first + r0, first + r1, crow, col, values, bits, stride, out, first, columns)
 
 
@@ -87,7 +87,7 @@ def gather_serial(crew, first, last, crow, col, bits, stride, dense, columns, gr
 @kernel(parallel=True)
 def gather_parallel(crew, first, last, crow, col, bits, stride, dense, columns, grad):
     for worker in prange(crew):
-        r0, r1 = share(worker, crew, last - first)
+        r0, r1 = share(np.int64(worker), crew, last - first)
         gather_rows(first + r0, first + r1, crow, col, bits, stride, dense, first, columns, grad)
 
 

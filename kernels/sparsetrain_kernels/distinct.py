@@ -61,7 +61,7 @@ def draw_serial(tasks, *args):
 @kernel(parallel=True)
 def draw_parallel(tasks, *args):
     for task in prange(tasks):
-        draw_task(task, *args)
+        draw_task(np.int64(task), *args)
 
 
 @kernel

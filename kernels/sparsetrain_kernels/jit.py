@@ -37,6 +37,9 @@ def kernel(
     With ``inline`` it becomes part of its callers: an array is seven arguments of a call, which for a function of a few
     dozen numbers take as long as its work.
 
+    A worker that both forms of a kernel call is compiled once if both pass the same types: prange counts in uint64, and a
+    literal 0 is a type of its own, so that both say np.int64.
+
     No fast-math flags but two, with ``reorder``: contraction to FMA, and the order of a sum. NaN and infinity propagate.
     """
     if function is None:

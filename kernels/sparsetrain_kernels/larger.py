@@ -33,7 +33,7 @@ def count_serial(tasks, *args):
 @kernel(parallel=True)
 def count_parallel(tasks, *args):
     for task in prange(tasks):
-        count_larger(task, *args)
+        count_larger(np.int64(task), *args)
 
 
 @kernel
@@ -60,7 +60,7 @@ def take_serial(tasks, *args):
 @kernel(parallel=True)
 def take_parallel(tasks, *args):
     for task in prange(tasks):
-        take_larger(task, *args)
+        take_larger(np.int64(task), *args)
 
 
 @kernel

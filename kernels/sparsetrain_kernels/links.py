@@ -95,7 +95,7 @@ def links_serial(tasks, *args):
 @kernel(parallel=True)
 def links_parallel(tasks, *args):
     for task in prange(tasks):
-        link_tasks(task, task + 1, *args)
+        link_tasks(np.int64(task), task + 1, *args)
 
 
 def paths(crow: Array, col: Array, crow_t: Array, col_t: Array) -> Array:

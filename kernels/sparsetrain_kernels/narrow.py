@@ -43,14 +43,14 @@ def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, fea
 @kernel
 def narrow_spmm_serial(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
     fill_samples(x, xf, xb, samples, features, batch)
-    narrow_spmm_tasks(0, bounds.size - 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
+    narrow_spmm_tasks(np.int64(0), bounds.size - 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
 
 @kernel(parallel=True)
 def narrow_spmm_parallel(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
     fill_samples(x, xf, xb, samples, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_spmm_tasks(chunk, chunk + 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
+        narrow_spmm_tasks(np.int64(chunk), chunk + 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
 
 
 @kernel
@@ -71,7 +71,7 @@ def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, features, out, batc
 def narrow_sddmm_serial(bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
     fill_samples(a, af, ab, left, crow.size - 1, batch)
     fill_samples(b, bf, bb, right, features, batch)
-    narrow_sddmm_tasks(0, bounds.size - 1, bounds, crow, col, left, right, features, out, batch)
+    narrow_sddmm_tasks(np.int64(0), bounds.size - 1, bounds, crow, col, left, right, features, out, batch)
 
 
 @kernel(parallel=True)
@@ -79,7 +79,7 @@ def narrow_sddmm_parallel(bounds, crow, col, a, af, ab, left, b, bf, bb, right, 
     fill_samples(a, af, ab, left, crow.size - 1, batch)
     fill_samples(b, bf, bb, right, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_sddmm_tasks(chunk, chunk + 1, bounds, crow, col, left, right, features, out, batch)
+        narrow_sddmm_tasks(np.int64(chunk), chunk + 1, bounds, crow, col, left, right, features, out, batch)
 
 
 @kernel
@@ -104,7 +104,7 @@ def narrow_backward_serial(bounds, crow, row, perm, values, x, xf, xb, inputs, d
                           dx, dxf, dxb, grad, batch):
     fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
     fill_samples(dy, dyf, dyb, outputs, features, batch)
-    narrow_backward_tasks(0, bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, features,
+    narrow_backward_tasks(np.int64(0), bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, features,
                           dx, dxf, dxb, grad, batch)
 
 
@@ -114,5 +114,5 @@ def narrow_backward_parallel(bounds, crow, row, perm, values, x, xf, xb, inputs,
     fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
     fill_samples(dy, dyf, dyb, outputs, features, batch)
     for chunk in prange(bounds.size - 1):
-        narrow_backward_tasks(chunk, chunk + 1, bounds, crow, row, perm, values, inputs, outputs, features,
+        narrow_backward_tasks(np.int64(chunk), chunk + 1, bounds, crow, row, perm, values, inputs, outputs, features,
                               dx, dxf, dxb, grad, batch)

@@ -130,13 +130,13 @@ def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, pa
 
 @kernel
 def pack_serial(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
-    pack_tasks(0, tasks, x, feature_stride, batch_stride, features, batch, panels, width)
+    pack_tasks(np.int64(0), tasks, x, feature_stride, batch_stride, features, batch, panels, width)
 
 
 @kernel(parallel=True)
 def pack_parallel(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
     for task in prange(tasks):
-        pack_tasks(task, task + 1, x, feature_stride, batch_stride, features, batch, panels, width)
+        pack_tasks(np.int64(task), task + 1, x, feature_stride, batch_stride, features, batch, panels, width)
 
 
 def packed_together(x, width, threads):

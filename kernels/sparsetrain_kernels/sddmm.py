@@ -61,8 +61,8 @@ def add_parts(partial, parts, out):
 @kernel
 def sddmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                  out, partial, parts, batch, width):
-    sddmm_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                 out if parts == 1 else partial, parts, batch, width)
+    sddmm_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
+                 features, out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
         add_parts(partial, parts, out)
 
@@ -71,7 +71,7 @@ def sddmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, 
 def sddmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
                    out, partial, parts, batch, width):
     for worker in prange(workers):
-        sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
+        sddmm_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
                      features, out if parts == 1 else partial, parts, batch, width)
     if parts > 1:
         add_parts(partial, parts, out)

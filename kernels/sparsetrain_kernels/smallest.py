@@ -39,7 +39,7 @@ def count_serial(tasks, *args):
 @kernel(parallel=True)
 def count_parallel(tasks, *args):
     for task in prange(tasks):
-        count_digits(task, *args)
+        count_digits(np.int64(task), *args)
 
 
 @kernel
@@ -64,7 +64,7 @@ def choose_serial(tasks, *args):
 @kernel(parallel=True)
 def choose_parallel(tasks, *args):
     for task in prange(tasks):
-        choose_below(task, *args)
+        choose_below(np.int64(task), *args)
 
 
 @kernel

@@ -52,15 +52,15 @@ def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, h
 @kernel
 def spmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                 y, yf, yb, batch, width):
-    spmm_worker(0, 1, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
-                y, yf, yb, batch, width)
+    spmm_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, col, values, bias,
+                x, xf, xb, features, y, yf, yb, batch, width)
 
 
 @kernel(parallel=True)
 def spmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
                   y, yf, yb, batch, width):
     for worker in prange(workers):
-        spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
+        spmm_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
                     x, xf, xb, features, y, yf, yb, batch, width)
 
 

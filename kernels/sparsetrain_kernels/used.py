@@ -38,7 +38,7 @@ def used_serial(blocks, *args):
 @kernel(parallel=True)
 def used_parallel(blocks, *args):
     for block in prange(blocks):
-        used_tasks(block, block + 1, *args)
+        used_tasks(np.int64(block), block + 1, *args)
 
 
 def used(x: Array, threads: int = 1) -> Array:

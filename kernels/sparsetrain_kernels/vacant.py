@@ -46,7 +46,7 @@ def fill_serial(tasks, *args):
 @kernel(parallel=True)
 def fill_parallel(tasks, *args):
     for task in prange(tasks):
-        fill_task(task, *args)
+        fill_task(np.int64(task), *args)
 
 
 def vacant(crow: Array, col: Array, kept: Array, columns: int, rank: Array, threads: int = 1) -> tuple[Array, Array]:

@@ -27,7 +27,9 @@ TYPES += [(dtype, torch.float32) for dtype in (torch.float32, torch.float16, tor
 SUBNORMAL = 2.0**-24  # the smallest step of float16 near zero
 
 # without shrinking, which in the interpreter takes minutes
-some = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+some = settings(
+    max_examples=15 if interpreted() else 50, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 types = strategy.sampled_from(TYPES)
 indices = strategy.sampled_from([np.int32, np.int64])
 batches = strategy.sampled_from([0, 1, 19, 130])

@@ -18,7 +18,9 @@ UNIT = 2.0**-24  # half a unit in the last place of float32
 HUB = 140  # places of one row: three chunks
 
 # without shrinking, which in the interpreter takes minutes
-some = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+some = settings(
+    max_examples=7 if interpreted() else 30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 flags = strategy.booleans()
 
 

@@ -73,7 +73,7 @@ def adagrad_serial(bounds, *args):
 @kernel(parallel=True)
 def adagrad_parallel(bounds, *args):
     for task in prange(bounds.size - 1):
-        adagrad_tasks(task, task + 1, bounds, *args)
+        adagrad_tasks(np.int64(task), task + 1, bounds, *args)
 
 
 def adagrad(

@@ -103,7 +103,7 @@ def adam_serial(bounds, *args):
 @kernel(parallel=True)
 def adam_parallel(bounds, *args):
     for task in prange(bounds.size - 1):
-        adam_tasks(task, task + 1, bounds, *args)
+        adam_tasks(np.int64(task), task + 1, bounds, *args)
 
 
 @kernel

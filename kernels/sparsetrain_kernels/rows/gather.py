@@ -26,7 +26,7 @@ def gather_serial(count, *args):
 @kernel(parallel=True)
 def gather_parallel(count, *args):
     for task in prange(count):
-        gather_tasks(task, task + 1, *args)
+        gather_tasks(np.int64(task), task + 1, *args)
 
 
 def gather(ids: Array, table: Array, out: Array, dim: int, threads: int = 1) -> None:

@@ -99,13 +99,13 @@ def group_serial(ids, new_ids, order, new_order, counts, total, firsts, rows, st
     """Distinct ids, how many they are; the order is in ``order`` after an even number of digits, else in ``new_order``."""
     chunks = counts.shape[0]
     for digit in range(digits):
-        count_digits(0, chunks, ids, digit * bits, counts)
+        count_digits(np.int64(0), chunks, ids, digit * bits, counts)
         start_digits(counts, total)
-        place_digits(0, chunks, ids, order, digit * bits, counts, new_ids, new_order)
+        place_digits(np.int64(0), chunks, ids, order, digit * bits, counts, new_ids, new_order)
         ids, new_ids, order, new_order = new_ids, ids, new_order, order
-    count_firsts(0, chunks, ids, firsts)
+    count_firsts(np.int64(0), chunks, ids, firsts)
     distinct = add_up(firsts)
-    place_firsts(0, chunks, ids, firsts, rows, starts)
+    place_firsts(np.int64(0), chunks, ids, firsts, rows, starts)
     starts[distinct] = ids.size
     return distinct
 
@@ -115,16 +115,16 @@ def group_parallel(ids, new_ids, order, new_order, counts, total, firsts, rows, 
     chunks = counts.shape[0]
     for digit in range(digits):
         for chunk in prange(chunks):
-            count_digits(chunk, chunk + 1, ids, digit * bits, counts)
+            count_digits(np.int64(chunk), chunk + 1, ids, digit * bits, counts)
         start_digits(counts, total)
         for chunk in prange(chunks):
-            place_digits(chunk, chunk + 1, ids, order, digit * bits, counts, new_ids, new_order)
+            place_digits(np.int64(chunk), chunk + 1, ids, order, digit * bits, counts, new_ids, new_order)
         ids, new_ids, order, new_order = new_ids, ids, new_order, order
     for chunk in prange(chunks):
-        count_firsts(chunk, chunk + 1, ids, firsts)
+        count_firsts(np.int64(chunk), chunk + 1, ids, firsts)
     distinct = add_up(firsts)
     for chunk in prange(chunks):
-        place_firsts(chunk, chunk + 1, ids, firsts, rows, starts)
+        place_firsts(np.int64(chunk), chunk + 1, ids, firsts, rows, starts)
     starts[distinct] = ids.size
     return distinct
 

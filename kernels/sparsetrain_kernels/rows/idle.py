@@ -54,7 +54,7 @@ def idle_linear_serial(count, *args):
 @kernel(parallel=True)
 def idle_linear_parallel(count, *args):
     for task in prange(count):
-        idle_linear_tasks(task, task + 1, *args)
+        idle_linear_tasks(np.int64(task), task + 1, *args)
 
 
 @kernel
@@ -129,7 +129,7 @@ def idle_adam_serial(count, *args):
 @kernel(parallel=True)
 def idle_adam_parallel(count, *args):
     for task in prange(count):
-        idle_adam_tasks(task, task + 1, *args)
+        idle_adam_tasks(np.int64(task), task + 1, *args)
 
 
 @kernel

@@ -85,7 +85,7 @@ def rmsprop_serial(bounds, *args):
 @kernel(parallel=True)
 def rmsprop_parallel(bounds, *args):
     for task in prange(bounds.size - 1):
-        rmsprop_tasks(task, task + 1, bounds, *args)
+        rmsprop_tasks(np.int64(task), task + 1, bounds, *args)
 
 
 def rmsprop(

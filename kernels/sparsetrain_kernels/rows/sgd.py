@@ -63,7 +63,7 @@ def sgd_serial(bounds, *args):
 @kernel(parallel=True)
 def sgd_parallel(bounds, *args):
     for task in prange(bounds.size - 1):
-        sgd_tasks(task, task + 1, bounds, *args)
+        sgd_tasks(np.int64(task), task + 1, bounds, *args)
 
 
 def sgd(

@@ -1,5 +1,6 @@
 """Gradients of which each row has one: the sum over its occurrences."""
 
+import numpy as np
 from numba import prange
 
 from ..jit import kernel
@@ -24,7 +25,7 @@ def total_serial(bounds, *args):
 @kernel(parallel=True)
 def total_parallel(bounds, *args):
     for task in prange(bounds.size - 1):
-        total_tasks(task, task + 1, bounds, *args)
+        total_tasks(np.int64(task), task + 1, bounds, *args)
 
 
 def total(groups: Groups, gradients: Array, out: Array, dim: int, threads: int = 1) -> None:
