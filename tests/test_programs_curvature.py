@@ -19,7 +19,7 @@ def usual_dtype() -> Iterator[None]:
 def test_9_by_an_operator_and_an_optimizer() -> None:
     page = run("p09_lookup_table", IDLE_STEPS=60)
     close(page.operator.to_dense(), page.spaces["used rows"][0], atol=1e-12)
-    close(page.layer.matrix, page.table.get_value(), atol=1e-10)
+    close(page.curved.matrix, page.table.get_value(), atol=1e-10)
     assert "rows of the operator: [1, 4]" in page.printed
 
 
