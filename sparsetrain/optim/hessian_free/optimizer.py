@@ -148,7 +148,7 @@ class HessianFree(Optimizer):
         draws = SameDraws(next(iter(parameters.values())).device)
         of_gradient, of_curvature = self._passes(parameters, forward, loss, curvature_batch)
         draws.passed()
-        entries = _entries(parameters, of_gradient, of_curvature).check("HessianFree")
+        entries = _entries(parameters, of_gradient, of_curvature).check(checks.WHERE).check_real(checks.WHERE)
         gradient = of_gradient.gradient(entries)
         checks.gradient(entries, gradient)
         damping = torch.empty_like(gradient)
