@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import sparsetrain as st
+from sparsetrain.curvature.twice_differentiable import twice_differentiable
 from sparsetrain.nn import LookupTable, SparseLinear
 
 F64 = torch.float64
@@ -180,3 +182,22 @@ def test_a_model_that_differentiates_inside_of_its_forward_pass() -> None:
     optimizer = st.optim.HessianFree(model.parameters(), damping=0.01)
     losses = [float(optimizer.step(residual, lambda r: r.square().mean())) for _ in range(8)]
     assert losses[-1] < 1e-3 * losses[0]
+
+
+def test_settings_of_the_process_are_as_before_when_threads_overlap() -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with twice_differentiable():
+            began.set()
+            ended.wait(10)
+
+    other, fused = threading.Thread(target=second), torch.backends.cuda.flash_sdp_enabled
+    before = fused()
+    with twice_differentiable():
+        other.start()
+        began.wait(10)
+    assert not fused()  # the second one is still inside
+    ended.set()
+    other.join()
+    assert fused() == before

@@ -16,8 +16,8 @@ class CurvatureOperator:
     r"""A symmetric matrix :math:`C` over trainable entries, known by its products :math:`C v`.
 
     Its rows and columns are the numbers of ``entries``, one entry after the other: parameters, values of edges, and of
-    tables the rows that the batch used. It keeps the graph of one forward pass, at the parameters as they were; a
-    product after they changed in place is refused by autograd.
+    tables the rows that the batch used. It keeps the graph of one forward pass, at the parameters as they were, of
+    which used rows are copies. A product after the others changed in place is refused by autograd.
 
     Attributes:
         entries: an Entry for each parameter, with ``name``, ``shape``, ``rows``, ``start`` and ``stop``.
