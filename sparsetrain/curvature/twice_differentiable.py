@@ -4,20 +4,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Attention is not fused, weight normalization is written out, and compiled models run as they are written.
+    """Attention is not fused, and compiled models run as they are written.
 
     A pass and what is compared with it also draw the same random numbers so."""
-    with _process.set(), _WeightNormWrittenOut():
+    with _process.set():
         yield
 
 
@@ -45,15 +42,3 @@ class _Process:
 
 
 _process = _Process()
-
-
-class _WeightNormWrittenOut(TorchFunctionMode):
-    """The second derivative of torch's takes the norms for constants, and is wrong."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        written = _weight_norm if func is torch._weight_norm else func
-        return written(*args, **(kwargs or {}))
-
-
-def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    return v * (g / torch.norm_except_dim(v, 2, dim))
