@@ -116,7 +116,7 @@ class Entries(Sequence[Entry]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of vectors: one that holds the numbers of all entries, and sums of their squares."""
+        """The type of vectors, which holds the numbers of all entries and sums of their squares."""
         return reduce(torch.promote_types, (entry.parameter.dtype for entry in self), torch.float32)
 
     def of(self, parameter: Tensor) -> Entry | None:
