@@ -74,10 +74,7 @@ def test_drawn_gradients_have_it_as_their_covariance(name: str) -> None:
     loss, z, y = CASES[name]
     form = closed_form(loss, z, y)
     assert form is not None
-    if name == "probabilities of two":  # whose targets weigh in: the expectation over drawn ones
-        expected = torch.diag((WEIGHT / (z * (1 - z)) / z.numel()).flatten())
-    else:
-        expected = dense(form, z)
+    expected = dense(form.expected(), z)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         assert torch.linalg.eigvalsh(dense(form.sampled(generator), z)).min() > -1e-14
@@ -111,12 +108,32 @@ def test_fisher_and_gauss_newton_of_a_layer(name: str) -> None:
     G = st.curvature.ggn(model, loss, (x, y)).to_dense()
     other = st.curvature.ggn(model, lambda z, y: loss(z, y), (x, y)).to_dense()
     torch.testing.assert_close(G, other, rtol=1e-12, atol=1e-11 if name == "probabilities of two" else 1e-14)
-    assert torch.equal(st.curvature.fisher(model, loss, (x, y)).to_dense(), G)
+    if name != "probabilities of two":
+        assert torch.equal(st.curvature.fisher(model, loss, (x, y)).to_dense(), G)
     generator = torch.Generator().manual_seed(1)
     drawn = st.curvature.fisher(model, loss, (x, y), samples=3, generator=generator)
     again = st.curvature.fisher(model, loss, (x, y), samples=3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(drawn.to_dense(), again.to_dense())
     assert torch.linalg.eigvalsh(drawn.to_dense()).min() > -1e-13
+
+
+def test_fisher_of_probabilities_is_that_of_logits() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, CLASSES, dtype=F64), numbers(N, 3)
+    of_logits = st.curvature.fisher(layer, nn.BCEWithLogitsLoss(WEIGHT), (x, HALVES)).to_dense()
+    of_probabilities = st.curvature.fisher(
+        nn.Sequential(layer, nn.Sigmoid()), nn.BCELoss(WEIGHT), (x, HALVES)
+    ).to_dense()
+    torch.testing.assert_close(of_probabilities, of_logits, rtol=1e-13, atol=1e-15)
+
+
+def test_probabilities_of_zero_and_one_have_finite_derivatives() -> None:
+    z, generator = torch.tensor([0.0, 1.0, 0.5]), torch.Generator().manual_seed(0)
+    form = closed_form(nn.BCELoss(reduction="sum"), z, torch.tensor([0.0, 1.0, 1.0]))
+    assert form is not None
+    assert form.product(torch.ones(3)).tolist() == [1, 1, 4]
+    assert form.expected().product(torch.ones(3)).isfinite().all()
+    assert form.sampled(generator).product(torch.ones(3)).tolist() == [1, 1, 4]
 
 
 def test_a_penalty_in_the_loss_has_its_own_curvature() -> None:

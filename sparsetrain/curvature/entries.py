@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ class Entry:
     @property
     def stop(self) -> int:
         return self.start + self.numel
+
+    def numbers(self) -> Tensor:
+        """What the parameter holds there."""
+        return self.parameter if self.rows is None else self.parameter.index_select(0, self.rows)
 
     def places(self, rows: Tensor) -> Tensor | None:
         """Where these rows of the parameter are among those of the entry; None where they are the same."""
@@ -90,6 +95,16 @@ class Entries:
             )
         return self
 
+    def check_real(self, where: str) -> "Entries":
+        """A curvature matrix acts on real numbers."""
+        for entry in self:
+            if entry.parameter.is_complex():
+                raise ValueError(
+                    f"{where}: expected real parameters, got {entry.name} of {entry.parameter.dtype}. Train its real "
+                    "and imaginary parts, and join them in the model by torch.view_as_complex."
+                )
+        return self
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -98,6 +113,11 @@ class Entries:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of vectors, which holds the numbers of all entries and sums of their squares."""
+        return reduce(torch.promote_types, (entry.parameter.dtype for entry in self), torch.float32)
 
     def of(self, parameter: Tensor) -> Entry | None:
         """The entry of this parameter, if it has one."""
@@ -112,15 +132,14 @@ class Entries:
         """The vector of parts by name."""
         return torch.cat([parts[entry.name].reshape(-1) for entry in self])
 
+    def zeros(self) -> Tensor:
+        """A vector of zeros."""
+        return torch.zeros(self.size, dtype=self.dtype, device=self[0].parameter.device)
+
     def numbers(self) -> Tensor:
         """What the parameters hold, (size,)."""
         with torch.no_grad():
-            return torch.cat(
-                [
-                    (entry.parameter if entry.rows is None else entry.parameter.index_select(0, entry.rows)).reshape(-1)
-                    for entry in self
-                ]
-            )
+            return torch.cat([entry.numbers().reshape(-1) for entry in self]).to(self.dtype)
 
     @torch.no_grad()
     def put(self, vector: Tensor) -> None:
@@ -145,8 +164,7 @@ class Entries:
 
     def gather(self, tensors: Sequence[Tensor | None], whole: Sequence[Tensor], reads: Sequence[Read]) -> Tensor:
         """The sum of what these parameters and rows contribute to a vector; the adjoint of ``spread``."""
-        first = next(tensor for tensor in tensors if tensor is not None)
-        vector = first.new_zeros(self.size)
+        vector = self.zeros()
         for tensor, p in zip(tensors, whole, strict=False):
             if tensor is not None:
                 entry = self._of[p]

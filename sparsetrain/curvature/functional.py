@@ -42,7 +42,7 @@ def functional(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Callable[[M
         raise TypeError(f"functional: expected an nn.Module, got {type(model).__name__}.")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     entries = _entries(parameters, lambda: model(*args, **kwargs))
-    leaves = {name: leaf.clone() for name, leaf in entries.split(entries.numbers()).items()}
+    leaves = {entry.name: entry.numbers().detach().clone() for entry in entries}
     rows = {entry.name: entry.rows for entry in entries}
 
     def call(leaves: Mapping[str, Tensor]) -> Any:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+LEAST = 1e-12  # of probabilities that are divided by, as in torch
+
 Generator = torch.Generator | None
 Tensors = Sequence[Tensor | None]
 
@@ -27,7 +29,10 @@ class LossHessian(Protocol):
 
 
 class LikelihoodHessian(LossHessian, Protocol):
-    """That of a negative log-likelihood, which is also the covariance of its gradient where targets are drawn."""
+    """That of a negative log-likelihood."""
+
+    def expected(self) -> LossHessian:
+        """The expectation where the model draws the targets, which is also the covariance of the gradient."""
 
     def sampled(self, generator: Generator) -> LossHessian:
         """The square of one such gradient."""
@@ -44,6 +49,9 @@ class Softmax(NamedTuple):
         pv = self.p * v
         return self.weights * (pv - self.p * pv.sum(self.dim, keepdim=True))
 
+    def expected(self) -> LossHessian:
+        return self
+
     def sampled(self, generator: Generator) -> LossHessian:
         classes = self.p.movedim(self.dim, -1)
         drawn = torch.multinomial(classes.reshape(-1, classes.shape[-1]), 1, generator=generator)
@@ -57,9 +65,13 @@ class Elements(NamedTuple):
     second: Tensor  # derivatives
     weights: Tensor
     draw: Callable[[Generator], Tensor]  # first derivatives, as targets are drawn
+    second_if_drawn: Tensor | None = None  # in expectation, where it depends on targets
 
     def product(self, v: Tensor) -> Tensor:
         return self.weights * self.second * v
+
+    def expected(self) -> LossHessian:
+        return self if self.second_if_drawn is None else self._replace(second=self.second_if_drawn)
 
     def sampled(self, generator: Generator) -> LossHessian:
         return RankOne(self.draw(generator), self.weights, None)
@@ -150,11 +162,14 @@ def _with_logits(
 
 
 def _of_probabilities(z: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Elements:
+    one, zero = z.clamp(min=LEAST), (1 - z).clamp(min=LEAST)  # the probabilities of both
+
     def draw(generator: Generator) -> Tensor:
         y = torch.bernoulli(z, generator=generator)
-        return (1 - y) / (1 - z) - y / z
+        return (1 - y) / zero - y / one
 
-    return Elements(target / z**2 + (1 - target) / (1 - z) ** 2, _reduced(z, weight, reduction), draw)
+    second = target / one**2 + (1 - target) / zero**2
+    return Elements(second, _reduced(z, weight, reduction), draw, 1 / one + 1 / zero)
 
 
 def _squared(z: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Elements:

@@ -78,8 +78,8 @@ def fisher(
     r"""The Fisher matrix :math:`\sum_n w_n J_n' E_{y}[g_n g_n'] J_n` of a loss that is a negative log-likelihood.
 
     :math:`g_n` is the gradient of the loss with respect to output n for a target y that the model itself draws. The
-    exact expectation equals the Gauss-Newton matrix for these losses. The targets of the batch count for their weights
-    alone.
+    exact expectation equals the Gauss-Newton matrix, except for binary cross-entropy of probabilities, whose second
+    derivative depends on the targets. Here the targets of the batch count for their weights alone.
 
     Args:
         samples: how many targets are drawn for each output, in place of the exact expectation.
@@ -110,7 +110,7 @@ def fisher(
                 f"binary_cross_entropy_with_logits, mse_loss, or their modules), got {loss!r}. Use ggn or hessian."
             )
         if samples is None:
-            return OfOneOutput(likelihood)
+            return OfOneOutput(likelihood.expected())
         return OfOneOutput(Mean([likelihood.sampled(generator) for _ in range(samples)]))
 
     run = GaussNewtonPass("fisher", *_arguments("fisher", model, loss, batch), outer)
@@ -156,4 +156,4 @@ def _outer(loss: Callable[..., Tensor], batch: Batch, outputs: list[Tensor]) -> 
 
 def _operator(where: str, run: CurvedPass, model: nn.Module) -> CurvatureOperator:
     entries = Entries(_trainable(model), run.inputs.whole, run.inputs.reads)
-    return CurvatureOperator(run, entries.check(where))
+    return CurvatureOperator(run, entries.check(where).check_real(where))

@@ -16,14 +16,15 @@ class CurvatureOperator:
     r"""A symmetric matrix :math:`C` over trainable entries, known by its products :math:`C v`.
 
     Its rows and columns are the numbers of ``entries``, one entry after the other: parameters, values of edges, and of
-    tables the rows that the batch used. It keeps the graph of one forward pass, at the parameters as they were; a
-    product after they changed in place is refused by autograd.
+    tables the rows that the batch used. It keeps the graph of one forward pass, at the parameters as they were, of
+    which used rows are copies. A product after the others changed in place is refused by autograd.
 
     Attributes:
         entries: an Entry for each parameter, with ``name``, ``shape``, ``rows``, ``start`` and ``stop``.
             ``entries.split(v)`` gives the parts of a vector by name, ``entries.join(parts)`` the vector.
         shape: ``(n, n)``.
         loss: of the batch.
+        dtype: of vectors: float32, or float64 where an entry has that.
 
     Example:
         >>> from sparsetrain.curvature import ggn
@@ -41,8 +42,7 @@ class CurvatureOperator:
 
     def __init__(self, run: CurvedPass, entries: Entries) -> None:
         self._run, self.entries, self.loss = run, entries, run.loss
-        numbers = entries.numbers()
-        self.dtype, self.device = numbers.dtype, numbers.device
+        self.dtype, self.device = entries.dtype, entries[0].parameter.device
 
     def gradient(self) -> Tensor:
         """Of the loss with respect to the entries, shape ``(n,)``."""
@@ -56,7 +56,7 @@ class CurvatureOperator:
         """:math:`C v` for v of shape ``(n,)``.
 
         Raises:
-            ValueError: v has another shape. TypeError: it is no tensor of the entries' dtype.
+            ValueError: v has another shape. TypeError: it is no tensor of this dtype.
         """
         if not isinstance(v, Tensor) or v.dtype is not self.dtype:
             got = v.dtype if isinstance(v, Tensor) else type(v).__name__
@@ -91,6 +91,12 @@ class CurvatureOperator:
 
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=dtype)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "CurvatureOperator: expected no copy and no pickle, as it holds the graph of a pass. Make another one from "
+            "the model, or keep to_dense()."
+        )
 
     def __repr__(self) -> str:
         return f"CurvatureOperator(shape={self.shape}, entries={[entry.name for entry in self.entries]})"

@@ -1,19 +1,18 @@
 """One pass over a model whose graph is kept: its loss, its gradient, and products with its curvature."""
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import grad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..ops.gradient_factors import unheard
 from .entries import Entries
+from .twice_differentiable import twice_differentiable
 from .used_rows import Read, UsedRows
 
 Tensors = Sequence[Tensor | None]
@@ -234,15 +233,6 @@ def check_loss(where: str, loss: Any) -> Tensor:
 def _recorded(trained: Sequence[Tensor]) -> Iterator[UsedRows]:
     with UsedRows(trained) as reading, torch.enable_grad(), twice_differentiable():
         yield reading
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Models compute what has second derivatives: attention that is not fused, and as written where they are compiled.
-    A pass and what is compared with it also draw the same random numbers so."""
-    compiles = "torch._dynamo" in sys.modules  # which takes a second to import
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if compiles else nullcontext():
-        yield
 
 
 def _total(some: Tensors, others: Tensors) -> list[Tensor | None]:

@@ -174,6 +174,11 @@ def _spmm_used(reading: UsedRows, t: Any, values: Tensor, x: Tensor, bias: Tenso
     return spmm(used.topology, of_edges, rows_of(x, used.columns), bias, False, backend)
 
 
+def _weight_norm(reading: UsedRows, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Reads no rows; but the second derivative of torch's takes the norms for constants, and is wrong."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
 READERS: dict[Any, Any] = {
     lookup: _lookup,
     pooled_lookup: _pooled_lookup,
@@ -181,4 +186,5 @@ READERS: dict[Any, Any] = {
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
     spmm_used: _spmm_used,
+    torch._weight_norm: _weight_norm,
 }

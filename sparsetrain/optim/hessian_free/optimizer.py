@@ -148,12 +148,13 @@ class HessianFree(Optimizer):
         draws = SameDraws(next(iter(parameters.values())).device)
         of_gradient, of_curvature = self._passes(parameters, forward, loss, curvature_batch)
         draws.passed()
-        entries = _entries(parameters, of_gradient, of_curvature).check("HessianFree")
+        entries = _entries(parameters, of_gradient, of_curvature).check(checks.WHERE).check_real(checks.WHERE)
         gradient = of_gradient.gradient(entries)
         checks.gradient(entries, gradient)
         damping = torch.empty_like(gradient)
+        of_parameters = {p: group["damping"] for group in self.param_groups for p in group["params"]}
         for entry in entries:
-            damping[entry.start : entry.stop] = self._group_of(entry.parameter)["damping"]
+            damping[entry.start : entry.stop] = of_parameters[entry.parameter]
         trial = Trial(entries, forward, loss, draws)
         before: Tensor = of_gradient.loss
         try:
@@ -191,9 +192,6 @@ class HessianFree(Optimizer):
         if not parameters:
             raise ValueError("HessianFree: expected parameters with requires_grad, got none.")
         return parameters
-
-    def _group_of(self, parameter: Tensor) -> dict[str, Any]:
-        return next(group for group in self.param_groups if any(parameter is p for p in group["params"]))
 
     def _passes(
         self, parameters: dict[str, Tensor], forward: Forward, loss: Loss, batch: tuple[Forward, Loss] | None

@@ -5,7 +5,8 @@ import math
 from torch import Tensor
 
 from ...curvature.entries import Entries
-from ...curvature.passes import Forward, Loss, twice_differentiable
+from ...curvature.passes import Forward, Loss
+from ...curvature.twice_differentiable import twice_differentiable
 from .same_draws import SameDraws
 
 
