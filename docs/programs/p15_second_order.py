@@ -93,9 +93,9 @@ plt.show()
 # Not with damping: the damped step of the whole table equals that of the used rows, and is zero elsewhere. Conjugate
 # gradients that start at zero never leave the used rows either, even without damping.
 #
-# What breaks: a direct solution without damping; a preconditioner :math:`d^{-3/4}` of the squared gradients d, which
-# divides by zero; and a warm start, since what stands in an unused row has no residual, and is applied once more at
-# each step, unchanged. And all vectors have the size of the table.
+# Three things break. A direct solution needs damping. A preconditioner :math:`d^{-3/4}` of the squared gradients d
+# divides by zero. And a warm start keeps what it holds for an unused row: nothing corrects it, and each step applies it
+# again. Besides, all vectors have the size of the table.
 
 gradient = torch.zeros(len(whole))
 gradient[used] = operator.gradient()
@@ -148,8 +148,8 @@ print(f"loss {optimizer.report.before:.4f} -> {optimizer.report.after:.4f}")
 # and of the preconditioner, and each trial of a step.
 #
 # All methods first learn the mean image, at about 207. HessianFree goes on from there in a few steps, where Adam at its
-# usual rates stays for long. Adam at a rate of 0.02 goes on sooner, and is ahead in passes and in time: curvature saves
-# the search for a rate here, and not time.
+# usual rates stays for long. Adam at a rate of 0.02 goes on sooner, and is ahead in passes and in time. Here curvature saves
+# the search for a good rate. It does not save time.
 
 torch.set_default_dtype(torch.float32)
 images = st.data.load("mnist").train_images.float()[:IMAGES]
