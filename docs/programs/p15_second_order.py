@@ -148,8 +148,8 @@ print(f"loss {optimizer.report.before:.4f} -> {optimizer.report.after:.4f}")
 # and of the preconditioner, and each trial of a step.
 #
 # All methods first learn the mean image, at about 207. HessianFree goes on from there in a few steps, where Adam at its
-# usual rates stays for long. Adam at a rate of 0.02 goes on sooner, and is ahead in passes and in time. Here curvature saves
-# the search for a good rate. It does not save time.
+# usual rates stays for long. Adam at a rate of 0.02 goes on sooner, and is ahead in passes and in time. Here curvature
+# saves the search for a good rate. It does not save time.
 
 torch.set_default_dtype(torch.float32)
 images = st.data.load("mnist").train_images.float()[:IMAGES]
