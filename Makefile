@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/sparsetrain compare --json compare.json --plot compare.png
 
+# processes that share cores must not spin where threads wait for each other: small steps took three times as long
+test: export OMP_WAIT_POLICY := passive
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
