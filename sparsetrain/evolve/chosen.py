@@ -32,7 +32,7 @@ def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Modu
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
     patterns, rates = _rates(where, layers)
-    known = {
+    known: dict[nn.Module, list[str]] = {
         module: [name]
         for name, module in named_modules(model).items()
         if isinstance(module, EdgeModule | MaskedLinear) and not isinstance(module, TransposedSparseLinear)
