@@ -211,7 +211,7 @@ def test_it_prints_as_a_table() -> None:
         "0       SparseLinear   300 x 784   11,760      0.05   47.0 kB   48.2 kB",
         "2       Linear         10 x 300     3,000         1   12.0 kB       0 B   not converted",
         "-" * 106,
-        "total                              14,760   0.06197   59.0 kB   48.2 kB   and 1.24 kB of biases and others",
+        "total                              14,760   0.06196   59.0 kB   48.2 kB   and 1.24 kB of biases and others",
     ]
     assert str(st.summary(nn.Linear(2, 3))).splitlines()[2].startswith("(the model)")
 

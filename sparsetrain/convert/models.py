@@ -110,8 +110,12 @@ def sparsify(
         )
         >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
         >>> sparsify(model, {"2": None, nn.Linear: 0.05}, dry_run=True)
-        name   kind           shape     edges   density   values   indices   note
-        -------------------------------------------------------------------------
+        name    kind           shape     edges   density    values   indices   note
+        -----------------------------------------------------------------------------------------------------
+        0       SparseLinear   30 x 20      30      0.05     120 B     244 B
+        2       Linear         10 x 30     300         1   1.20 kB       0 B   rule '2' leaves it
+        -----------------------------------------------------------------------------------------------------
+        total                              330    0.3667   1.32 kB     244 B   and 160 B of biases and others
     """
     where = "convert.sparsify"
     if density is not None and masks is not None:

@@ -109,6 +109,12 @@ def summary(model: nn.Module) -> Summary:
     Example:
         >>> import sparsetrain as st
         >>> st.summary(nn.Sequential(st.nn.SparseLinear(784, 300, density=0.05), nn.ReLU(), nn.Linear(300, 10)))
+        name    kind           shape        edges   density    values   indices   note
+        ----------------------------------------------------------------------------------------------------------
+        0       SparseLinear   300 x 784   11,760      0.05   47.0 kB   48.2 kB
+        2       Linear         10 x 300     3,000         1   12.0 kB       0 B   not converted
+        ----------------------------------------------------------------------------------------------------------
+        total                              14,760   0.06196   59.0 kB   48.2 kB   and 1.24 kB of biases and others
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"summary: expected a module, got {type(model).__name__}.")
