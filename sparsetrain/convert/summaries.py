@@ -47,7 +47,7 @@ class SummaryRow:
 
     @property
     def bytes(self) -> int:
-        """Of values and indices; what is shared with an earlier row counts there."""
+        """Bytes of values and indices; what is shared with an earlier row counts there."""
         return self.value_bytes + self.index_bytes
 
     @property
@@ -81,7 +81,7 @@ class Summary:
 
     @property
     def bytes(self) -> int:
-        """Of everything: values, indices, and what is in no row."""
+        """Bytes of everything that the model holds, what is in no row included."""
         return sum(row.bytes for row in self.rows) + self.other_bytes
 
     def __repr__(self) -> str:
