@@ -164,7 +164,9 @@ def test_bytes_are_those_of_all_tensors() -> None:
     tensors = [*model.parameters(), *model.buffers()]
     expected = sum(tensor.nbytes for tensor in tensors) + model["sparse"].topology.nbytes
     assert st.summary(model).bytes == expected
-    assert by_name(st.summary(model))["pruned"].edges == 30
+    rows = by_name(st.summary(model))
+    assert rows["pruned"].edges == 30
+    assert rows["spectral"].value_bytes == 4 * (12 + 4 + 3)  # the weight, and two vectors beside it
 
 
 def test_a_summary_changes_nothing() -> None:
