@@ -151,10 +151,12 @@ def _wanted(
     if masks is not None:
         wanted, otherwise = named(where, model, masks, left), "not named in masks"
     elif isinstance(density, Mapping):
-        shares = by_rules(where, names_of(model), linears, density, method or "uniform", whole_stays=True)
+        shares = by_rules(
+            where, names_of(model), linears, density, "uniform" if method is None else method, whole_stays=True
+        )
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        wanted, otherwise = share_out(where, linears, density, method or "erk"), ""
+        wanted, otherwise = share_out(where, linears, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
     if not wanted:
