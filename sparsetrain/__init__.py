@@ -13,6 +13,7 @@ from . import optim as optim
 from . import patterns as patterns
 from . import penalty as penalty
 from . import subtensor as subtensor
+from .convert.summaries import summary as summary
 from .structure.edit import Edit as Edit
 from .structure.topology import Topology as Topology
 

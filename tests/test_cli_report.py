@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny_comparison import setting
 
+from sparsetrain import text_table
 from sparsetrain.cli import files, report
 from sparsetrain.cli.comparison import Comparison, Record
 from sparsetrain.cli.implementation import Bytes, Evaluation, Steps
@@ -88,4 +89,4 @@ def test_a_run_that_diverged_is_still_reported(tmp_path: Path) -> None:
     [(0, "0 B"), (999, "999 B"), (1440, "1.44 kB"), (71_800_000, "71.8 MB"), (512e6, "512 MB"), (5e12, "5000 GB")],
 )
 def test_sizes_are_read_easily(number: float, text: str) -> None:
-    assert report.size(number) == text
+    assert text_table.size(number) == text

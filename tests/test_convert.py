@@ -121,6 +121,41 @@ def test_by_masks_of_torch_prune() -> None:
     assert not prune.is_pruned(model)
 
 
+def loaded(linear: nn.Linear) -> nn.Module:
+    other = prune.identity(nn.Linear(10, 10), "weight")
+    other.load_state_dict(linear.state_dict())  # its weight is computed at the next forward pass
+    return other
+
+
+def stepped(linear: nn.Linear) -> nn.Module:
+    linear(torch.ones(1, 10)).sum().backward()
+    torch.optim.SGD(linear.parameters(), lr=0.1).step()
+    return linear
+
+
+def copied(linear: nn.Linear) -> nn.Module:
+    with torch.no_grad():
+        linear(torch.ones(1, 10))  # torch copies no weight that has a graph
+    return copy.deepcopy(linear)
+
+
+def pruned_again(linear: nn.Linear) -> nn.Module:
+    return prune.random_unstructured(linear, "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [loaded, stepped, pruned_again, copied, nn.Module.eval, nn.Module.double, nn.Module.half],
+    ids=lambda state: state.__name__,
+)
+def test_masks_of_torch_prune_in_any_state(state: Any) -> None:
+    linear = state(prune.l1_unstructured(nn.Linear(10, 10), "weight", 0.7))
+    mask, weight = linear.weight_mask != 0, (linear.weight_orig * linear.weight_mask).detach()
+    layer = sparsify(linear)
+    assert layer.topology.to_mask().equal(mask)
+    assert layer.to_dense().weight.equal(weight.to(layer.values.dtype))
+
+
 def test_pruned_layers_by_density() -> None:
     linear = nn.Linear(10, 10)
     prune.l1_unstructured(linear, "weight", 0.9)

@@ -26,6 +26,9 @@ from sparsetrain.nn import SparseLinear
         ({"0": 0.5, "*": 1.0}, {"0": 10, "2": 21}),
         ({"0": 0.0, "*": 1.0}, {"2": 21}),
         (re.compile("[0-1]"), {"0": 21}),
+        ("re:[0-1]", {"0": 21}),
+        ({"0": 0.0, SparseLinear: 0.5}, {"2": 10}),
+        (SparseLinear, {"0": 21, "2": 21}),
     ],
 )
 def test_names_patterns_and_rates(layers: Any, grown: dict[str, int]) -> None:

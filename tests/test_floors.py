@@ -14,7 +14,18 @@ BENCH = ROOT / "bench" / "sparsetrain_bench"
 # from the ground up; a room may import rooms of lower floors, and files of its own folder
 FLOORS: tuple[set[str], ...] = (
     {"sparsetrain_kernels", "sparsetrain_triton"},
-    {"arrays", "dtypes", "with_data", "tracing", "checks", "extras", "structure", "patterns"},
+    {
+        "arrays",
+        "dtypes",
+        "with_data",
+        "tracing",
+        "checks",
+        "extras",
+        "layer_names",
+        "text_table",
+        "structure",
+        "patterns",
+    },
     {"edges"},
     {"backends"},
     {"ops"},

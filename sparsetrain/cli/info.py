@@ -9,9 +9,9 @@ import torch
 from sparsetrain_kernels.transpose import transpose_into
 
 from .. import ops, patterns
+from ..text_table import size
 from .environment import cpu, threads, versions
 from .options import fraction, shape
-from .report import size
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 

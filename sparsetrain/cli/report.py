@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..text_table import aligned, size
 from . import over_time
 from .comparison import Comparison, Record
 from .implementation import Steps
@@ -123,26 +124,6 @@ def _remarks_on_edges(comparison: Comparison) -> list[str]:
         "Masked changes its mask through the same Evolver, which lists the edges of the mask first:",
         "  code for masks alone may update faster. Its steps are those of any masked network.",
     ]
-
-
-def aligned(rows: Sequence[Sequence[str] | None]) -> list[str]:
-    """Rows as lines: the first column to the left, the others to the right; None is a rule."""
-    cells = [row for row in rows if row is not None]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = "-" * (sum(widths) + 3 * (len(widths) - 1))
-    return [
-        rule if row is None else "   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows
-    ]
-
-
-def size(number: float) -> str:
-    """Bytes in a unit that leaves three digits or so: ``1.44 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} B" if unit == "B" else f"{number:.{0 if number >= 100 else 1 if number >= 10 else 2}f} {unit}"
 
 
 def figures(comparison: Comparison) -> dict[str, Any]:

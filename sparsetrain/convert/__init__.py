@@ -5,4 +5,6 @@ from .fine_tuning import train_edges as train_edges
 from .hierarchy import from_hierarchy as from_hierarchy
 from .models import densify as densify
 from .models import sparsify as sparsify
+from .summaries import Summary as Summary
+from .summaries import SummaryRow as SummaryRow
 from .zeros import drop_zeros as drop_zeros

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, patterns
+from .. import patterns
 from ..dtypes import FLOATS, HALVES
 from ..nn import SparseLinear
 from ..structure.topology import Topology
@@ -22,6 +22,11 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_pruned(module: nn.Module) -> bool:
     return type(module) is nn.Linear and "weight_mask" in module._buffers
+
+
+def beside_weight(linear: nn.Module) -> set[str]:
+    """What a linear layer has that a SparseLinear would not, such as parametrizations."""
+    return {*linear._parameters, *linear._buffers, *linear._modules} - PARTS
 
 
 def named(where: str, model: nn.Module, masks: Mapping[str, Any], left: set[nn.Module]) -> dict[nn.Module, Any]:
@@ -49,7 +54,7 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
     meta = largest and torch.get_default_device().type != "meta"  # where models are made before their weights are read
     for name, layer in layers.items():
         advice = f"Leave it dense with skip=[{name!r}]."
-        more = {*layer._parameters, *layer._buffers, *layer._modules} - PARTS
+        more = beside_weight(layer)
         if more:
             raise ValueError(
                 f"{where}: expected linear layers of weight and bias alone, {name!r} has {', '.join(sorted(more))}. "
@@ -68,22 +73,23 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
 
 
 def by_density(
-    where: str, linears: list[Any], density: float, method: Any, select: str, generator: torch.Generator | None
+    where: str, densities: Mapping[Any, float], select: str, generator: torch.Generator | None
 ) -> dict[nn.Module, Topology]:
-    generator = checks.generator(where, generator)
-    shapes = [(linear.out_features, linear.in_features) for linear in linears]
-    densities = patterns.allocate(shapes, checks.density(where, density), method)
-    if select == "random":
-        drawn = [patterns.uniform(shape, d, generator) for shape, d in zip(shapes, densities, strict=True)]
-    elif select == "magnitude":
-        drawn = [
-            # placeholders of as many edges, where there are no weights to compare
-            patterns.uniform(shape, d, generator) if weight.is_meta else _largest(weight, d)
-            for weight, shape, d in zip((current(each, "weight") for each in linears), shapes, densities, strict=True)
-        ]
-    else:
+    """For each layer round(density * its weights) edges."""
+    drawn = {}
+    for linear, density in densities.items():
+        weight = current(linear, "weight")
+        # placeholders of as many edges, where there are no weights to compare
+        if select == "random" or weight.is_meta:
+            drawn[linear] = patterns.uniform(tuple(weight.shape), density, generator)
+        else:
+            drawn[linear] = _largest(weight, density)
+    return drawn
+
+
+def check_select(where: str, select: str) -> None:
+    if select not in ("magnitude", "random"):
         raise ValueError(f"{where}: expected select to be 'magnitude' or 'random', got {select!r}.")
-    return dict(zip(linears, drawn, strict=True))
 
 
 def _largest(weight: Tensor, density: float) -> Topology:

@@ -6,12 +6,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import checks, patterns
+from .. import checks
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
 from ..structure.topology import Topology
-from .choice import by_density, by_mask, is_linear, named
+from .choice import by_density, by_mask, check_select, is_linear, named
 from .gradients import by_gradient
+from .rules import Density, by_rules, names_of, share_out
 from .swap import check_names_free, check_untied, exchange, skipped
 
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
@@ -19,7 +20,7 @@ TIED = "so that edges can't be merged into one. Leave the layer as it is with sk
 
 def train_edges(
     model: nn.Module,
-    density: float | None = None,
+    density: Density | None = None,
     method: Literal["uniform", "er", "erk"] = "uniform",
     *,
     masks: Mapping[str, Any] | None = None,
@@ -38,8 +39,9 @@ def train_edges(
     Args:
         model: any module.
         density: fraction of the weights of all the layers together that train, from 0 to 1. Of a layer with n weights
-            and density d, exactly round(d * n).
-        method: how layers share it, see patterns.allocate.
+            and density d, exactly round(d * n). Or such fractions by rules, as in sparsify: the first that matches a
+            layer counts; layers that none matches, or for which it says None, have no edges that train.
+        method: how layers share it, see patterns.allocate; of rules, how the layers of each share its density.
         masks: in place of density: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology. Layers
             that are not named have no edges that train.
         select: which weights: ``"random"`` ones, those of the largest ``"magnitude"``, or those of the largest
@@ -54,11 +56,11 @@ def train_edges(
         The model; for a model that is itself an nn.Linear, the new layer.
 
     Raises:
-        ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a mask or the
-            density does not fit, a layer has no weights yet or is parametrized, or closure is missing or returns no
-            loss that depends on every layer with finite gradients; or a weight is shared with another layer that is not
-            in skip, such as an embedding, so that its edges could not be merged. TypeError: weights that are not
-            floats. Nothing is changed then.
+        ValueError: not exactly one of density and masks, there is nothing to replace, a name is unknown, a rule matches
+            no layer, a mask or the density does not fit, a layer has no weights yet or is parametrized, or closure is
+            missing or returns no loss that depends on every layer with finite gradients; or a weight is shared with
+            another layer that is not in skip, such as an embedding, so that its edges could not be merged. TypeError:
+            weights that are not floats. Nothing is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
@@ -79,7 +81,9 @@ def train_edges(
         raise ValueError(f'{where}: expected a closure with select="gradient", and only with it.')
     names = {module: name for name, module in model.named_modules()}
     left = skipped(where, model, skip)
-    wanted = named(where, model, masks, left) if masks is not None else _linears(model, left)
+    wanted: dict[Any, Any] = (
+        named(where, model, masks, left) if masks is not None else _densities(where, model, left, density, method)
+    )
     if not wanted:
         raise ValueError(f"{where}: expected a model with nn.Linear layers, found none in {type(model).__name__}.")
     for linear in wanted:
@@ -89,13 +93,16 @@ def train_edges(
     check_untied(where, model, {names[linear]: linear for linear in wanted if linear.weight not in aside}, TIED)
     edges: dict[nn.Module, Topology]
     if closure is not None and density is not None:
-        edges = by_gradient(where, model, closure, _counts(where, list(wanted), density, method))
+        counts = {linear: round(share * linear.weight.numel()) for linear, share in wanted.items()}
+        edges = by_gradient(where, model, closure, counts)
     else:
+        generator = checks.generator(where, generator)
         with torch.device("cpu"):  # edges are real under torch.device("meta") too
             if density is None:
                 edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
             else:
-                edges = by_density(where, list(wanted), density, method, select, generator)
+                check_select(where, select)
+                edges = by_density(where, wanted, select, generator)
     trained = {p for module in left for p in module.parameters() if p.requires_grad}
     model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
@@ -138,11 +145,8 @@ def merge_edges(model: nn.Module) -> nn.Module:
     return exchange(model, {layer: layer.merge() for layer in layers.values()})
 
 
-def _linears(model: nn.Module, left: set[nn.Module]) -> dict[nn.Module, Any]:
-    return {module: None for module in model.modules() if is_linear(module) and module not in left}
-
-
-def _counts(where: str, linears: list[Any], density: float, method: Any) -> dict[nn.Module, int]:
-    shapes = [(linear.out_features, linear.in_features) for linear in linears]
-    densities = patterns.allocate(shapes, checks.density(where, density), method)
-    return {linear: round(d * linear.weight.numel()) for linear, d in zip(linears, densities, strict=True)}
+def _densities(where: str, model: nn.Module, left: set[nn.Module], density: Any, method: Any) -> dict[nn.Module, float]:
+    linears = [module for module in model.modules() if is_linear(module) and module not in left]
+    if isinstance(density, Mapping):
+        return by_rules(where, names_of(model), linears, density, method, whole_stays=False).densities
+    return share_out(where, linears, density, method)

@@ -1,37 +1,69 @@
 """Whole models in and out: nn.Linear layers become sparse, sparse layers become nn.Linear."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
+from .. import checks
 from ..dtypes import HALVES
 from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
-from .choice import by_density, by_mask, check_replaceable, current, is_linear, is_pruned, named
+from .choice import by_density, by_mask, check_replaceable, check_select, current, is_linear, is_pruned, named
+from .rules import Density, Shares, by_rules, names_of, share_out
+from .summaries import Summary, summarized
 from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
 
+Method = Literal["uniform", "er", "erk"]
 
+
+@overload
 def sparsify(
     model: nn.Module,
-    density: float | None = None,
-    method: Literal["uniform", "er", "erk"] = "erk",
+    density: Density | None = ...,
+    method: Method | None = ...,
+    *,
+    masks: Mapping[str, Any] | None = ...,
+    select: Literal["magnitude", "random"] = ...,
+    skip: str | Iterable[str] = ...,
+    generator: torch.Generator | None = ...,
+    dry_run: Literal[False] = ...,
+) -> nn.Module: ...
+@overload
+def sparsify(
+    model: nn.Module,
+    density: Density | None = ...,
+    method: Method | None = ...,
+    *,
+    masks: Mapping[str, Any] | None = ...,
+    select: Literal["magnitude", "random"] = ...,
+    skip: str | Iterable[str] = ...,
+    generator: torch.Generator | None = ...,
+    dry_run: Literal[True],
+) -> Summary: ...
+def sparsify(
+    model: nn.Module,
+    density: Density | None = None,
+    method: Method | None = None,
     *,
     masks: Mapping[str, Any] | None = None,
     select: Literal["magnitude", "random"] = "magnitude",
     skip: str | Iterable[str] = (),
     generator: torch.Generator | None = None,
-) -> nn.Module:
+    dry_run: bool = False,
+) -> nn.Module | Summary:
     r"""Replace the nn.Linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
 
-    Which edges a layer keeps is said in one of three ways:
+    Which edges a layer keeps is said in one of four ways:
 
-    - ``density``: that fraction of the weights of all the layers together, shared out by patterns.allocate; of a
-      layer with n weights and density d, exactly round(d * n), the largest or random ones;
+    - ``density``, a number: that fraction of the weights of all the layers together, shared out by patterns.allocate;
+      of a layer with n weights and density d, exactly round(d * n), the largest or random ones;
+    - ``density``, a dict from rules to densities: each layer gets that of the first rule that matches it, in the order
+      of the dict. Layers that no rule matches stay dense, and those for which it says 1 or None;
     - ``masks``: those of the masks; layers that are not named stay dense;
     - neither: those that torch.nn.utils.prune has left, as ``weight_orig * weight_mask``; layers that were not pruned
       stay dense, and the hooks of prune are gone.
@@ -48,18 +80,23 @@ def sparsify(
 
     Args:
         model: any module.
-        density: fraction of the edges that exist, from 0 to 1.
-        method: how layers share it, see patterns.allocate.
+        density: fraction of the edges that exist, from 0 to 1; or such fractions by rules. A rule is a dotted layer
+            name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or compiled), or a
+            class of layers.
+        method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
+            rules, where each layer has the density of its rule; the others share out each rule's over its layers.
         masks: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology.
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
+        dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
     Returns:
-        The model; for a model that is itself an nn.Linear, the new layer.
+        The model; for a model that is itself an nn.Linear, the new layer. With dry_run a Summary.
 
     Raises:
-        ValueError: there is nothing to replace, a name is unknown, a mask or the density does not fit, a weight is
+        ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
+            not fit, a weight is
             shared with another layer, or a layer has more than weight and bias, such as a parametrization, or an
             attribute ``values`` or ``topology``. TypeError: weights that are not float32 or float64. Nothing is
             changed then.
@@ -71,34 +108,62 @@ def sparsify(
           (1): ReLU()
           (2): SparseLinear(in_features=30, out_features=10, nnz=30, density=0.1, bias=True)
         )
+        >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+        >>> sparsify(model, {"2": None, nn.Linear: 0.05}, dry_run=True)
+        name    kind           shape     edges   density    values   indices   note
+        -----------------------------------------------------------------------------------------------------
+        0       SparseLinear   30 x 20      30      0.05     120 B     244 B
+        2       Linear         10 x 30     300         1   1.20 kB       0 B   rule '2' leaves it
+        -----------------------------------------------------------------------------------------------------
+        total                              330    0.3667   1.32 kB     244 B   and 160 B of biases and others
     """
     where = "convert.sparsify"
     if density is not None and masks is not None:
         raise ValueError(f"{where}: expected at most one of density and masks, got both.")
-    names = {module: name for name, module in model.named_modules()}
     left = skipped(where, model, skip)
-    if masks is not None:
-        wanted = named(where, model, masks, left)
-    elif density is not None:
-        wanted = {m: None for m in names if is_linear(m) and m not in left}
-    else:
-        wanted = {m: m.weight_mask != 0 for m in names if is_pruned(m) and m not in left}
-    if not wanted:
-        what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
-        raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
+    wanted, reasons = _wanted(where, model, density, method, masks, left)
+    names = {module: name for name, module in model.named_modules()}
     largest = density is not None and select != "random"
     check_replaceable(where, model, {names[linear]: linear for linear in wanted}, largest)
+    if density is not None:
+        check_select(where, select)
+    generator = checks.generator(where, generator)
     with torch.device("cpu"):  # edges are real under torch.device("meta") too
-        if density is not None:
-            edges = by_density(where, list(wanted), density, method, select, generator)
-        else:
-            edges = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+        if density is None:
+            wanted = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+        if dry_run:
+            return summarized(model, wanted, reasons)
+        edges = wanted if density is None else by_density(where, wanted, select, generator)
     new = {linear: _sparse(linear, t) for linear, t in edges.items()}
     for layer in new.values():  # without weights even the largest are drawn
         layer.awaits_edges = density is not None and layer.values.is_meta
     for linear in new:
         _drop_prune_hooks(linear)
     return exchange(model, new)
+
+
+def _wanted(
+    where: str, model: nn.Module, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
+) -> tuple[dict[nn.Module, Any], dict[nn.Module, str]]:
+    """A density or a mask for each layer that is replaced, and why other layers are not."""
+    linears = [module for module in model.modules() if is_linear(module) and module not in left]
+    shares = Shares()
+    if masks is not None:
+        wanted, otherwise = named(where, model, masks, left), "not named in masks"
+    elif isinstance(density, Mapping):
+        shares = by_rules(
+            where, names_of(model), linears, density, "uniform" if method is None else method, whole_stays=True
+        )
+        wanted, otherwise = shares.densities, ""
+    elif density is not None:
+        wanted, otherwise = share_out(where, linears, density, "erk" if method is None else method), ""
+    else:
+        wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
+    if not wanted:
+        what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
+        raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
+    reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(linears, otherwise) | shares.reasons
+    return wanted, reasons
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:

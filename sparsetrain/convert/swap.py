@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -33,6 +34,16 @@ def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.M
     return frozen | {inner for name in names for inner in modules[name].modules()}
 
 
+def owners_of(model: nn.Module) -> dict[tuple[object, int], list[str]]:
+    """The names that each parameter has in the model, by its identity."""
+    owners = defaultdict(list)
+    for prefix, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners[identity(parameter)].append(f"{prefix}.{name}".lstrip("."))
+    return owners
+
+
 def check_untied(
     where: str,
     model: nn.Module,
@@ -40,14 +51,10 @@ def check_untied(
     otherwise: str = "which they would no longer be. Leave the layer as it is with skip=[{!r}], or untie them before.",
 ) -> None:
     """No parameter of these layers is in another place of the model too; except biases, which stay what they are."""
-    owners = defaultdict(list)
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                owners[_identity(parameter)].append(f"{prefix}.{name}".lstrip("."))
+    owners = owners_of(model)
     for prefix, layer in layers.items():
         for name, parameter in layer._parameters.items():
-            tied = [] if parameter is None or name == "bias" else owners[_identity(parameter)]
+            tied = [] if parameter is None or name == "bias" else owners[identity(parameter)]
             if len(tied) > 1:
                 raise ValueError(f"{where}: {' and '.join(tied)} are one tensor, {otherwise.format(prefix)}")
 
@@ -63,9 +70,9 @@ def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.
             )
 
 
-def _identity(tensor: nn.Parameter) -> tuple[object, int]:
-    """The same for two parameters over the same memory, be one of them transposed."""
-    empty = is_lazy(tensor) or tensor.data_ptr() == 0
+def identity(tensor: Tensor) -> tuple[object, int]:
+    """The same for two tensors over the same memory, be one of them transposed."""
+    empty = is_lazy(tensor) or isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
     return (None, id(tensor)) if empty else (tensor.device, tensor.data_ptr())
 
 

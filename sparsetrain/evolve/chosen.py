@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -13,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from .. import checks
 from ..edges.holders import check_reached
 from ..edges.module import EdgeModule
+from ..layer_names import Pattern, first_fits, pattern, without_layer
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..structure.topology import Topology
 from .numbers import trained, weight_of
@@ -31,26 +31,20 @@ def chosen(where: str, model: nn.Module, layers: Any) -> dict[str, tuple[nn.Modu
     """The layers that change, by name, each with its rate; a value array that layers share occurs once."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where}: expected a module, got {type(model).__name__}.")
-    patterns = _patterns(where, layers)
-    found: dict[str, tuple[nn.Module, float]] = {}
-    matched: set[int] = set()
-    known: list[str] = []
-    for name, module in named_modules(model).items():
-        if not isinstance(module, EdgeModule | MaskedLinear) or isinstance(module, TransposedSparseLinear):
-            continue
-        known.append(name)
-        for k, (pattern, rate) in enumerate(patterns):
-            if pattern.fullmatch(name):
-                matched.add(k)
-                if rate:
-                    found[name] = (module, rate)
-                break
-    unmatched = [pattern.pattern for k, (pattern, _) in enumerate(patterns) if k not in matched]
-    if not known or (layers is not None and unmatched):
+    patterns, rates = _rates(where, layers)
+    known: dict[nn.Module, list[str]] = {
+        module: [name]
+        for name, module in named_modules(model).items()
+        if isinstance(module, EdgeModule | MaskedLinear) and not isinstance(module, TransposedSparseLinear)
+    }
+    unmatched = [each.text for each in without_layer(patterns, known)]
+    if unmatched:
         raise ValueError(
-            f"{where}: expected layers over edges that match {unmatched or ['.*']}, the model has "
-            f"{', '.join(map(repr, known)) or 'none: make some with convert.sparsify'}."
+            f"{where}: expected layers over edges that match {unmatched}, the model has "
+            f"{', '.join(repr(name) for [name] in known.values()) or 'none: make some with convert.sparsify'}."
         )
+    fits = first_fits(patterns, known)
+    found = {known[module][0]: (module, rates[k]) for module, k in fits.items() if rates[k]}
     if not found:
         raise ValueError(f"{where}: expected a layer whose edges change, got the rate 0 for all of them.")
     return found
@@ -116,38 +110,18 @@ def _wraps(module: nn.Module) -> bool:
     return isinstance(module, kinds) or type(module).__name__ == "OptimizedModule"
 
 
-def _patterns(where: str, layers: Any) -> list[tuple["re.Pattern[str]", float]]:
-    """Names, globs or regular expressions with rates: the first that matches a name counts."""
+def _rates(where: str, layers: Any) -> tuple[list[Pattern], list[float]]:
+    """Patterns with rates: the first that fits a layer counts."""
     if layers is None:
-        return [(re.compile(".*"), 1.0)]
-    if isinstance(layers, str | re.Pattern):
+        layers = "*"
+    if isinstance(layers, str | re.Pattern | type):
         layers = [layers]
-    if isinstance(layers, Mapping):
-        return [(_pattern(where, key), _rate(where, key, rate)) for key, rate in layers.items()]
-    if isinstance(layers, Iterable):
-        return [(_pattern(where, key), 1.0) for key in layers]
-    raise TypeError(
-        f"{where}: expected layers to be None, a name, a list of names or a dict from names to rates, got {layers!r}."
-    )
-
-
-def _pattern(where: str, key: Any) -> "re.Pattern[str]":
-    if isinstance(key, re.Pattern):
-        return key
-    if not isinstance(key, str):
-        raise TypeError(f"{where}: expected names in layers, globs or compiled regular expressions, got {key!r}.")
-    return _Glob(key)  # type: ignore[return-value]
-
-
-class _Glob:
-    """A glob as a pattern."""
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-
-    def fullmatch(self, name: str) -> bool:
-        return fnmatchcase(name, self.pattern)
-
-
-def _rate(where: str, key: Any, rate: Any) -> float:
-    return checks.fraction(where, f"the rate of {getattr(key, 'pattern', key)!r}", rate)
+    if not isinstance(layers, Iterable):
+        raise TypeError(
+            f"{where}: expected layers to be None, a name, a list of names or a dict from names to rates, got "
+            f"{layers!r}."
+        )
+    rates = list(layers.items()) if isinstance(layers, Mapping) else [(key, 1.0) for key in layers]
+    patterns = [pattern(where, "layers", key) for key, _ in rates]
+    named = zip(patterns, rates, strict=True)
+    return patterns, [checks.fraction(where, f"the rate of {each.text!r}", rate) for each, (_, rate) in named]

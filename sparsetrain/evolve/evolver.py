@@ -40,9 +40,9 @@ class Evolver:
         rule: which edges go and come: Static, SET, RigL, SNFS, TopKAST, CHT, GMP, GlobalMagnitude, or one of
             your own.
         schedule: when, and how many: Constant, Cosine, Linear, Cubic.
-        layers: which layers change: None for all; a name, a glob or a compiled regular expression, or a list of such;
-            or a dict from such to rates from 0 to 1 by which the schedule's fraction is multiplied. The first that
-            matches counts.
+        layers: which layers change: None for all; a name, a glob, a regular expression (compiled, or a string after
+            ``re:``) or a class, or a list of such; or a dict from such to rates from 0 to 1 by which the schedule's
+            fraction is multiplied. The first that matches counts.
         distribution: of a final density over the layers, ``"uniform"``, ``"er"`` or ``"erk"``, see patterns.allocate.
         warm_up: steps over which the updates of newborn edges grow from none to whole.
         generator: of everything that is drawn; by default one that follows ``torch.manual_seed``.

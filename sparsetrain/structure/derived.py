@@ -56,6 +56,16 @@ def copies(t: "Topology") -> "WeakValueDictionary[torch.device, Topology]":
     return WeakValueDictionary({t.device: t})
 
 
+def memory(t: "Topology") -> dict[object, int]:
+    """Bytes of each array that a topology holds; arrays that topologies share have one key."""
+    return {_key(each): each.nbytes for each in held(t)}
+
+
+def _key(array: Any) -> object:
+    address = array.data_ptr() if isinstance(array, Tensor) else 0
+    return (array.device, address) if address else id(array)
+
+
 def held(t: "Topology") -> Iterator[Any]:
     """Everything that counts as memory of a topology: index tensors, and the plans of kernels."""
     yield from (t.crow, t.col)

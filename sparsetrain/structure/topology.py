@@ -188,10 +188,7 @@ class Topology(TopologyForms):
     @property
     def nbytes(self) -> int:
         """Bytes of the indices, and of the plans that were derived from them so far; shared arrays count once."""
-        held = {
-            array.data_ptr() if isinstance(array, Tensor) else id(array): array.nbytes for array in derived.held(self)
-        }
-        return sum(held.values())
+        return sum(derived.memory(self).values())
 
     @property
     def digest(self) -> str:

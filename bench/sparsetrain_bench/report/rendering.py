@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from sparsetrain.cli.report import aligned
+from sparsetrain.text_table import aligned
 
 from .record import Record
 from .table import Table

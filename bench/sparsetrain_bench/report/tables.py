@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
-from sparsetrain.cli.report import size
 from sparsetrain.cli.setting import count
+from sparsetrain.text_table import size
 
 from ..case import OURS
 from ..engines import DENSE, ENGINES, PEERS
