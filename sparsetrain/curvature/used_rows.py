@@ -1,9 +1,8 @@
 """Rows of tables as leaves of a graph: what a forward pass reads of a table, each row once.
 
 A gradient of a whole table has a row for each of its rows, nearly all zero. While ``UsedRows`` is active, what reads
-rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a
-small tensor in their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to
-that.
+rows (LookupTable, nn.Embedding, nn.EmbeddingBag, layers over edges with ``sparse_grad=True``) reads a small tensor in
+their place, which holds the rows that it uses, and autograd or torch.func differentiate with respect to that.
 """
 
 from collections.abc import Iterable, Mapping
