@@ -33,7 +33,7 @@ class Block(NamedTuple):
     least: int
 
 
-def _cache_bytes(level: int, usual: int) -> int:
+def cache_bytes(level: int, usual: int) -> int:
     """Size of this CPU's data cache of a level, for one core."""
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -45,7 +45,7 @@ def _cache_bytes(level: int, usual: int) -> int:
     return usual
 
 
-_L1, _L2 = (_cache_bytes(level, usual) // TILE_BYTES for level, usual in ((1, 32 * 1024), (2, 1024 * 1024)))
+_L1, _L2 = (cache_bytes(level, usual) // TILE_BYTES for level, usual in ((1, 32 * 1024), (2, 1024 * 1024)))
 _FAR = Block((1 << 19) // TILE_BYTES, 8, (1 << 22) // TILE_BYTES)  # even L3 is slow for panels as large as that
 # a product reads one vector for each multiplication and wants them in L1; the gradients compute twice as much on it,
 # and are content with L2. Few edges do not repay loading and storing the sums
@@ -96,7 +96,7 @@ def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUC
     if blocks > 1:
         pointers, step = np.empty((blocks + 1) * rows, crow.dtype), rows
         block_pointers(crow, col, block, blocks, pointers)
-    bounds = _chunks(crow)
+    bounds = chunks(crow)
     ends = crow[bounds]
     group = min(GROUP, bounds.size - 1)
     run = int((ends[group:] - ends[:-group]).max())
@@ -131,7 +131,7 @@ def _block_size(rows, columns, nnz, widths):
     return 0
 
 
-def _chunks(crow):
+def chunks(crow):
     """Row boundaries that share out the edges, weighing a row as much as an average row's edges: a chunk has about twice its
     share of either at most, unless a single row has more."""
     rows, nnz = crow.size - 1, int(crow[-1])

@@ -1,0 +1,59 @@
+"""Numbers of images on their way into a panel's rows and out of them."""
+
+import numpy as np
+
+from ..jit import kernel
+from ..lanes import copy_tile
+from ..operands import read, write
+from ..width import VECTOR_BYTES
+from .shifted import copy_numbers
+
+FOUR = (0,) * 4
+
+
+@kernel(inline=True)
+def copy_run(x, source, step, y, place, apart, numbers, lanes):
+    """y[place + j*apart] = x[source + j*step] for j < numbers; one of both may be in half precision. Vectors at the end of a
+    run overlap those before, and write the same again."""
+    if step == 1 and apart == 1 and numbers >= lanes:
+        for n in range(0, numbers, lanes):
+            j = min(n, numbers - lanes)
+            copy_tile(x, np.int64(source + j), y, np.int64(place + j), (0,))
+    elif step == 1 and apart == 1 and numbers >= 4:
+        for n in range(0, numbers, 4):
+            j = min(n, numbers - 4)
+            copy_numbers(x, np.int64(source + j), y, np.int64(place + j), FOUR)
+    else:
+        for j in range(numbers):
+            write(y, np.int64(place + j * apart), read(x, np.int64(source + j * step)))
+
+
+@kernel
+def take_cells(x, start, image_stride, cells, first, last, images, panel, at):
+    """The runs first..last of one channel into panel[at:]; zeros for images that are not there."""
+    lanes = VECTOR_BYTES // panel.itemsize
+    for i in range(first, last):
+        place, numbers = at + cells.place[i], cells.numbers[i]
+        if cells.image[i] < images:
+            source = start + cells.image[i] * image_stride + cells.source[i]
+            copy_run(x, source, cells.step, panel, place, 1, numbers, lanes)
+        else:
+            panel[place : place + numbers] = 0
+
+
+@kernel
+def put_cells(panel, at, x, start, image_stride, cells, first, last, images):
+    """The runs first..last of one channel out of panel[at:]."""
+    lanes = VECTOR_BYTES // panel.itemsize
+    for i in range(first, last):
+        if cells.image[i] < images:
+            source = start + cells.image[i] * image_stride + cells.source[i]
+            copy_run(panel, at + cells.place[i], 1, x, source, cells.step, cells.numbers[i], lanes)
+
+
+@kernel
+def take_channel(x, start, image_stride, cells, phase, spans, span, images, panel, at):
+    """A whole row of a panel: all spans of one phase of a channel."""
+    for s in range(spans):
+        i = phase * spans + s
+        take_cells(x, start, image_stride, cells, cells.bounds[i], cells.bounds[i + 1], images, panel, at + s * span)

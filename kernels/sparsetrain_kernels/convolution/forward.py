@@ -1,0 +1,97 @@
+"""The convolution of images with a sparse weight, over positions of a grid (grids.py)."""
+
+import numpy as np
+from numba import prange
+
+from ..half_precision import computed
+from ..jit import kernel
+from ..lanes import fill_tile
+from ..launch import launch
+from ..panels import scratch
+from ..plan import Array, share
+from ..subnormals import flush_subnormals, restore_subnormals
+from ..vectors import lanes
+from ..width import MOST_VECTORS, VECTOR_BYTES
+from .cells import put_cells, take_channel
+from .edges import Edges
+from .grids import Grid
+from .shifted import shifted_axpy
+
+WIDTH = (0,) * MOST_VECTORS
+
+
+@kernel
+def forward_worker(worker, workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels, inputs,
+                   y, outputs, batch, width):
+    """A worker's share: chunks of output channels for groups of images. ``inputs`` and ``outputs`` are the positions of an image."""
+    mode = flush_subnormals()
+    tile = len(width) * (VECTOR_BYTES // values.itemsize)
+    chunks, rows, present = bounds.size - 1, crow.size - 1, -1
+    groups = (batch + g.images - 1) // g.images
+    task, last = share(worker, workers, groups * chunks)
+    at = worker * (room.size // workers)
+    sums = at + channels * g.phases * g.stride
+    if task < last:
+        room[at:sums] = 0
+    while task < last:
+        group, chunk = task // chunks, task % chunks
+        end = min(chunks, chunk + last - task)
+        first, images = group * g.images, min(g.images, batch - group * g.images)
+        if group != present:
+            for c in range(channels):
+                for phase in range(g.phases):
+                    take_channel(x, (first * channels + c) * inputs, channels * inputs, cells_x, phase, g.spans, g.span, images,
+                                 room, at + (c * g.phases + phase) * g.stride)
+            present = group
+        for s in range(g.spans):
+            for r in range(bounds[chunk], bounds[end]):
+                initial = bias[r] if bias.size > 0 else values.dtype.type(0)
+                place = at + r // block * apart + s * g.span
+                for t in range(0, min(g.span, g.length - s * g.span), tile):
+                    fill_tile(room, np.int64(sums + t), initial, width)
+                    shifted_axpy(room, np.int64(sums + t), col, values, np.int64(crow[r]), np.int64(crow[r + 1]), start,
+                                 room, np.int64(place + t), width)
+                put_cells(room, sums, y, (first * rows + r) * outputs, rows * outputs, cells_y, cells_y.bounds[s],
+                          cells_y.bounds[s + 1], images)
+        task += end - chunk
+    restore_subnormals(mode)
+
+
+@kernel
+def forward_serial(workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels, inputs, y, outputs, batch,
+                   width):
+    forward_worker(np.int64(0), np.int64(1), room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels, inputs,
+                   y, outputs, batch, width)
+
+
+@kernel(parallel=True)
+def forward_parallel(workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels, inputs, y, outputs, batch,
+                     width):
+    for worker in prange(workers):
+        forward_worker(np.int64(worker), workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels,
+                       inputs, y, outputs, batch, width)
+
+
+def forward(e: Edges, g: Grid, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
+    """y = the convolution of x with the weight, + bias, written into y.
+
+    Args:
+        e: of the weight, (outputs, channels / groups * taps).
+        g: the grid of x and y.
+        values: shape (nnz,).
+        x: shape (batch, channels, positions), contiguous; of the type of values or, beside float32 values, in half precision.
+        y: shape (batch, outputs, positions), contiguous; of the type of x.
+        bias: shape (outputs,), or None.
+        threads: at most so many; the result does not depend on it.
+    """
+    batch, channels, inputs = x.shape
+    if y.size == 0:
+        return
+    rows, dtype = y.shape[1], computed(x.dtype)
+    start = e.starts(g)
+    work = values.size * -(-batch // g.layout.images) * g.layout.length // lanes(dtype)
+    layout, cells_x, cells_y = g.layout, g.inputs, g.outputs
+    room = channels * layout.phases * layout.stride + layout.span
+    launch(forward_serial, forward_parallel, (x.dtype.char, e.col.dtype.char), work, threads, *scratch(room, dtype, threads, work),
+           layout, cells_x, cells_y, e.crow, e.col, e.bounds, values, values[:0] if bias is None else bias, start, rows // e.groups,
+           channels // e.groups * layout.phases * layout.stride, x.reshape(-1), channels, inputs, y.reshape(-1), y.shape[2], batch, WIDTH)

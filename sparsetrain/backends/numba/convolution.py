@@ -1,0 +1,103 @@
+"""Convolutions on a CPU: tensors as arrays, and the kernels of sparsetrain_kernels.convolution, in which a stored weight is
+a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
+
+import numpy as np
+import torch
+from sparsetrain_kernels import convolution as kernels
+from sparsetrain_kernels.convolution.edges import Edges, EdgesByInput
+from sparsetrain_kernels.convolution.grids import Grid
+from sparsetrain_kernels.plan import chunks
+from sparsetrain_kernels.vectors import lanes
+from sparsetrain_kernels.width import MOST_VECTORS
+from torch import Tensor
+
+from ...arrays import Array, array, flat, operand
+from ...dtypes import wide
+from ...structure.topology import Topology
+from ..convolution.geometry import Geometry
+from ..convolution.layout import format_of, sum_over_positions
+
+
+def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
+    size = tuple(x.shape[2:])
+    y = x.new_empty(x.shape[0], t.shape[0], *g.output_size(size))
+    grid, kept = _grid(t, x, size, g), t.derived(_Kept)
+    kernels.forward(
+        kept.stored(t, g), grid, flat(values), _images(x), _images(y), None if bias is None else flat(bias),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return y.contiguous(memory_format=format_of(x))
+
+
+def input_gradient(t: Topology, values: Tensor, dy: Tensor, size: tuple[int, ...], g: Geometry) -> Tensor:
+    x = dy.new_zeros(dy.shape[0], g.channels_in(t), *size)
+    return _backward(t, values, x, dy, g, like=dy)[1]
+
+
+def value_gradient(t: Topology, x: Tensor, dy: Tensor, g: Geometry) -> Tensor:
+    values = x.new_zeros(t.nnz, dtype=wide(x.dtype))
+    return _backward(t, values, x, dy, g, like=None)[0]
+
+
+def backward(
+    t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    grad, dx = _backward(t, values, x, dy, g, like=x)
+    return grad, dx, sum_over_positions(dy.detach().to(values.dtype)) if bias else None
+
+
+def _backward(
+    t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, like: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of values and input, the latter in the layout of ``like``; without it, none of the input."""
+    size = tuple(x.shape[2:])
+    grid, kept = _grid(t, x, size, g), t.derived(_Kept)
+    grad, dx = values.new_empty(t.nnz), x.new_empty(0)
+    if like is not None:  # pixels that no tap reads have a gradient of zero
+        reads_all = all(stride <= reach for stride, reach in zip(g.stride, g.reach, strict=True)) and set(g.dilation) == {1}
+        dx = (torch.empty if reads_all else torch.zeros)(x.shape, dtype=x.dtype)
+    kernels.backward(
+        kept.by_input(t, g, grid), grid, flat(values), _images(x), _images(dy), _images(dx) if like is not None else None,
+        array(grad), torch.get_num_threads(),
+    )  # fmt: skip
+    return grad, dx if like is None else dx.contiguous(memory_format=format_of(like))
+
+
+def _grid(t: Topology, x: Tensor, size: tuple[int, ...], g: Geometry) -> Grid:
+    before = tuple(first for first, _ in g.padding)
+    dtype = np.dtype(np.float64 if wide(x.dtype) is torch.float64 else np.float32)
+    return kernels.grid(
+        size, g.kernel, g.stride, g.dilation, before, g.output_size(size), x.shape[0], x.shape[1], t.shape[0],
+        MOST_VECTORS * lanes(dtype), dtype.itemsize,
+    )  # fmt: skip
+
+
+def _images(x: Tensor) -> Array:
+    """As (batch, channels, positions)."""
+    return operand(x.detach().contiguous().view(x.shape[0], x.shape[1], -1))
+
+
+class _Kept:
+    """What follows from a topology as the weight of convolutions: chunks of its rows, and its edges by input channel, for
+    each number of taps, groups and phases that it was used with."""
+
+    def __init__(self, t: Topology) -> None:
+        t.check_untouched()
+        self.bounds = chunks(array(t.crow))
+        self._by_input: dict[tuple[object, ...], EdgesByInput] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self.bounds.nbytes + sum(edges.nbytes for edges in self._by_input.values())
+
+    def stored(self, t: Topology, g: Geometry) -> Edges:
+        t.check_untouched()
+        return Edges(array(t.crow), array(t.col), self.bounds, t.shape[1], g.volume, g.groups)
+
+    def by_input(self, t: Topology, g: Geometry, grid: Grid) -> EdgesByInput:
+        key = (g.volume, g.groups, grid.phase.tobytes())
+        edges = self._by_input.get(key)
+        if edges is None:
+            edges = kernels.edges_by_input(self.stored(t, g), grid.phase, grid.layout.phases)
+            self._by_input[key] = edges
+        return edges
