@@ -27,6 +27,23 @@ class Rates(NamedTuple):
 
 RATES = {64: Rates(1.75, 1.35, 95, 25), 32: Rates(1.75, 1.9, 55, 30), 16: Rates(1.75, 1.9, 55, 50)}
 
+
+class ConvolutionRates(NamedTuple):
+    """Of the kernels of convolutions, in multiplications of the dense one: for each edge at a position, and for each
+    number that moves into a panel or out of it."""
+
+    forward: float
+    backward: float
+    moved_forward: float
+    moved_backward: float
+
+
+CONVOLUTION_RATES = {
+    64: ConvolutionRates(2.0, 1.25, 40, 25),
+    32: ConvolutionRates(2.0, 1.8, 40, 25),
+    16: ConvolutionRates(2.0, 1.8, 40, 25),
+}
+
 MEMORY, CACHE = 3.0e12, 5.5e12  # bytes a second that a GPU copies, and that its L2 delivers
 CUSPARSE = 1.5e12  # edges times samples a second
 THROUGHPUT = {torch.float64: 50e12, torch.float32: 50e12, torch.float16: 680e12, torch.bfloat16: 680e12}
@@ -49,6 +66,25 @@ def blocks_are_faster_on_cpu(numel: int, nnz: int, batch: int, gradients: bool) 
     rates = RATES[VECTOR_BYTES]
     for_density = rates.backward + rates.per_edge / batch if gradients else rates.forward
     return nnz / numel * for_density > 1 + rates.expansion / batch
+
+
+def blocks_convolve_faster(multiplications: float, at_edges: float, moved: float, gradients: bool) -> bool:
+    """Whether a convolution through dense blocks takes less time than by kernels on a CPU, or both gradients of one.
+
+    Args:
+        multiplications: of the dense convolution of one image.
+        at_edges: edges times positions that kernels compute for it.
+        moved: numbers of it that kernels move into panels and out of them.
+
+    Example:
+        >>> blocks_convolve_faster(2**26, 2**26 * 0.05, 2**17, gradients=False)
+        False
+        >>> blocks_convolve_faster(2**26, 2**26 * 0.9, 2**17, gradients=False)
+        True
+    """
+    rates = CONVOLUTION_RATES[VECTOR_BYTES]
+    per_edge, per_number = (rates.backward, rates.moved_backward) if gradients else (rates.forward, rates.moved_forward)
+    return per_edge * at_edges + per_number * moved > multiplications
 
 
 def blocks_are_faster_on_cuda(numel: int, nnz: int, batch: int, dtype: torch.dtype, *, fused: bool, tf32: bool) -> bool:

@@ -22,7 +22,8 @@ import numpy as np
 from ..panels import ALIGNMENT
 from ..plan import Array, cache_bytes
 
-POSITIONS = 512  # of a group of images, about: small images fill tiles together
+POSITIONS = 1024  # of a group of images, at most, where an image is smaller: small ones fill tiles together
+WASTE = 1.05  # of positions in tiles that are not full, beside what the best number of images wastes
 WINDOW = cache_bytes(2, 1024 * 1024) // 4  # bytes that a span of positions of all channels may take: two threads share L2
 
 
@@ -123,13 +124,20 @@ def grid(
 
 def _layout(plane: int, lead: int, phases: int, batch: int, rows: int, tile: int, itemsize: int) -> Layout:
     """Of images of so many positions, in panels of at most so many rows."""
-    images = max(1, min(batch, POSITIONS // plane))
+    images = _images_together(plane, batch, tile)
     length = -(-images * plane // tile) * tile
     line = ALIGNMENT // itemsize
     stride = -(-(lead + length) // line) * line
     stride += line if stride * itemsize % 1024 == 0 else 0  # rows that are a power of two apart would share few cache lines
     span = min(length, max(tile, WINDOW // (rows * itemsize) // tile * tile))
     return Layout(images, length, lead, stride, span, -(-length // span), phases)
+
+
+def _images_together(plane: int, batch: int, tile: int) -> int:
+    """The smallest number of images whose positions fill tiles about as well as any."""
+    most = max(1, min(batch, POSITIONS // plane))
+    waste = [-(-n * plane // tile) * tile / (n * plane) for n in range(1, most + 1)]
+    return next(n for n, of_n in enumerate(waste, 1) if of_n <= WASTE * min(waste))
 
 
 def _runs(cells: list[tuple[int, int, int]], sizes: list[int], steps: list[int], stride: tuple[int, ...]) -> tuple[Array, Array, int]:

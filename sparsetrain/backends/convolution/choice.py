@@ -1,14 +1,19 @@
 """Which way computes a convolution: by request, or by shapes, structure, dtype and device; never by timing."""
 
+import math
+
 import torch
+from sparsetrain_kernels.jit import COMPILES
 
 from ...structure.topology import Topology
 from ..choice import AUTOMATIC
+from ..cost import blocks_convolve_faster
+from ..numba import convolution as kernels
 from . import blocks
 from .geometry import Geometry
 from .protocol import Convolution
 
-WAYS: dict[str, Convolution] = {"blocks": blocks}
+WAYS: dict[str, Convolution] = {"numba": kernels, "blocks": blocks}
 
 
 def way_for(
@@ -25,4 +30,11 @@ def way_for(
     Args:
         request: what use_backend asked for when the forward pass ran; ways that have no convolutions are blocks.
     """
-    return request if request in WAYS else "blocks"
+    if request != AUTOMATIC:
+        return request if request in WAYS else "blocks"
+    if device.type != "cpu" or not COMPILES:
+        return "blocks"
+    numel = t.numel * math.prod(g.output_size(shape[2:]))
+    computed = kernels.positions(t, shape, dtype, g) / max(1, shape[0])
+    moved = (shape[1] + t.shape[0]) * computed
+    return "blocks" if blocks_convolve_faster(numel, t.nnz * computed, moved, gradients) else "numba"

@@ -1,5 +1,7 @@
-"""Convolutions on a CPU: tensors as arrays, and the kernels of sparsetrain_kernels.convolution, in which a stored weight is
-a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
+"""Convolutions on a CPU: tensors as arrays, and the kernels of sparsetrain_kernels.convolution, in which a stored weight
+is a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
+
+import math
 
 import numpy as np
 import torch
@@ -19,9 +21,8 @@ from ..convolution.layout import format_of, sum_over_positions
 
 
 def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
-    size = tuple(x.shape[2:])
-    y = x.new_empty(x.shape[0], t.shape[0], *g.output_size(size))
-    grid, kept = _grid(t, x, size, g), t.derived(_Kept)
+    y = x.new_empty(x.shape[0], t.shape[0], *g.output_size(tuple(x.shape[2:])))
+    grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
     kernels.forward(
         kept.stored(t, g), grid, flat(values), _images(x), _images(y), None if bias is None else flat(bias),
         torch.get_num_threads(),
@@ -50,11 +51,12 @@ def _backward(
     t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, like: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of values and input, the latter in the layout of ``like``; without it, none of the input."""
-    size = tuple(x.shape[2:])
-    grid, kept = _grid(t, x, size, g), t.derived(_Kept)
+    grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
     grad, dx = values.new_empty(t.nnz), x.new_empty(0)
     if like is not None:  # pixels that no tap reads have a gradient of zero
-        reads_all = all(stride <= reach for stride, reach in zip(g.stride, g.reach, strict=True)) and set(g.dilation) == {1}
+        reads_all = all(stride <= reach for stride, reach in zip(g.stride, g.reach, strict=True)) and set(
+            g.dilation
+        ) == {1}
         dx = (torch.empty if reads_all else torch.zeros)(x.shape, dtype=x.dtype)
     kernels.backward(
         kept.by_input(t, g, grid), grid, flat(values), _images(x), _images(dy), _images(dx) if like is not None else None,
@@ -63,12 +65,19 @@ def _backward(
     return grad, dx if like is None else dx.contiguous(memory_format=format_of(like))
 
 
-def _grid(t: Topology, x: Tensor, size: tuple[int, ...], g: Geometry) -> Grid:
+def positions(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> int:
+    """Positions that are computed for each channel of an input of this shape: outputs, and what lies between them."""
+    layout = _grid(t, shape, dtype, g).layout
+    return -(-shape[0] // layout.images) * layout.length
+
+
+def _grid(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> Grid:
     before = tuple(first for first, _ in g.padding)
-    dtype = np.dtype(np.float64 if wide(x.dtype) is torch.float64 else np.float32)
+    number = np.dtype(np.float64 if wide(dtype) is torch.float64 else np.float32)
+    batch, channels, *size = shape
     return kernels.grid(
-        size, g.kernel, g.stride, g.dilation, before, g.output_size(size), x.shape[0], x.shape[1], t.shape[0],
-        MOST_VECTORS * lanes(dtype), dtype.itemsize,
+        tuple(size), g.kernel, g.stride, g.dilation, before, g.output_size(tuple(size)), batch, channels, t.shape[0],
+        MOST_VECTORS * lanes(number), number.itemsize,
     )  # fmt: skip
 
 
@@ -78,8 +87,8 @@ def _images(x: Tensor) -> Array:
 
 
 class _Kept:
-    """What follows from a topology as the weight of convolutions: chunks of its rows, and its edges by input channel, for
-    each number of taps, groups and phases that it was used with."""
+    """What follows from a topology as the weight of convolutions: chunks of its rows, and its edges by input channel,
+    for each number of taps, groups and phases that it was used with."""
 
     def __init__(self, t: Topology) -> None:
         t.check_untouched()
@@ -88,7 +97,7 @@ class _Kept:
 
     @property
     def nbytes(self) -> int:
-        return self.bounds.nbytes + sum(edges.nbytes for edges in self._by_input.values())
+        return int(self.bounds.nbytes) + sum(edges.nbytes for edges in self._by_input.values())
 
     def stored(self, t: Topology, g: Geometry) -> Edges:
         t.check_untouched()
