@@ -1,5 +1,5 @@
-"""Convolutions on a CPU: tensors as arrays, and the kernels of sparsetrain_kernels.convolution, in which a stored weight
-is a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
+"""Convolutions on a CPU: tensors as arrays, and the kernels of sparsetrain_kernels.convolution, in which an edge is
+a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
 
 import math
 
@@ -8,7 +8,6 @@ import torch
 from sparsetrain_kernels import convolution as kernels
 from sparsetrain_kernels.convolution.edges import Edges, EdgesByInput
 from sparsetrain_kernels.convolution.grids import Grid
-from sparsetrain_kernels.plan import chunks
 from sparsetrain_kernels.vectors import lanes
 from sparsetrain_kernels.width import MOST_VECTORS
 from torch import Tensor
@@ -52,16 +51,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of values and input, the latter in the layout of ``like``; without it, none of the input."""
     grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
-    grad, dx = values.new_empty(t.nnz), x.new_empty(0)
-    if like is not None:  # pixels that no tap reads have a gradient of zero
-        reads_all = all(stride <= reach for stride, reach in zip(g.stride, g.reach, strict=True)) and set(
-            g.dilation
-        ) == {1}
-        dx = (torch.empty if reads_all else torch.zeros)(x.shape, dtype=x.dtype)
-    kernels.backward(
-        kept.by_input(t, g, grid), grid, flat(values), _images(x), _images(dy), _images(dx) if like is not None else None,
-        array(grad), torch.get_num_threads(),
-    )  # fmt: skip
+    grad, dx, into = values.new_empty(t.nnz), x.new_empty(0), None
+    if like is not None:  # inputs that no tap reads have a gradient of zero
+        all_are_read = grid.layout.phases == math.prod(g.stride)
+        dx = (torch.empty if all_are_read else torch.zeros)(x.shape, dtype=x.dtype)
+        into = _images(dx)
+    edges = kept.by_input(t, g, grid)
+    kernels.backward(edges, grid, flat(values), _images(x), _images(dy), into, array(grad), torch.get_num_threads())
     return grad, dx if like is None else dx.contiguous(memory_format=format_of(like))
 
 
@@ -83,7 +79,7 @@ def _grid(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) 
 
 def _images(x: Tensor) -> Array:
     """As (batch, channels, positions)."""
-    return operand(x.detach().contiguous().view(x.shape[0], x.shape[1], -1))
+    return operand(x.detach().contiguous().flatten(2))
 
 
 class _Kept:
@@ -92,7 +88,7 @@ class _Kept:
 
     def __init__(self, t: Topology) -> None:
         t.check_untouched()
-        self.bounds = chunks(array(t.crow))
+        self.bounds: Array = kernels.edges(array(t.crow), array(t.col), t.shape[1], 1).bounds
         self._by_input: dict[tuple[object, ...], EdgesByInput] = {}
 
     @property
