@@ -58,8 +58,8 @@ class Problem(NamedTuple):
         dy = numbers(seed + 1, self.batch, w.rows, int(np.prod(self.out)), dtype=dtype)
         return numbers(seed + 2, w.col.size, dtype=dtype), numbers(seed + 3, w.rows, dtype=dtype), x, dy
 
-    def oracle(self, values: Array, bias: Array, x: Array, dy: Array) -> tuple[Array, Array, Array]:
-        """y, dx and the values' gradient by torch, in float64"""
+    def oracle(self, values: Array, bias: Array, x: Array, dy: Array) -> list[Array]:
+        """y, dx and the gradients of values and bias by torch, in float64"""
         w = self.weight
         weight = torch.tensor(w.dense(values)).view(w.rows, -1, *self.kernel).requires_grad_()
         inputs = torch.tensor(x, dtype=torch.float64).view(self.batch, self.channels, *self.size).requires_grad_()
@@ -76,7 +76,12 @@ class Problem(NamedTuple):
         assert inputs.grad is not None
         assert weight.grad is not None
         grad = weight.grad.view(w.rows, -1).numpy()[w.row, w.col]
-        return y.detach().numpy().reshape(dy.shape), inputs.grad.numpy().reshape(x.shape), grad
+        return [
+            y.detach().numpy().reshape(dy.shape),
+            inputs.grad.numpy().reshape(x.shape),
+            grad,
+            dy.astype(float).sum((0, 2)),
+        ]
 
 
 @st.composite
@@ -106,8 +111,9 @@ def run(
     y, dx = np.full(dy.shape, 77, dy.dtype), np.zeros_like(x)
     grad = np.full(values.size, np.nan, values.dtype)
     module.forward(e, g, values, x, y, bias, threads)
-    module.backward(by_input, g, values, x, dy, dx, grad, threads)
-    return [y, dx, grad]
+    bias_grad = None if bias is None else np.full(bias.size, np.nan, values.dtype)
+    module.backward(by_input, g, values, x, dy, dx, grad, bias_grad, threads)
+    return [y, dx, grad] + ([] if bias_grad is None else [bias_grad])
 
 
 @some
@@ -151,7 +157,7 @@ def test_half_precision_is_float32_rounded() -> None:
     values, bias, x, dy = p.operands(7, np.float32)
     x, dy = half_precision.rounded(x, half), half_precision.rounded(dy, half)
     wide = run(kernels, p, values, bias, half_precision.widened(x), half_precision.widened(dy))
-    y, dx, grad = run(kernels, p, values, bias, x, dy)
+    y, dx, grad, _ = run(kernels, p, values, bias, x, dy)
     np.testing.assert_array_equal(y, half_precision.rounded(wide[0], half))
     np.testing.assert_array_equal(dx, half_precision.rounded(wide[1], half))
     np.testing.assert_array_equal(grad, wide[2])
@@ -170,7 +176,7 @@ def test_nothing_that_is_not_stored_contributes() -> None:
     p = large(1, batch=2)
     values, bias, x, dy = p.operands(1, np.float32)
     x[0, p.weight.col[0] // 9, :] = np.inf
-    y, _, _ = run(kernels, p, values, bias, x, dy)
+    y, *_ = run(kernels, p, values, bias, x, dy)
     reading = np.unique(p.weight.row[p.weight.col // 9 == p.weight.col[0] // 9])
     others = np.setdiff1d(np.arange(150), reading)
     assert not np.isfinite(y[0, reading]).all()

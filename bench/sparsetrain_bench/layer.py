@@ -1,7 +1,7 @@
 """One linear layer: forward, backward with the gradients of input, edges and bias, and the optimizer."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ import sparsetrain as st
 from .case import OF_HALVES, TOLERANCE, Case, Contestant
 from .engines import ENGINES, Engine
 from .step import Clock, edge_values, optimizer_for, seeded
+
+if TYPE_CHECKING:
+    from .convolution import ConvolutionCase
 
 Layout = Literal["row-major", "feature-major"]
 FEW = 16  # samples up to which an engine without gradients is worth a look
@@ -89,9 +92,9 @@ class LayerCase(Case):
 class LayerContestant(Contestant):
     """A layer of one engine. Row-major is a promise to whoever comes next, so keeping it is timed."""
 
-    def __init__(self, engine: Engine, case: LayerCase, problem: LayerProblem) -> None:
+    def __init__(self, engine: Engine, case: "LayerCase | ConvolutionCase", problem: LayerProblem) -> None:
         self.engine, self.case, self.t = engine, case, problem.t
-        self.x, self.dy = problem.x.to(engine.dtype), problem.dy.to(engine.dtype)
+        self.x, self.dy = engine.operand(problem.x), engine.operand(problem.dy)
         self.tolerance = TOLERANCE if engine.dtype is torch.float32 else OF_HALVES
         self.layer: Any = engine.layer(problem.t, problem.values, problem.bias)
         self.optimizer = optimizer_for(self.layer.parameters()) if case.training else None

@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 import sparsetrain as st
 
 from .case import Case, Contestant
-from .engines import DENSE, ENGINES, MASKED, Engine
+from .engines import ENGINES, LINEAR, MASKED, Engine
 from .step import Clock, edge_values, optimizer_for, seeded
 
 TWIN_LIMIT = 30_000_000  # weights up to which the float64 twin is dense, and all edges are checked
 SAMPLE = 100_000  # edges of a layer whose gradients are checked past it
-ALL = ("sparsetrain", *DENSE, *MASKED, "SparseProp", "SparseLab")
+ALL = ("sparsetrain", *LINEAR, *MASKED, "SparseProp", "SparseLab")
 
 
 class NetworkProblem(NamedTuple):

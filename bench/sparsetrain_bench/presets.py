@@ -4,7 +4,9 @@ from collections.abc import Callable
 from itertools import product
 
 from .case import Case
-from .engines import DENSE, ENGINES, MASKED
+from .convolution import ConvolutionCase
+from .engines import ENGINES, LINEAR, MASKED
+from .engines.convolutions import CONVOLUTIONS
 from .layer import LayerCase
 from .lookup import LookupCase
 from .lookup_tables import RACES, Size
@@ -55,7 +57,7 @@ def lookup(settings: Settings) -> list[Case]:
 
 def scale(settings: Settings) -> list[Case]:
     """Networks that grow until only sparse ones fit, and two that dense ones never did."""
-    engines = ("sparsetrain", *DENSE, *MASKED)
+    engines = ("sparsetrain", *LINEAR, *MASKED)
     density = (settings.densities or (0.01,))[0]
     cases: list[Case] = []
     for threads in settings.threads or THREADS[-1:]:
@@ -67,8 +69,26 @@ def scale(settings: Settings) -> list[Case]:
     return cases
 
 
-CONTESTANTS = tuple(dict.fromkeys([*ENGINES, *(name for names in RACES.values() for name in names)]))
+# outputs, channels, batch, size, kernel, stride: SparseProp's own, those of residual networks, and a pointwise one
+IMAGES = (
+    (256, 128, 8, 7, 3, 1), (128, 64, 32, 28, 3, 1), (64, 64, 32, 56, 3, 1), (128, 64, 32, 56, 3, 2),
+    (512, 512, 32, 7, 3, 1), (256, 64, 32, 28, 1, 1),
+)  # fmt: skip
+
+
+def convs(settings: Settings) -> list[Case]:
+    """One convolution, over shapes and densities."""
+    return [
+        ConvolutionCase(channels, outputs, batch, size, density, threads, kernel, stride)
+        for threads, (outputs, channels, batch, size, kernel, stride) in product(
+            settings.threads or THREADS[-1:], IMAGES
+        )
+        for density in settings.densities or (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+    ]
+
+
+CONTESTANTS = tuple(dict.fromkeys([*ENGINES, *CONVOLUTIONS, *(name for names in RACES.values() for name in names)]))
 
 PRESETS: dict[str, Callable[[Settings], list[Case]]] = {
-    "layers": layers, "mlp": mlp, "lookup": lookup, "scale": scale,
+    "layers": layers, "convs": convs, "mlp": mlp, "lookup": lookup, "scale": scale,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Engines by name. None imports the peer that it stands for before it makes a layer."""
 
+from .convolutions import ChannelsLastConvolution
 from .engine import Engine as Engine
 from .full_weight import Dense, DenseBf16, DenseOneDnn, MaskedAfterStep, MaskedInForward, MaskedOneDnn
 from .ours import Blocks, Sparsetrain, SparsetrainBf16, TorchBackend
@@ -15,6 +16,7 @@ _ALL = (
 )  # fmt: skip
 
 ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
-DENSE = (Dense.name, DenseOneDnn.name)  # judged by the faster of the two
+LINEAR = (Dense.name, DenseOneDnn.name)
+DENSE = (*LINEAR, ChannelsLastConvolution.name)  # judged by the faster of them
 MASKED = (MaskedInForward.name, MaskedAfterStep.name, MaskedOneDnn.name)  # judged by the cheapest of them
 PEERS = (SparseProp.name, SparseLab.name, TorchCsr.name, PygSparse.name)  # judged by the best of them

@@ -29,6 +29,10 @@ class Engine(ABC):
     def edge_gradient(self, layer: Any, t: Topology) -> Tensor:
         """The gradient of the edges in the topology's order, after a backward pass."""
 
+    def operand(self, x: Tensor) -> Tensor:
+        """An input, or a gradient of an output, as the engine likes it."""
+        return x.to(self.dtype)
+
     def after_step(self, layer: Any) -> None:
         """What a training loop has to do after each step of the optimizer."""
         return

@@ -29,31 +29,31 @@ def copy_run(x, source, step, y, place, apart, numbers, lanes):
 
 
 @kernel
-def take_cells(x, start, image_stride, cells, first, last, images, panel, at):
-    """The runs first..last of one channel into panel[at:]; zeros for images that are not there."""
-    lanes = VECTOR_BYTES // panel.itemsize
-    for i in range(first, last):
-        place, numbers = at + cells.place[i], cells.numbers[i]
+def take_cells(x, start, image_stride, cells, window, images, panel, at, length):
+    """panel[at : at + length] = a window of one channel, of so many images: its runs, and zeros between them."""
+    lanes, done = VECTOR_BYTES // panel.itemsize, at
+    for i in range(cells.bounds[window], cells.bounds[window + 1]):
         if cells.image[i] < images:
+            place, numbers = at + cells.place[i], cells.numbers[i]
+            fill_zeros(panel, done, place)
             source = start + cells.image[i] * image_stride + cells.source[i]
             copy_run(x, source, cells.step, panel, place, 1, numbers, lanes)
-        else:
-            panel[place : place + numbers] = 0
+            done = place + numbers
+    fill_zeros(panel, done, at + length)
+
+
+@kernel(inline=True)
+def fill_zeros(panel, first, last):
+    """panel[first:last] = 0"""
+    for i in range(np.uint64(first), np.uint64(last)):
+        panel[i] = 0
 
 
 @kernel
-def put_cells(panel, at, x, start, image_stride, cells, first, last, images):
-    """The runs first..last of one channel out of panel[at:]."""
+def put_cells(panel, at, x, start, image_stride, cells, window, images):
+    """The runs of a window of one channel out of panel[at:], those of so many images."""
     lanes = VECTOR_BYTES // panel.itemsize
-    for i in range(first, last):
+    for i in range(cells.bounds[window], cells.bounds[window + 1]):
         if cells.image[i] < images:
             source = start + cells.image[i] * image_stride + cells.source[i]
             copy_run(panel, at + cells.place[i], 1, x, source, cells.step, cells.numbers[i], lanes)
-
-
-@kernel
-def take_channel(x, start, image_stride, cells, phase, spans, span, images, panel, at):
-    """A whole row of a panel: all spans of one phase of a channel."""
-    for s in range(spans):
-        i = phase * spans + s
-        take_cells(x, start, image_stride, cells, cells.bounds[i], cells.bounds[i + 1], images, panel, at + s * span)

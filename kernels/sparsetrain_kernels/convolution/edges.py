@@ -46,7 +46,7 @@ class EdgesByInput(NamedTuple):
         return self.crow.nbytes + self.code.nbytes + self.perm.nbytes + self.bounds.nbytes
 
     def starts(self, g: Grid) -> Array:
-        """Where each code reads in a panel of the gradients of outputs, whose rows have ``lead`` zeros before."""
+        """Where each code reads in a panel of the gradients of outputs, whose rows begin ``lead`` positions early."""
         rows = np.arange(self.outputs) * g.layout.stride + g.layout.lead
         return (rows[None, :] - g.shift[:, None]).ravel()
 

@@ -12,7 +12,7 @@ from ..plan import Array, share
 from ..subnormals import flush_subnormals, restore_subnormals
 from ..vectors import lanes
 from ..width import MOST_VECTORS, VECTOR_BYTES
-from .cells import put_cells, take_channel
+from .cells import put_cells, take_cells
 from .edges import Edges
 from .grids import Grid
 from .shifted import shifted_axpy
@@ -21,38 +21,34 @@ WIDTH = (0,) * MOST_VECTORS
 
 
 @kernel
-def forward_worker(worker, workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart, x, channels, inputs,
-                   y, outputs, batch, width):
-    """A worker's share: chunks of output channels for groups of images. ``inputs`` and ``outputs`` are the positions of an image."""
+def forward_worker(worker, workers, room, g, cells_x, cells_y, crow, col, bounds, values, bias, start, block, apart,
+                   x, channels, inputs, y, outputs, batch, width):
+    """A worker's share: chunks of output channels for spans of groups of images. ``inputs`` and ``outputs`` are the numbers of
+    a channel of an image; output channels read ``apart`` numbers of the panel further for each ``block`` of them."""
     mode = flush_subnormals()
     tile = len(width) * (VECTOR_BYTES // values.itemsize)
     chunks, rows, present = bounds.size - 1, crow.size - 1, -1
-    groups = (batch + g.images - 1) // g.images
-    task, last = share(worker, workers, groups * chunks)
+    task, last = share(worker, workers, (batch + g.images - 1) // g.images * g.spans * chunks)
     at = worker * (room.size // workers)
     sums = at + channels * g.phases * g.stride
-    if task < last:
-        room[at:sums] = 0
     while task < last:
-        group, chunk = task // chunks, task % chunks
-        end = min(chunks, chunk + last - task)
-        first, images = group * g.images, min(g.images, batch - group * g.images)
-        if group != present:
+        unit, chunk = task // chunks, task % chunks
+        end, span = min(chunks, chunk + last - task), unit % g.spans
+        first = unit // g.spans * g.images
+        images, length = min(g.images, batch - first), min(g.span, g.length - span * g.span)
+        if unit != present:
             for c in range(channels):
                 for phase in range(g.phases):
-                    take_channel(x, (first * channels + c) * inputs, channels * inputs, cells_x, phase, g.spans, g.span, images,
-                                 room, at + (c * g.phases + phase) * g.stride)
-            present = group
-        for s in range(g.spans):
-            for r in range(bounds[chunk], bounds[end]):
-                initial = bias[r] if bias.size > 0 else values.dtype.type(0)
-                place = at + r // block * apart + s * g.span
-                for t in range(0, min(g.span, g.length - s * g.span), tile):
-                    fill_tile(room, np.int64(sums + t), initial, width)
-                    shifted_axpy(room, np.int64(sums + t), col, values, np.int64(crow[r]), np.int64(crow[r + 1]), start,
-                                 room, np.int64(place + t), width)
-                put_cells(room, sums, y, (first * rows + r) * outputs, rows * outputs, cells_y, cells_y.bounds[s],
-                          cells_y.bounds[s + 1], images)
+                    take_cells(x, (first * channels + c) * inputs, channels * inputs, cells_x, phase * g.spans + span, images,
+                               room, at + (c * g.phases + phase) * g.stride, length + g.lead)
+            present = unit
+        for r in range(bounds[chunk], bounds[end]):
+            initial = bias[r] if bias.size > 0 else values.dtype.type(0)
+            for t in range(0, length, tile):
+                fill_tile(room, np.int64(sums + t), initial, width)
+                shifted_axpy(room, np.int64(sums + t), col, values, np.int64(crow[r]), np.int64(crow[r + 1]), start,
+                             room, np.int64(at + r // block * apart + t), width)
+            put_cells(room, sums, y, (first * rows + r) * outputs, rows * outputs, cells_y, span, images)
         task += end - chunk
     restore_subnormals(mode)
 
@@ -90,7 +86,7 @@ def forward(e: Edges, g: Grid, values: Array, x: Array, y: Array, bias: Array | 
     rows, dtype = y.shape[1], computed(x.dtype)
     start = e.starts(g)
     work = values.size * -(-batch // g.layout.images) * g.layout.length // lanes(dtype)
-    layout, cells_x, cells_y = g.layout, g.inputs, g.outputs
+    layout, cells_x, cells_y = g.layout, g.read_inputs, g.outputs
     room = channels * layout.phases * layout.stride + layout.span
     launch(forward_serial, forward_parallel, (x.dtype.char, e.col.dtype.char), work, threads, *scratch(room, dtype, threads, work),
            layout, cells_x, cells_y, e.crow, e.col, e.bounds, values, values[:0] if bias is None else bias, start, rows // e.groups,

@@ -25,12 +25,13 @@ from ..plan import Array, cache_bytes
 POSITIONS = 1024  # of a group of images, at most, where an image is smaller: small ones fill tiles together
 WASTE = 1.05  # of positions in tiles that are not full, beside what the best number of images wastes
 WINDOW = cache_bytes(2, 1024 * 1024) // 4  # bytes that a span of positions of all channels may take: two threads share L2
+SPAN = 4  # times what taps read beyond a span, which is packed again with the next one, is the least of a span
 
 
 class Cells(NamedTuple):
-    """The runs of neighbouring numbers of one phase after another, span by span: so many ``numbers`` from position ``place``
-    of the span on, which an image holds from ``source`` on, ``step`` apart. ``bounds[phase*spans + span]`` is the first run
-    of a span."""
+    """The runs of neighbouring numbers of one phase after another, window by window: so many ``numbers`` from position
+    ``place`` of the window on, which an image holds from ``source`` on, ``step`` apart. ``bounds[phase*spans + span]`` is
+    the first run of a window."""
 
     bounds: Array
     place: Array
@@ -41,8 +42,8 @@ class Cells(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A panel's layout: so many ``images`` make a group, whose positions are cut into spans. A row of a panel has ``stride``
-    numbers, ``lead`` of them beyond the ``length`` that is computed."""
+    """So many ``images`` make a group, whose ``length`` positions are computed span by span. Panels hold the window of a span:
+    it and ``lead`` positions more, in rows of ``stride`` numbers."""
 
     images: int
     length: int
@@ -54,13 +55,16 @@ class Layout(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A layout, shift and phase of each tap, and where inputs and outputs stand."""
+    """A layout, shift and phase of each tap, and where inputs and outputs stand: in spans, and in the windows that are read,
+    of inputs with what comes after a span, of outputs with what was before."""
 
     layout: Layout
     shift: Array
     phase: Array
     inputs: Cells
     outputs: Cells
+    read_inputs: Cells
+    read_outputs: Cells
 
 
 class _Dimension(NamedTuple):
@@ -115,10 +119,11 @@ def grid(
         _runs([d.cells[i] for d, i in zip(spatial, chosen, strict=True)], list(size), steps, stride) for chosen in phases
     ]
     of_outputs = _runs([(0, n, 0) for n in out], list(out), steps, (1,) * len(out))
-    rest = (layout.images, math.prod(pitches), layout.span, layout.spans)
+    plane, lead, step = math.prod(pitches), layout.lead, stride[-1]
     return Grid(
         layout, np.array(shift, np.int64), np.array([phases.index(chosen) for chosen, _ in taps], np.int64),
-        _cells(of_inputs, stride[-1], *rest), _cells([of_outputs], 1, *rest),
+        _cells(of_inputs, step, plane, layout), _cells([of_outputs], 1, plane, layout),
+        _cells(of_inputs, step, plane, layout, after=lead), _cells([of_outputs], 1, plane, layout, before=lead),
     )
 
 
@@ -126,10 +131,10 @@ def _layout(plane: int, lead: int, phases: int, batch: int, rows: int, tile: int
     """Of images of so many positions, in panels of at most so many rows."""
     images = _images_together(plane, batch, tile)
     length = -(-images * plane // tile) * tile
+    span = min(length, max(WINDOW // (rows * itemsize) // tile, -(-SPAN * lead // tile), 1) * tile)
     line = ALIGNMENT // itemsize
-    stride = -(-(lead + length) // line) * line
+    stride = -(-(lead + span) // line) * line
     stride += line if stride * itemsize % 1024 == 0 else 0  # rows that are a power of two apart would share few cache lines
-    span = min(length, max(tile, WINDOW // (rows * itemsize) // tile * tile))
     return Layout(images, length, lead, stride, span, -(-length // span), phases)
 
 
@@ -155,15 +160,18 @@ def _runs(cells: list[tuple[int, int, int]], sizes: list[int], steps: list[int],
     return place, source, count
 
 
-def _cells(runs: list[tuple[Array, Array, int]], step: int, images: int, plane: int, span: int, spans: int) -> Cells:
-    """The runs of a group of images, cut where spans end."""
+def _cells(
+    runs: list[tuple[Array, Array, int]], step: int, plane: int, layout: Layout, before: int = 0, after: int = 0
+) -> Cells:
+    """The runs of a group of images in the window of each span: from so many positions before it to so many after it."""
     bounds, parts = [0], []
     for place, source, count in runs:
-        image = np.repeat(np.arange(images), place.size)
-        first, start = np.tile(place, images) + image * plane, np.tile(source, images)
-        for begin in range(0, spans * span, span):
+        image = np.repeat(np.arange(layout.images), place.size)
+        first, start = np.tile(place, layout.images) + image * plane, np.tile(source, layout.images)
+        for span in range(layout.spans):
+            begin, end = span * layout.span - before, (span + 1) * layout.span + after
             skipped = np.maximum(begin - first, 0)
-            held = np.minimum(first + count, begin + span) - first - skipped
+            held = np.minimum(first + count, end) - first - skipped
             part = np.stack([first + skipped - begin, image, start + skipped * step, held])[:, held > 0]
             parts.append(part)
             bounds.append(bounds[-1] + part.shape[1])

@@ -16,7 +16,7 @@ from ...arrays import Array, array, flat, operand
 from ...dtypes import wide
 from ...structure.topology import Topology
 from ..convolution.geometry import Geometry
-from ..convolution.layout import format_of, sum_over_positions
+from ..convolution.layout import format_of
 
 
 def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
@@ -31,34 +31,36 @@ def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, g: Geom
 
 def input_gradient(t: Topology, values: Tensor, dy: Tensor, size: tuple[int, ...], g: Geometry) -> Tensor:
     x = dy.new_zeros(dy.shape[0], g.channels_in(t), *size)
-    return _backward(t, values, x, dy, g, like=dy)[1]
+    return _backward(t, values, x, dy, g, like=dy, bias=False)[1]
 
 
 def value_gradient(t: Topology, x: Tensor, dy: Tensor, g: Geometry) -> Tensor:
     values = x.new_zeros(t.nnz, dtype=wide(x.dtype))
-    return _backward(t, values, x, dy, g, like=None)[0]
+    return _backward(t, values, x, dy, g, like=None, bias=False)[0]
 
 
 def backward(
     t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    grad, dx = _backward(t, values, x, dy, g, like=x)
-    return grad, dx, sum_over_positions(dy.detach().to(values.dtype)) if bias else None
+    return _backward(t, values, x, dy, g, like=x, bias=bias)
 
 
 def _backward(
-    t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, like: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of values and input, the latter in the layout of ``like``; without it, none of the input."""
+    t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, like: Tensor | None, bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of values, input and bias; that of the input in the layout of ``like``, and without it none."""
     grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
     grad, dx, into = values.new_empty(t.nnz), x.new_empty(0), None
     if like is not None:  # inputs that no tap reads have a gradient of zero
         all_are_read = grid.layout.phases == math.prod(g.stride)
         dx = (torch.empty if all_are_read else torch.zeros)(x.shape, dtype=x.dtype)
         into = _images(dx)
-    edges = kept.by_input(t, g, grid)
-    kernels.backward(edges, grid, flat(values), _images(x), _images(dy), into, array(grad), torch.get_num_threads())
-    return grad, dx if like is None else dx.contiguous(memory_format=format_of(like))
+    of_bias = values.new_empty(t.shape[0]) if bias else None
+    kernels.backward(
+        kept.by_input(t, g, grid), grid, flat(values), _images(x), _images(dy), into, array(grad),
+        None if of_bias is None else array(of_bias), torch.get_num_threads(),
+    )  # fmt: skip
+    return grad, dx if like is None else dx.contiguous(memory_format=format_of(like)), of_bias
 
 
 def positions(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> int:
