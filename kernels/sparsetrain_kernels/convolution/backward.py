@@ -46,7 +46,7 @@ def backward_worker(worker, workers, room, g, cells_x, cells_y, crow, code, boun
             images, length = min(g.images, batch - first), min(g.span, g.length - span * g.span)
             if unit != present:
                 for o in range(rows):
-                    take_cells(dy, (first * rows + o) * outputs, rows * outputs, cells_y, span, images,
+                    take_cells(dy, (first * rows + o) * outputs, rows * outputs, outputs, cells_y, span, images,
                                room, at + o * g.stride, g.lead + length)
                 present = unit
             if chunk == 0 and bias_grads.size > 0:  # one worker does this for the whole segment
@@ -57,13 +57,13 @@ def backward_worker(worker, workers, room, g, cells_x, cells_y, crow, code, boun
                 c, window = r // g.phases, r % g.phases * g.spans + span
                 k0, k1 = np.int64(crow[r]), np.int64(crow[r + 1])
                 if k1 > k0:
-                    take_cells(x, (first * channels + c) * inputs, channels * inputs, cells_x, window, images, room, here, length)
+                    take_cells(x, (first * channels + c) * inputs, channels * inputs, inputs, cells_x, window, images, room, here, length)
                 for t in range(0, length, tile):
                     fill_tile(room, np.int64(sums + t), room.dtype.type(0), width)
                     shifted_backward(room, np.int64(sums + t), room, np.int64(here + t), code, weights, grads,
                                      np.int64(part * nnz), k0, k1, start, room, np.int64(at + t), width)
                 if dx.size > 0:
-                    put_cells(room, sums, dx, (first * channels + c) * inputs, channels * inputs, cells_x, window, images)
+                    put_cells(room, sums, dx, (first * channels + c) * inputs, channels * inputs, inputs, cells_x, window, images)
         task += end - chunk
     restore_subnormals(mode)
 

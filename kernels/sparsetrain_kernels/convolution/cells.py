@@ -3,12 +3,13 @@
 import numpy as np
 
 from ..jit import kernel
-from ..lanes import copy_tile
+from ..lanes import ask, copy_tile
 from ..operands import read, write
 from ..width import VECTOR_BYTES
 from .shifted import copy_numbers
 
 FOUR = (0,) * 4
+ALIGNMENT = 64  # bytes of a cache line
 
 
 @kernel(inline=True)
@@ -29,7 +30,7 @@ def copy_run(x, source, step, y, place, apart, numbers, lanes):
 
 
 @kernel
-def take_cells(x, start, image_stride, cells, window, images, panel, at, length):
+def take_cells(x, start, image_stride, ahead, cells, window, images, panel, at, length):
     """panel[at : at + length] = a window of one channel, of so many images: its runs, and zeros between them."""
     lanes, done = VECTOR_BYTES // panel.itemsize, at
     for i in range(cells.bounds[window], cells.bounds[window + 1]):
@@ -37,9 +38,17 @@ def take_cells(x, start, image_stride, cells, window, images, panel, at, length)
             place, numbers = at + cells.place[i], cells.numbers[i]
             fill_zeros(panel, done, place)
             source = start + cells.image[i] * image_stride + cells.source[i]
+            ask_for_run(x, source + ahead, numbers * cells.step)
             copy_run(x, source, cells.step, panel, place, 1, numbers, lanes)
             done = place + numbers
     fill_zeros(panel, done, at + length)
+
+
+@kernel(inline=True)
+def ask_for_run(x, first, numbers):
+    """Ask for the run of another channel, which comes soon: memory is slow where channels are read piece by piece."""
+    for j in range(0, numbers, ALIGNMENT // x.itemsize):
+        ask(x, np.int64(first + j))
 
 
 @kernel(inline=True)
@@ -50,10 +59,11 @@ def fill_zeros(panel, first, last):
 
 
 @kernel
-def put_cells(panel, at, x, start, image_stride, cells, window, images):
+def put_cells(panel, at, x, start, image_stride, ahead, cells, window, images):
     """The runs of a window of one channel out of panel[at:], those of so many images."""
     lanes = VECTOR_BYTES // panel.itemsize
     for i in range(cells.bounds[window], cells.bounds[window + 1]):
         if cells.image[i] < images:
             source = start + cells.image[i] * image_stride + cells.source[i]
+            ask_for_run(x, source + ahead, cells.numbers[i] * cells.step)
             copy_run(panel, at + cells.place[i], 1, x, source, cells.step, cells.numbers[i], lanes)

@@ -39,7 +39,7 @@ def forward_worker(worker, workers, room, g, cells_x, cells_y, crow, col, bounds
         if unit != present:
             for c in range(channels):
                 for phase in range(g.phases):
-                    take_cells(x, (first * channels + c) * inputs, channels * inputs, cells_x, phase * g.spans + span, images,
+                    take_cells(x, (first * channels + c) * inputs, channels * inputs, inputs, cells_x, phase * g.spans + span, images,
                                room, at + (c * g.phases + phase) * g.stride, length + g.lead)
             present = unit
         for r in range(bounds[chunk], bounds[end]):
@@ -48,7 +48,7 @@ def forward_worker(worker, workers, room, g, cells_x, cells_y, crow, col, bounds
                 fill_tile(room, np.int64(sums + t), initial, width)
                 shifted_axpy(room, np.int64(sums + t), col, values, np.int64(crow[r]), np.int64(crow[r + 1]), start,
                              room, np.int64(at + r // block * apart + t), width)
-            put_cells(room, sums, y, (first * rows + r) * outputs, rows * outputs, cells_y, span, images)
+            put_cells(room, sums, y, (first * rows + r) * outputs, rows * outputs, outputs, cells_y, span, images)
         task += end - chunk
     restore_subnormals(mode)
 
