@@ -106,11 +106,17 @@ class SparseConvolution(EdgeModule):
         where = f"{cls.__name__}.from_dense"
         if not isinstance(convolution, cls.dense):
             raise TypeError(f"{where}: expected an nn.{cls.dense.__name__}, got {type(convolution).__name__}.")
-        weight, bias = convolution.weight.detach(), convolution.bias
-        matrix = weight.reshape(weight.shape[0], -1)
+        weight = convolution.weight.detach()
         if mask is None and weight.is_meta:
             raise ValueError(f"{where}: expected a mask, as weights on the meta device have no zeros.")
-        t = edges_of_mask(where, tuple(weight.shape), matrix != 0 if mask is None else mask)
+        t = edges_of_mask(where, tuple(weight.shape), weight != 0 if mask is None else mask)
+        return cls.of_weight(convolution, convolution.weight, t)
+
+    @classmethod
+    def of_weight(cls, convolution: Any, dense: Tensor, t: Topology) -> Self:
+        """A sparse layer like this one of torch, with values of another dense weight at these edges."""
+        weight, bias = dense.detach(), convolution.bias
+        matrix = weight.reshape(t.shape)
         t = t if weight.is_meta else t.to(weight.device)
         layer = cls(
             convolution.in_channels, convolution.out_channels, convolution.kernel_size, convolution.stride,
@@ -118,7 +124,7 @@ class SparseConvolution(EdgeModule):
             convolution.padding_mode, topology=t, device="meta", dtype=weight.dtype,
         )  # fmt: skip
         values = weight.new_empty(t.nnz) if weight.is_meta else matrix[t.row.long(), t.col.long()]
-        layer.values = nn.Parameter(widened(values), convolution.weight.requires_grad)
+        layer.values = nn.Parameter(widened(values), dense.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)

@@ -115,22 +115,29 @@ class Contraction(Function):
             return total if ctx.missing == VALUES else in_format_of(like, total)  # a tangent is laid out as its primal
 
     @staticmethod
-    def vmap(info: Any, dims: Any, form: Form, *operands: Tensor | None) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any,
+        dims: Any,
+        form: Form,
+        values: Tensor | None,
+        x: Tensor | None,
+        y: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, int]:
         size = info.batch_size
-        values, x, y, bias = operands
         _, of_values, of_x, of_y, of_bias = dims
         if values is not None and of_values is None and of_bias is None:  # the mapped dimension joins the batch
             dense, dim = (x, of_x) if x is not None else (y, of_y)
             assert dense is not None
             joined = dense.movedim(dim, 0).flatten(0, 1)
-            result = contract(form, values, *((joined, None) if x is not None else (None, joined)), bias)
+            result = contract(form, values, None if x is None else joined, None if y is None else joined, bias)
             return result.reshape(size, joined.shape[0] // size, *result.shape[1:]), 0
         many: list[list[Any]] = [
             [each] * size if each is None or dim is None else list(each.unbind(dim))
-            for each, dim in zip(operands, dims[1:], strict=True)
+            for each, dim in zip((values, x, y, bias), dims[1:], strict=True)
         ]
-        each_of = (contract(form, v, p, q, b) for v, p, q, b in zip(*many, strict=True))
-        return torch.stack(list(each_of)), 0
+        each_of = zip(*many, strict=True)
+        return torch.stack([contract(form, v, p, q, b) for v, p, q, b in each_of]), 0
 
 
 def backward_at_once(
