@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .. import init, tracing
+from ..backends.convolution.layout import in_format_of
 from ..dtypes import accepted, wide, widened
 from ..edges.module import EdgeModule
 from ..ops.convolution import check_input, checked_convolution
@@ -83,7 +84,7 @@ class SparseConvolution(EdgeModule):
         check_input(where, x, self.in_channels, self.dimensions)
         check_mode_fits(where, self.padding_mode, self._beside, tuple(x.shape[-self.dimensions :]))
         sides = [side for pair in reversed(self._beside) for side in pair]
-        return pad(x, sides, mode=self.padding_mode) if any(sides) else x
+        return in_format_of(x, pad(x, sides, mode=self.padding_mode)) if any(sides) else x
 
     @classmethod
     def from_dense(cls, convolution: Any, mask: Tensor | Topology | None = None) -> Self:
