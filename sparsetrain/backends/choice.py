@@ -99,8 +99,8 @@ def choice(
         raise TypeError(f"choice: expected a Topology or a layer that has one, got {type(layer).__name__}.")
     if hasattr(layer, "geometry"):
         raise TypeError(
-            f"choice: expected a layer of products, got {type(layer).__name__}. Convolutions are computed through "
-            "blocks."
+            f"choice: expected a layer of products, got {type(layer).__name__}. What computes a convolution depends on "
+            "the size of its images as well."
         )
     batch = checks.count("choice", "batch", batch)
     if dtype is None:
