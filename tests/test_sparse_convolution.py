@@ -11,8 +11,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 import sparsetrain
+from sparsetrain.backends.convolution import blocks
+from sparsetrain.backends.convolution.geometry import Geometry
 from sparsetrain.nn import SparseConv1d, SparseConv2d, SparseConv3d
-from sparsetrain.ops import set_block_bytes
+from sparsetrain.ops import convolution_autograd, convolution_operators, set_block_bytes
 
 LAYERS: Any = {1: SparseConv1d, 2: SparseConv2d, 3: SparseConv3d}
 DOUBLE = torch.float64
@@ -224,6 +226,51 @@ def test_derivatives_of_derivatives(options: dict[str, Any]) -> None:
     operands = (x, layer.values, layer.bias)
     assert gradcheck(call, operands, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
     assert gradgradcheck(call, operands, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+
+
+def test_the_operators_have_the_same_derivatives() -> None:
+    """What compiled graphs are made of, differentiated twice."""
+    layer = small(dtype=DOUBLE)
+    x = torch.randn(1, 4, 3, 4, dtype=DOUBLE, requires_grad=True)
+    form = convolution_autograd.Form(layer.topology, layer.geometry, (3, 4), "automatic")
+
+    def call(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        return convolution_operators.convolution(form, values, x, None, bias)
+
+    operands = (x, layer.values, layer.bias)
+    assert gradcheck(call, operands, fast_mode=True)
+    assert gradgradcheck(call, operands, fast_mode=True)
+    for left_out in (0, 1):  # and where one of them is a constant
+        given = [each.detach().requires_grad_(k != left_out) for k, each in enumerate(operands)]
+        assert gradgradcheck(call, given, fast_mode=True)
+    arrays, how = (layer.topology.crow, layer.topology.col), convolution_operators._how(form)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    forward = (*arrays, layer.values, x, None, layer.bias, *how, None, False)
+    torch.library.opcheck(torch.ops.sparsetrain.convolution.default, forward, test_utils=checks)
+    backward = (*arrays, layer.values, x, layer(x).detach(), True, *how)
+    torch.library.opcheck(torch.ops.sparsetrain.convolution_backward.default, backward, test_utils=checks)
+
+
+@pytest.mark.parametrize("padding", [((2, 0),), ((0, 2),), ((1, 3), (2, 1)), ((0, 0), (0, 1), (4, 1))], ids=str)
+def test_padding_of_sides_that_differ(padding: tuple[tuple[int, int], ...]) -> None:
+    """Which layers have on one side alone."""
+    n = len(padding)
+    g = Geometry((3,) * n, (2,) * n, padding, (1,) * n, 2)
+    t = sparsetrain.patterns.uniform((6, 2 * 3**n), 0.3)
+    values, x = torch.randn(t.nnz, dtype=DOUBLE), torch.randn(2, 4, *[6, 5, 4][:n], dtype=DOUBLE, requires_grad=True)
+    at = t.row.long(), t.col.long()
+    weight = torch.zeros(t.shape, dtype=DOUBLE).index_put(at, values).view(6, 2, *g.kernel).requires_grad_()
+    padded = nn.functional.pad(x, [side for pair in reversed(padding) for side in pair])
+    y = torch.convolution(padded, weight, None, g.stride, [0] * n, g.dilation, False, [0] * n, 2)
+    dy = torch.randn_like(y)
+    dx, dweight = torch.autograd.grad(y, (x, weight), dy)
+    of_edges = dweight.reshape(t.shape)[at]
+    torch.testing.assert_close(blocks.forward(t, values, x, None, g), y)
+    torch.testing.assert_close(blocks.input_gradient(t, values, dy, tuple(x.shape[2:]), g), dx)
+    torch.testing.assert_close(blocks.value_gradient(t, x, dy, g), of_edges)
+    expected = (of_edges, dx, dy.sum((0, *range(2, 2 + n))))
+    for found, each in zip(blocks.backward(t, values, x, dy, g, True), expected, strict=True):
+        torch.testing.assert_close(found, each)
 
 
 def test_gradients_of_each_sample() -> None:

@@ -288,10 +288,11 @@ def test_every_rule_changes_edges_and_goes_on_from_its_state(name: str, tmp_path
         assert torch.equal(found, expected), key
 
 
-def test_gradients_in_compiled_graphs_are_heard() -> None:
+@pytest.mark.parametrize("of_inputs", [False, True])
+def test_gradients_in_compiled_graphs_are_heard(of_inputs: bool) -> None:
     torch._dynamo.reset()
     models = [SparseConv2d(3, 6, 3, padding=1, density=0.3, generator=torch.Generator().manual_seed(0)) for _ in "ab"]
-    x = torch.randn(4, 3, 6, 6)
+    x = torch.randn(4, 3, 6, 6, requires_grad=of_inputs)
     for layer, call in zip(
         models, (models[0], torch.compile(models[1], backend="aot_eager", fullgraph=True)), strict=True
     ):
