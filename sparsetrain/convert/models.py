@@ -60,7 +60,10 @@ def sparsify(
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
-    r"""Replace the nn.Linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
+    r"""Replace linear layers and convolutions of a model, in place, by sparse ones with the same weights at the edges.
+
+    nn.Linear becomes SparseLinear, and nn.Conv1d, nn.Conv2d and nn.Conv3d become SparseConv1d, SparseConv2d and
+    SparseConv3d.
 
     Which edges a layer keeps is said in one of four ways:
 
@@ -73,11 +76,10 @@ def sparsify(
       stay dense, and the hooks of prune are gone.
 
     Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
-    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses of
-    nn.Linear stay dense, as do the projections of nn.MultiheadAttention and recurrent layers. torch's transformer
-    encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` itself
-    needs its layer in ``skip``. Optimizers are to be made
-    afterwards.
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses stay
+    dense, as do transposed convolutions, the projections of nn.MultiheadAttention and recurrent layers. torch's
+    transformer encoders leave their fused inference kernel, which takes dense weights. Code that reads
+    ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
     first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
@@ -89,14 +91,15 @@ def sparsify(
             class of layers.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
-        masks: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology.
+        masks: by dotted layer name, zeros and ones in the shape of the weight, or a Topology of the matrix (out, in),
+            which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
     Returns:
-        The model; for a model that is itself an nn.Linear, the new layer. With dry_run a Summary.
+        The model; for a model that is itself such a layer, the new layer. With dry_run a Summary.
 
     Raises:
         ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
@@ -171,7 +174,7 @@ def _wanted(
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
-    r"""Replace the SparseLinear and MaskedLinear layers of a model, in place, by nn.Linear with zeros where no edge is.
+    r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
 
     Subclasses stay, and so does everything that sparsify lets stay. torch's transformer encoders do not go back to
     their fused inference kernel.

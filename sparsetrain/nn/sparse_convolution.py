@@ -21,7 +21,7 @@ class SparseConvolution(EdgeModule):
     """What SparseConv1d, SparseConv2d and SparseConv3d share."""
 
     dimensions: ClassVar[int]
-    dense: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+    dense_kind: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class SparseConvolution(EdgeModule):
             (8, 3, 3, 3)
         """
         where = f"{cls.__name__}.from_dense"
-        if not isinstance(convolution, cls.dense):
-            raise TypeError(f"{where}: expected an nn.{cls.dense.__name__}, got {type(convolution).__name__}.")
+        if not isinstance(convolution, cls.dense_kind):
+            raise TypeError(f"{where}: expected an nn.{cls.dense_kind.__name__}, got {type(convolution).__name__}.")
         weight = convolution.weight.detach()
         if mask is None and weight.is_meta:
             raise ValueError(f"{where}: expected a mask, as weights on the meta device have no zeros.")
@@ -144,7 +144,7 @@ class SparseConvolution(EdgeModule):
         if not weight.is_meta:
             weight[self.topology.row.long(), self.topology.col.long()] = self.values.detach()
         padding: Any = self.padding
-        dense = self.dense(
+        dense = self.dense_kind(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, padding, self.dilation, self.groups,  # type: ignore[arg-type]
             self.bias is not None, self.padding_mode, device="meta",
         )  # fmt: skip
@@ -180,7 +180,7 @@ class SparseConv1d(SparseConvolution):
     """
 
     dimensions = 1
-    dense = nn.Conv1d
+    dense_kind = nn.Conv1d
 
 
 class SparseConv2d(SparseConvolution):
@@ -228,7 +228,7 @@ class SparseConv2d(SparseConvolution):
     """
 
     dimensions = 2
-    dense = nn.Conv2d
+    dense_kind = nn.Conv2d
 
 
 class SparseConv3d(SparseConvolution):
@@ -243,9 +243,9 @@ class SparseConv3d(SparseConvolution):
     """
 
     dimensions = 3
-    dense = nn.Conv3d
+    dense_kind = nn.Conv3d
 
 
 CONVOLUTIONS: dict[type[nn.Module], type[SparseConvolution]] = {
-    kind.dense: kind for kind in (SparseConv1d, SparseConv2d, SparseConv3d)
+    kind.dense_kind: kind for kind in (SparseConv1d, SparseConv2d, SparseConv3d)
 }
