@@ -106,7 +106,7 @@ def magnitudes(dense: Any) -> Any:
     return absolute
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.sampled_from([16 << 20, 100, 1000]), st.booleans())
 def test_any_geometry(case: Case, block_bytes: int, last: bool) -> None:
     layer, dense, x = made(case)
