@@ -14,7 +14,7 @@ import sparsetrain
 from sparsetrain.backends.convolution import blocks
 from sparsetrain.backends.convolution.geometry import Geometry
 from sparsetrain.nn import SparseConv1d, SparseConv2d, SparseConv3d
-from sparsetrain.ops import convolution_autograd, convolution_operators, set_block_bytes
+from sparsetrain.ops import convolution_autograd, convolution_operators, set_block_bytes, use_backend
 
 LAYERS: Any = {1: SparseConv1d, 2: SparseConv2d, 3: SparseConv3d}
 DOUBLE = torch.float64
@@ -107,14 +107,15 @@ def magnitudes(dense: Any) -> Any:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cases(), st.sampled_from([16 << 20, 100, 1000]), st.booleans())
-def test_any_geometry(case: Case, block_bytes: int, last: bool) -> None:
+@given(cases(), st.sampled_from([16 << 20, 100, 1000]), st.booleans(), st.sampled_from(["blocks", "numba"]))
+def test_any_geometry(case: Case, block_bytes: int, last: bool, way: str) -> None:
     layer, dense, x = made(case)
     if last and x.ndim > 3:
         x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
     set_block_bytes(block_bytes)
     try:
-        check_against_the_twin(layer, dense, x, eps=1e-13)
+        with use_backend(way):
+            check_against_the_twin(layer, dense, x, eps=1e-13)
     finally:
         set_block_bytes(16 << 20)
 
@@ -204,7 +205,8 @@ def test_images_without_a_batch_and_batches_without_images(mode: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"stride": 2, "dilation": 2, "groups": 1}, {"padding": "same", "kernel_size": 2}], ids=str
 )
-def test_derivatives_of_derivatives(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("way", ["blocks", "numba"])
+def test_derivatives_of_derivatives(options: dict[str, Any], way: str) -> None:
     layer = SparseConv2d(
         **{
             "in_channels": 2,
@@ -224,8 +226,9 @@ def test_derivatives_of_derivatives(options: dict[str, Any]) -> None:
         return y
 
     operands = (x, layer.values, layer.bias)
-    assert gradcheck(call, operands, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
-    assert gradgradcheck(call, operands, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+    with use_backend(way):
+        assert gradcheck(call, operands, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+        assert gradgradcheck(call, operands, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
 
 
 def test_the_operators_have_the_same_derivatives() -> None:
@@ -307,11 +310,12 @@ def test_edges_that_change_before_a_backward_pass_are_noticed() -> None:
         y.sum().backward()
 
 
-def test_infinities_of_the_input_reach_what_a_dense_weight_lets_them_reach() -> None:
+def test_through_blocks_infinities_reach_what_a_dense_weight_lets_them_reach() -> None:
     layer = small()
     x = images()
     x[0, 0, 3, 3] = torch.inf
-    assert torch.equal(layer(x).isfinite(), layer.to_dense()(x).isfinite())
+    with use_backend("blocks"):
+        assert torch.equal(layer(x).isfinite(), layer.to_dense()(x).isfinite())
 
 
 def test_initial_values_have_the_bound_of_the_mean_fan_in() -> None:
