@@ -9,8 +9,9 @@ from torch.nn.parameter import is_lazy
 from ..dtypes import FLOATS, HALVES
 from ..edges.module import EdgeModule
 from ..nn import LookupTable, MaskedLinear, SparseDeltaLinear
-from .choice import beside_weight, is_linear, is_pruned
+from ..nn.sparse_convolution import CONVOLUTIONS
 from .held_weights import Held
+from .kinds import beside_weight, is_pruned, is_replaceable
 from .swap import identity, owners_of
 
 KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
@@ -19,6 +20,8 @@ KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.MultiheadAttention,), "attention reads it itself, not through a layer"),
     ((nn.RNNBase, nn.RNNCellBase), "torch's recurrent kernels read it themselves"),
     ((nn.Linear,), "a subclass of nn.Linear"),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "a transposed convolution, without a sparse form"),
+    *(((kind,), f"a subclass of nn.{kind.__name__}") for kind in CONVOLUTIONS),
 )
 
 
@@ -55,12 +58,12 @@ class Reasons:
             return "frozen, beside the edges of SparseDeltaLinear"
         if module in self._projections:
             return "attention reads its weight itself"
-        if is_linear(module):
-            return self._of_linear(held)
+        if is_replaceable(module):
+            return self._of_replaceable(held)
         known = next((reason for kinds, reason in KINDS if isinstance(module, kinds)), "")
         return known or f"there is no sparse form of {held.kind}"
 
-    def _of_linear(self, held: Held) -> str:
+    def _of_replaceable(self, held: Held) -> str:
         """What keeps sparsify from replacing it, or what somebody decided."""
         given = self._given.get(held.module, "")
         return "; ".join(filter(None, [given, self._obstacle(held)])) or "not converted"

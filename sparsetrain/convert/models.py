@@ -1,4 +1,4 @@
-"""Whole models in and out: nn.Linear layers become sparse, sparse layers become nn.Linear."""
+"""Whole models in and out: linear layers and convolutions become sparse, sparse layers become dense again."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
@@ -11,14 +11,18 @@ from torch.nn.utils.prune import BasePruningMethod
 from .. import checks
 from ..dtypes import HALVES
 from ..nn import MaskedLinear, SparseLinear
+from ..nn.sparse_convolution import CONVOLUTIONS, SparseConvolution
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
-from .choice import by_density, by_mask, check_replaceable, check_select, current, is_linear, is_pruned, named
+from .choice import by_density, by_mask, check_replaceable, check_select, current, named
+from .kinds import is_linear, is_pruned, is_replaceable
 from .rules import Density, Shares, by_rules, names_of, share_out
 from .summaries import Summary, summarized
 from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
 
 Method = Literal["uniform", "er", "erk"]
+DENSE = {SparseLinear: nn.Linear, MaskedLinear: nn.Linear} | {sparse: dense for dense, sparse in CONVOLUTIONS.items()}
+WHAT = "linear or convolutional"  # layers are replaced, as messages have it
 
 
 @overload
@@ -56,7 +60,10 @@ def sparsify(
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
-    r"""Replace the nn.Linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
+    r"""Replace linear layers and convolutions of a model, in place, by sparse ones with the same weights at the edges.
+
+    nn.Linear becomes SparseLinear, and nn.Conv1d, nn.Conv2d and nn.Conv3d become SparseConv1d, SparseConv2d and
+    SparseConv3d.
 
     Which edges a layer keeps is said in one of four ways:
 
@@ -69,11 +76,10 @@ def sparsify(
       stay dense, and the hooks of prune are gone.
 
     Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
-    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses of
-    nn.Linear stay dense, as do the projections of nn.MultiheadAttention and recurrent layers. torch's transformer
-    encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` itself
-    needs its layer in ``skip``. Optimizers are to be made
-    afterwards.
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses stay
+    dense, as do transposed convolutions, the projections of nn.MultiheadAttention and recurrent layers. torch's
+    transformer encoders leave their fused inference kernel, which takes dense weights. Code that reads
+    ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
     first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
@@ -85,14 +91,15 @@ def sparsify(
             class of layers.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
-        masks: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology.
+        masks: by dotted layer name, zeros and ones in the shape of the weight, or a Topology of the matrix (out, in),
+            which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
     Returns:
-        The model; for a model that is itself an nn.Linear, the new layer. With dry_run a Summary.
+        The model; for a model that is itself such a layer, the new layer. With dry_run a Summary.
 
     Raises:
         ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
@@ -146,28 +153,28 @@ def _wanted(
     where: str, model: nn.Module, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
 ) -> tuple[dict[nn.Module, Any], dict[nn.Module, str]]:
     """A density or a mask for each layer that is replaced, and why other layers are not."""
-    linears = [module for module in model.modules() if is_linear(module) and module not in left]
+    layers = [module for module in model.modules() if is_replaceable(module) and module not in left]
     shares = Shares()
     if masks is not None:
-        wanted, otherwise = named(where, model, masks, left), "not named in masks"
+        wanted, otherwise = named(where, model, masks, left, is_replaceable, WHAT), "not named in masks"
     elif isinstance(density, Mapping):
         shares = by_rules(
-            where, names_of(model), linears, density, "uniform" if method is None else method, whole_stays=True
+            where, names_of(model), layers, density, "uniform" if method is None else method, WHAT, whole_stays=True
         )
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        wanted, otherwise = share_out(where, linears, density, "erk" if method is None else method), ""
+        wanted, otherwise = share_out(where, layers, density, "erk" if method is None else method), ""
     else:
-        wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
+        wanted, otherwise = {m: m.weight_mask != 0 for m in layers if is_pruned(m)}, "not pruned"
     if not wanted:
-        what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
+        what = f"{WHAT} layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
-    reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(linears, otherwise) | shares.reasons
+    reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(layers, otherwise) | shares.reasons
     return wanted, reasons
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
-    r"""Replace the SparseLinear and MaskedLinear layers of a model, in place, by nn.Linear with zeros where no edge is.
+    r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
 
     Subclasses stay, and so does everything that sparsify lets stay. torch's transformer encoders do not go back to
     their fused inference kernel.
@@ -192,13 +199,10 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     """
     where = "convert.densify"
     left = skipped(where, model, skip)
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if kind_of(module) in (SparseLinear, MaskedLinear) and module not in left
-    }
+    layers = {name: module for name, module in model.named_modules() if kind_of(module) in DENSE and module not in left}
     _check_nothing_added(where, layers)
-    check_names_free(where, layers, nn.Linear)
+    for name, layer in layers.items():
+        check_names_free(where, {name: layer}, DENSE[kind_of(layer)])
     check_untied(where, model, layers)
     return exchange(model, {layer: _dense(layer) for layer in layers.values()})
 
@@ -227,17 +231,21 @@ def _drop_prune_hooks(linear: nn.Module) -> None:
         del hooks[key]
 
 
-def _sparse(linear: Any, t: Topology) -> SparseLinear:
-    weight, bias = current(linear, "weight"), current(linear, "bias")
-    layer = SparseLinear.from_dense(dense_linear(linear, weight.detach(), weight.requires_grad), t)
+def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:
+    weight, bias = current(dense, "weight"), current(dense, "bias")
+    layer: SparseLinear | SparseConvolution
+    if is_linear(dense):
+        layer = SparseLinear.from_dense(dense_linear(dense, weight.detach(), weight.requires_grad), t)
+    else:
+        layer = CONVOLUTIONS[type(dense)].of_weight(dense, weight, t)
     layer.bias = bias  # the Parameter itself, where it was not pruned
     return layer
 
 
-def _dense(layer: SparseLinear | MaskedLinear) -> nn.Linear:
-    linear = layer.to_dense()
+def _dense(layer: Any) -> nn.Module:
+    dense: nn.Module = layer.to_dense()
     bias = layer._parameters.get("bias")
     if bias is not None and bias.dtype in HALVES:  # of a model in half precision
-        linear.to(bias.dtype)
-    linear.register_parameter("bias", bias)
-    return linear
+        dense.to(bias.dtype)
+    dense.register_parameter("bias", bias)
+    return dense

@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
+from ..nn.sparse_convolution import CONVOLUTIONS
 
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias"},
@@ -16,6 +17,10 @@ OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other a
     MaskedLinear: {"weight", "bias", "mask", "form"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
+OF_DENSE = {"weight", "bias", "transposed", "output_padding", "_reversed_padding_repeated_twice"}
+OF_SPARSE = {"values", "bias", "topology", "awaits_edges", "_agreed", "geometry", "_beside"}
+for _dense, _sparse in CONVOLUTIONS.items():
+    OWN |= {_dense: OF_DENSE, _sparse: OF_SPARSE}
 
 
 def kind_of(module: nn.Module) -> type:

@@ -89,7 +89,7 @@ def check_mode_fits(where: str, mode: PaddingMode, pairs: Pairs, size: tuple[int
 def _each(where: str, name: str, value: Size, dimensions: int, least: int) -> tuple[int, ...]:
     """One number for each dimension: given so, or one for all."""
     given = checks.listed(value)
-    numbers = tuple(checks.count(where, name, n) for n in ([value] if given is None else given))
+    numbers = tuple(checks.count(where, name, n) for n in ([value] if given is None else given))  # type: ignore[arg-type]
     if given is None or len(numbers) == 1:
         numbers *= dimensions
     if len(numbers) != dimensions:

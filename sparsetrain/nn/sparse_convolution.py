@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .. import init, tracing
+from ..backends.convolution.layout import in_format_of
 from ..dtypes import accepted, wide, widened
 from ..edges.module import EdgeModule
 from ..ops.convolution import check_input, checked_convolution
@@ -20,7 +21,7 @@ class SparseConvolution(EdgeModule):
     """What SparseConv1d, SparseConv2d and SparseConv3d share."""
 
     dimensions: ClassVar[int]
-    dense: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+    dense_kind: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class SparseConvolution(EdgeModule):
         check_input(where, x, self.in_channels, self.dimensions)
         check_mode_fits(where, self.padding_mode, self._beside, tuple(x.shape[-self.dimensions :]))
         sides = [side for pair in reversed(self._beside) for side in pair]
-        return pad(x, sides, mode=self.padding_mode) if any(sides) else x
+        return in_format_of(x, pad(x, sides, mode=self.padding_mode)) if any(sides) else x
 
     @classmethod
     def from_dense(cls, convolution: Any, mask: Tensor | Topology | None = None) -> Self:
@@ -104,13 +105,19 @@ class SparseConvolution(EdgeModule):
             (8, 3, 3, 3)
         """
         where = f"{cls.__name__}.from_dense"
-        if not isinstance(convolution, cls.dense):
-            raise TypeError(f"{where}: expected an nn.{cls.dense.__name__}, got {type(convolution).__name__}.")
-        weight, bias = convolution.weight.detach(), convolution.bias
-        matrix = weight.reshape(weight.shape[0], -1)
+        if not isinstance(convolution, cls.dense_kind):
+            raise TypeError(f"{where}: expected an nn.{cls.dense_kind.__name__}, got {type(convolution).__name__}.")
+        weight = convolution.weight.detach()
         if mask is None and weight.is_meta:
             raise ValueError(f"{where}: expected a mask, as weights on the meta device have no zeros.")
-        t = edges_of_mask(where, tuple(weight.shape), matrix != 0 if mask is None else mask)
+        t = edges_of_mask(where, tuple(weight.shape), weight != 0 if mask is None else mask)
+        return cls.of_weight(convolution, convolution.weight, t)
+
+    @classmethod
+    def of_weight(cls, convolution: Any, dense: Tensor, t: Topology) -> Self:
+        """A sparse layer like this one of torch, with values of another dense weight at these edges."""
+        weight, bias = dense.detach(), convolution.bias
+        matrix = weight.reshape(t.shape)
         t = t if weight.is_meta else t.to(weight.device)
         layer = cls(
             convolution.in_channels, convolution.out_channels, convolution.kernel_size, convolution.stride,
@@ -118,7 +125,7 @@ class SparseConvolution(EdgeModule):
             convolution.padding_mode, topology=t, device="meta", dtype=weight.dtype,
         )  # fmt: skip
         values = weight.new_empty(t.nnz) if weight.is_meta else matrix[t.row.long(), t.col.long()]
-        layer.values = nn.Parameter(widened(values), convolution.weight.requires_grad)
+        layer.values = nn.Parameter(widened(values), dense.requires_grad)
         layer.topology = t
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
@@ -137,7 +144,7 @@ class SparseConvolution(EdgeModule):
         if not weight.is_meta:
             weight[self.topology.row.long(), self.topology.col.long()] = self.values.detach()
         padding: Any = self.padding
-        dense = self.dense(
+        dense = self.dense_kind(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, padding, self.dilation, self.groups,  # type: ignore[arg-type]
             self.bias is not None, self.padding_mode, device="meta",
         )  # fmt: skip
@@ -173,7 +180,7 @@ class SparseConv1d(SparseConvolution):
     """
 
     dimensions = 1
-    dense = nn.Conv1d
+    dense_kind = nn.Conv1d
 
 
 class SparseConv2d(SparseConvolution):
@@ -221,7 +228,7 @@ class SparseConv2d(SparseConvolution):
     """
 
     dimensions = 2
-    dense = nn.Conv2d
+    dense_kind = nn.Conv2d
 
 
 class SparseConv3d(SparseConvolution):
@@ -236,9 +243,9 @@ class SparseConv3d(SparseConvolution):
     """
 
     dimensions = 3
-    dense = nn.Conv3d
+    dense_kind = nn.Conv3d
 
 
 CONVOLUTIONS: dict[type[nn.Module], type[SparseConvolution]] = {
-    kind.dense: kind for kind in (SparseConv1d, SparseConv2d, SparseConv3d)
+    kind.dense_kind: kind for kind in (SparseConv1d, SparseConv2d, SparseConv3d)
 }

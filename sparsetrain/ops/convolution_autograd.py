@@ -18,7 +18,7 @@ from ..backends.convolution.layout import in_format_of, sum_over_positions
 from ..backends.convolution.protocol import Convolution
 from ..dtypes import widened
 from ..structure.topology import Topology
-from ..tracing import mapped_by_autograd, primal, seen_from_without, unwrap_if_dead, watched
+from ..tracing import mapped_by_autograd, primal, seen_from_without, transforming, unwrap_if_dead, watched
 from . import convolution_operators
 from .autograd import check_edges, differentiating
 from .gradient_factors import tell
@@ -47,7 +47,8 @@ def contract(
     """What the form leaves for the operand that is missing; plus bias, where that is y."""
     operands = (values, x, y)
     if differentiating(*operands, bias):
-        return Contraction.apply(form, *operands, bias)  # type: ignore[no-untyped-call,no-any-return]
+        function = Contraction if transforming() else RecordedContraction
+        return function.apply(form, *operands, bias)  # type: ignore[no-untyped-call,no-any-return]
     return _computed(form, *operands, bias)
 
 
@@ -115,22 +116,43 @@ class Contraction(Function):
             return total if ctx.missing == VALUES else in_format_of(like, total)  # a tangent is laid out as its primal
 
     @staticmethod
-    def vmap(info: Any, dims: Any, form: Form, *operands: Tensor | None) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any,
+        dims: Any,
+        form: Form,
+        values: Tensor | None,
+        x: Tensor | None,
+        y: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, int]:
         size = info.batch_size
-        values, x, y, bias = operands
         _, of_values, of_x, of_y, of_bias = dims
         if values is not None and of_values is None and of_bias is None:  # the mapped dimension joins the batch
             dense, dim = (x, of_x) if x is not None else (y, of_y)
             assert dense is not None
             joined = dense.movedim(dim, 0).flatten(0, 1)
-            result = contract(form, values, *((joined, None) if x is not None else (None, joined)), bias)
+            result = contract(form, values, None if x is None else joined, None if y is None else joined, bias)
             return result.reshape(size, joined.shape[0] // size, *result.shape[1:]), 0
         many: list[list[Any]] = [
             [each] * size if each is None or dim is None else list(each.unbind(dim))
-            for each, dim in zip(operands, dims[1:], strict=True)
+            for each, dim in zip((values, x, y, bias), dims[1:], strict=True)
         ]
-        each_of = (contract(form, v, p, q, b) for v, p, q, b in zip(*many, strict=True))
-        return torch.stack(list(each_of)), 0
+        each_of = zip(*many, strict=True)
+        return torch.stack([contract(form, v, p, q, b) for v, p, q, b in each_of]), 0
+
+
+class RecordedContraction(Function):
+    """Contraction where no transform is at work, as RecordedSpMM: a call takes less time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, form: Form, values: Tensor | None, x: Tensor | None, y: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        ctx.form, ctx.missing = form, VALUES if values is None else X if x is None else Y
+        ctx.save_for_backward(values, x, y)
+        return _computed(form, values, x, y, bias)
+
+    backward = Contraction.backward
 
 
 def backward_at_once(

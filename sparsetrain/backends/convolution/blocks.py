@@ -6,6 +6,7 @@ A zero that is not stored is multiplied here, as in nn.Conv2d: an infinity or Na
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ...dtypes import widened
 from ...structure.topology import Topology
 from ..blocks.expand import expand, gather
 from ..blocks.precision import computed, without_autocast
-from ..blocks.scratch import block_bytes, row_blocks
+from ..blocks.scratch import block_bytes, block_memory, row_blocks
 from ..layout import no_view
 from .geometry import Geometry
 from .layout import format_of, in_format_of, sum_over_positions
@@ -120,16 +121,20 @@ def weight_rows(x: Tensor, dy: Tensor, g: Geometry, first: int, last: int) -> It
 
 def _parts(t: Topology, g: Geometry, x: Tensor) -> list[Part]:
     """Rows that fit into the bytes of a block, groups being whole or cut; all, where the values are the weight."""
-    rows, columns = t.shape
-    per_group, of_input = rows // g.groups, columns // g.volume
-    budget = rows * columns * x.itemsize if _is_full(t) else block_bytes(x.device)
-    if per_group * columns * x.itemsize <= budget or per_group <= 1:
-        blocks = row_blocks(g.groups, per_group * columns, x.itemsize, budget)
+    budget = t.numel * x.itemsize if _is_full(t) else block_bytes(x.device)
+    return _cut(*t.shape, g.groups, g.volume, x.itemsize, budget)
+
+
+@lru_cache
+def _cut(rows: int, columns: int, groups: int, volume: int, itemsize: int, budget: int) -> list[Part]:
+    per_group, of_input = rows // groups, columns // volume
+    if per_group * columns * itemsize <= budget or per_group == 1:
+        blocks = row_blocks(groups, per_group * columns, itemsize, budget)
         spans = [(first * per_group, last * per_group) for first, last in blocks]
     else:
-        inside = row_blocks(per_group, columns, x.itemsize, budget)
+        inside = row_blocks(per_group, columns, itemsize, budget)
         spans = [
-            (group * per_group + first, group * per_group + last) for group in range(g.groups) for first, last in inside
+            (group * per_group + first, group * per_group + last) for group in range(groups) for first, last in inside
         ]
     return [_part(first, last, per_group, of_input) for first, last in spans]
 
@@ -143,7 +148,7 @@ def _weight(t: Topology, values: Tensor, x: Tensor, g: Geometry, part: Part) -> 
     shape = (part.last - part.first, t.shape[1] // g.volume, *g.kernel)
     if _is_full(t):
         return values.detach().to(x.dtype).view(shape)
-    block = x.new_empty(part.last - part.first, t.shape[1])
+    block = block_memory(part.last - part.first, t.shape[1], x)
     expand(t, values.detach(), part.first, part.last, block)
     return block.view(shape)
 
@@ -187,6 +192,7 @@ class _Sum:
         return self._like.new_zeros(self._shape) if self._total is None else self._total
 
 
+@lru_cache
 def _common(g: Geometry) -> tuple[int, ...]:
     """The padding that both sides have, which torch's convolution takes."""
     return tuple(min(pair) for pair in g.padding)
@@ -194,12 +200,15 @@ def _common(g: Geometry) -> tuple[int, ...]:
 
 def _padded(x: Tensor, g: Geometry) -> Tensor:
     """x with what one side has more of padding."""
-    common = _common(g)
-    more = [side - both for pair, both in zip(g.padding, common, strict=True) for side in pair]
-    if not any(more):
-        return x
-    last_first = [side for k in range(len(more) - 2, -1, -2) for side in more[k : k + 2]]
-    return pad(x, last_first)
+    more = _more(g)
+    return pad(x, more) if more else x
+
+
+@lru_cache
+def _more(g: Geometry) -> list[int]:
+    """What one side has more of padding, last dimension first, or nothing."""
+    more = [side - min(pair) for pair in reversed(g.padding) for side in pair]
+    return more if any(more) else []
 
 
 def _inner_size(size: tuple[int, ...], g: Geometry) -> tuple[int, ...]:
@@ -209,8 +218,9 @@ def _inner_size(size: tuple[int, ...], g: Geometry) -> tuple[int, ...]:
 
 def _cropped(dx: Tensor, size: tuple[int, ...], g: Geometry, like: Tensor) -> Tensor:
     """The part of a gradient that belongs to the input before ``_padded``, in the layout of ``like``."""
-    for k, (before, after) in enumerate(g.padding):
-        dx = dx.narrow(2 + k, before - min(before, after), size[k])
+    if _more(g):
+        for k, (before, after) in enumerate(g.padding):
+            dx = dx.narrow(2 + k, before - min(before, after), size[k])
     return in_format_of(like, dx)
 
 
