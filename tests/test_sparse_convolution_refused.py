@@ -46,7 +46,6 @@ def layer(**options: Any) -> SparseConv2d:
         ({"density": 2.0}, ValueError, "expected density from 0 to 1, got 2.0."),
         ({"dtype": torch.int32}, TypeError, "expected dtype float32, float64, float16 or bfloat16, got torch.int32."),
     ],
-    ids=str,
 )  # fmt: skip
 def test_layers_that_make_no_sense(options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
@@ -74,7 +73,6 @@ def test_layers_that_make_no_sense(options: Any, error: type[Exception], message
         ({}, [[1.0]], TypeError, "expected x to be a torch.Tensor, got list."),
         ({}, torch.ones(2, 4, 8, 8, device="meta"), TypeError, "expected x on cpu, where the topology is, got meta."),
     ],
-    ids=str,
 )  # fmt: skip
 def test_inputs_that_do_not_fit(options: Any, x: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
@@ -96,7 +94,6 @@ def test_the_message_names_the_layer() -> None:
         (nn.Conv2d(4, 6, 3), st.patterns.uniform((4, 54), 0.1), ValueError, "for a weight (6, 4, 3, 3), got (4, 54)."),
         (nn.Conv2d(4, 6, 3, device="meta"), None, ValueError, "expected a mask, as weights on the meta device have no zeros."),
     ],
-    ids=str,
 )  # fmt: skip
 def test_dense_layers_that_do_not_fit(dense: Any, mask: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
@@ -125,7 +122,6 @@ def model(*layers: nn.Module) -> nn.Module:
         (lambda: tied(), {"density": 0.1}, ValueError, "0.weight and 1.weight are one tensor"),
         (lambda: named_as_ours(), {"density": 0.1}, ValueError, "expected no attribute geometry on '0', which SparseConv2d needs for itself."),
     ],
-    ids=str,
 )  # fmt: skip
 def test_models_that_do_not_become_sparse(
     make: Callable[[], nn.Module], options: Any, error: type[Exception], message: str

@@ -1,4 +1,4 @@
-"""Engines of convolutions over two dimensions, by name. They are made for a case, as they must know kernel and stride."""
+"""Engines of convolutions over two dimensions, by name, made for a case: they must know kernel and stride."""
 
 from typing import Any, Protocol
 
@@ -16,12 +16,18 @@ from .sparseprop import SparseProp
 class Convolution(Protocol):
     """What an engine asks a case."""
 
-    channels: int
-    outputs: int
-    batch: int
-    size: int
-    kernel: int
-    stride: int
+    @property
+    def channels(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def kernel(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
 
 
 def sparse_convolution(case: Convolution, t: st.Topology, values: Tensor, bias: Tensor) -> st.nn.SparseConv2d:
@@ -68,7 +74,8 @@ class ChannelsLastConvolution(DenseConvolution):
     name = "dense, channels_last"
 
     def layer(self, t: st.Topology, values: Tensor, bias: Tensor) -> nn.Module:
-        return super().layer(t, values, bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        layer: nn.Module = super().layer(t, values, bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+        return layer
 
     def operand(self, x: Tensor) -> Tensor:
         return x.to(memory_format=torch.channels_last)

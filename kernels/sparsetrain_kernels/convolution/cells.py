@@ -8,25 +8,28 @@ from ..operands import read, write
 from ..width import VECTOR_BYTES
 from .shifted import copy_numbers
 
-FOUR = (0,) * 4
-ALIGNMENT = 64  # bytes of a cache line
+FOUR, EIGHT = (0,) * 4, (0,) * 8
+LINE = 64  # bytes of a cache line
+FAR = 256  # numbers of a channel, from which on the next one is asked for ahead; smaller ones are in cache
 
 
 @kernel(inline=True)
 def copy_run(x, source, step, y, place, apart, numbers, lanes):
     """y[place + j*apart] = x[source + j*step] for j < numbers; one of both may be in half precision. Vectors at the end of a
     run overlap those before, and write the same again."""
-    if step == 1 and apart == 1 and numbers >= lanes:
+    if step != 1 or apart != 1 or numbers < 4:
+        for j in range(numbers):
+            write(y, np.int64(place + j * apart), read(x, np.int64(source + j * step)))
+    elif numbers >= lanes:
         for n in range(0, numbers, lanes):
             j = min(n, numbers - lanes)
             copy_tile(x, np.int64(source + j), y, np.int64(place + j), (0,))
-    elif step == 1 and apart == 1 and numbers >= 4:
-        for n in range(0, numbers, 4):
-            j = min(n, numbers - 4)
-            copy_numbers(x, np.int64(source + j), y, np.int64(place + j), FOUR)
+    elif numbers >= 8:
+        copy_numbers(x, np.int64(source), y, np.int64(place), EIGHT)
+        copy_numbers(x, np.int64(source + numbers - 8), y, np.int64(place + numbers - 8), EIGHT)
     else:
-        for j in range(numbers):
-            write(y, np.int64(place + j * apart), read(x, np.int64(source + j * step)))
+        copy_numbers(x, np.int64(source), y, np.int64(place), FOUR)
+        copy_numbers(x, np.int64(source + numbers - 4), y, np.int64(place + numbers - 4), FOUR)
 
 
 @kernel
@@ -38,7 +41,8 @@ def take_cells(x, start, image_stride, ahead, cells, window, images, panel, at, 
             place, numbers = at + cells.place[i], cells.numbers[i]
             fill_zeros(panel, done, place)
             source = start + cells.image[i] * image_stride + cells.source[i]
-            ask_for_run(x, source + ahead, numbers * cells.step)
+            if ahead > FAR:
+                ask_for_run(x, source + ahead, numbers * cells.step)
             copy_run(x, source, cells.step, panel, place, 1, numbers, lanes)
             done = place + numbers
     fill_zeros(panel, done, at + length)
@@ -47,7 +51,7 @@ def take_cells(x, start, image_stride, ahead, cells, window, images, panel, at, 
 @kernel(inline=True)
 def ask_for_run(x, first, numbers):
     """Ask for the run of another channel, which comes soon: memory is slow where channels are read piece by piece."""
-    for j in range(0, numbers, ALIGNMENT // x.itemsize):
+    for j in range(0, numbers, LINE // x.itemsize):
         ask(x, np.int64(first + j))
 
 
@@ -65,5 +69,6 @@ def put_cells(panel, at, x, start, image_stride, ahead, cells, window, images):
     for i in range(cells.bounds[window], cells.bounds[window + 1]):
         if cells.image[i] < images:
             source = start + cells.image[i] * image_stride + cells.source[i]
-            ask_for_run(x, source + ahead, cells.numbers[i] * cells.step)
+            if ahead > FAR:
+                ask_for_run(x, source + ahead, cells.numbers[i] * cells.step)
             copy_run(panel, at + cells.place[i], 1, x, source, cells.step, cells.numbers[i], lanes)
