@@ -6,6 +6,7 @@ from ..edges.module import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
 from .masked import MaskedLinear as MaskedLinear
+from .sparse_attention import SparseMultiheadAttention as SparseMultiheadAttention
 from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear
