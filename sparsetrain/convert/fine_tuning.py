@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..layer_names import names_of
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
 from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_select, is_linear, named
 from .gradients import by_gradient
-from .rules import Density, by_rules, names_of, share_out
+from .rules import Density, by_rules, share_out
 from .swap import check_names_free, check_untied, exchange, skipped
 
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."

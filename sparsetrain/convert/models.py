@@ -14,9 +14,12 @@ from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_replaceable, check_select, current, is_linear, is_pruned, named
-from .rules import Density, Shares, by_rules, names_of, share_out
+from .closed import check_closable, closable, closed, transposed_back
+from .opened import Opened
+from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
 from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
+from .ties import Followers, followers, sharing_values, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
 
@@ -45,6 +48,18 @@ def sparsify(
     generator: torch.Generator | None = ...,
     dry_run: Literal[True],
 ) -> Summary: ...
+@overload
+def sparsify(
+    model: nn.Module,
+    density: Density | None = ...,
+    method: Method | None = ...,
+    *,
+    masks: Mapping[str, Any] | None = ...,
+    select: Literal["magnitude", "random"] = ...,
+    skip: str | Iterable[str] = ...,
+    generator: torch.Generator | None = ...,
+    dry_run: bool,
+) -> nn.Module | Summary: ...
 def sparsify(
     model: nn.Module,
     density: Density | None = None,
@@ -120,50 +135,71 @@ def sparsify(
     where = "convert.sparsify"
     if density is not None and masks is not None:
         raise ValueError(f"{where}: expected at most one of density and masks, got both.")
-    left = skipped(where, model, skip)
-    wanted, reasons = _wanted(where, model, density, method, masks, left)
-    names = {module: name for name, module in model.named_modules()}
-    largest = density is not None and select != "random"
-    check_replaceable(where, model, {names[linear]: linear for linear in wanted}, largest)
-    if density is not None:
-        check_select(where, select)
-    generator = checks.generator(where, generator)
-    with torch.device("cpu"):  # edges are real under torch.device("meta") too
-        if density is None:
-            wanted = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
-        if dry_run:
-            return summarized(model, wanted, reasons)
-        edges = wanted if density is None else by_density(where, wanted, select, generator)
-    new = {linear: _sparse(linear, t) for linear, t in edges.items()}
-    for layer in new.values():  # without weights even the largest are drawn
-        layer.awaits_edges = density is not None and layer.values.is_meta
-    for linear in new:
-        _drop_prune_hooks(linear)
-    return exchange(model, new)
+    with Opened(model, _subclasses(density)) as opened:
+        left = skipped(where, opened.model, skip)
+        wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(masks), left)
+        names = {module: each[0] for module, each in opened.names.items()}
+        largest = density is not None and select != "random"
+        opened.check(where, wanted)
+        together = {*follow, *follow.values()} - tied_elsewhere(opened.model, (*wanted, *follow)).keys()
+        layers = {names[linear]: linear for linear in (*wanted, *follow)}
+        check_replaceable(where, opened.model, layers, largest, together)
+        if density is not None:
+            check_select(where, select)
+        generator = checks.generator(where, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            if density is None:
+                wanted = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+            if dry_run:
+                stood = opened.close_unless({*wanted, *follow})
+                reasons |= {module: reasons[part] for module, part in stood.items() if part in reasons}
+                return summarized(opened.model, wanted, reasons, follow)
+            edges = wanted if density is None else by_density(where, wanted, select, generator)
+        new: dict[nn.Module, nn.Module] = {linear: _sparse(linear, t) for linear, t in edges.items()}
+        for layer in new.values():  # without weights even the largest are drawn
+            layer.awaits_edges = density is not None and layer.values.is_meta
+        for linear, leader in follow.items():
+            new[linear] = tied_layer(new[leader], linear, current(linear, "bias"), turns(leader, linear))
+    replaced = opened.sparse(new)
+    for module in replaced:
+        _drop_prune_hooks(module)
+    return exchange(model, replaced)
+
+
+def _subclasses(density: Any) -> set[Any]:
+    """Subclasses of nn.Linear that rules name."""
+    keys = density if isinstance(density, Mapping) else ()
+    return {key for key in keys if isinstance(key, type) and issubclass(key, nn.Linear)}
 
 
 def _wanted(
-    where: str, model: nn.Module, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
-) -> tuple[dict[nn.Module, Any], dict[nn.Module, str]]:
-    """A density or a mask for each layer that is replaced, and why other layers are not."""
+    where: str, opened: Opened, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
+) -> tuple[dict[nn.Module, Any], dict[nn.Module, str], Followers]:
+    """A density or a mask for each layer that is replaced, why others are not, and layers that are tied to some."""
+    model = opened.model
     linears = [module for module in model.modules() if is_linear(module) and module not in left]
+    follow = {} if density is None else followers(linears)
     shares = Shares()
     if masks is not None:
         wanted, otherwise = named(where, model, masks, left), "not named in masks"
     elif isinstance(density, Mapping):
-        shares = by_rules(
-            where, names_of(model), linears, density, "uniform" if method is None else method, whole_stays=True
-        )
+        names = opened.names
+        for module, leader in follow.items():  # one weight, which has the names of both
+            names[leader] += names[module]
+        layers = [module for module in linears if module not in follow]
+        shares = by_rules(where, names, layers, density, "uniform" if method is None else method, whole_stays=True)
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        wanted, otherwise = share_out(where, linears, density, "erk" if method is None else method), ""
+        shares.reasons = {module: f"tied to {other}" for module, other in tied_elsewhere(model, linears).items()}
+        layers = [module for module in linears if module not in follow and module not in shares.reasons]
+        wanted, otherwise = share_out(where, layers, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
     if not wanted:
         what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
     reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(linears, otherwise) | shares.reasons
-    return wanted, reasons
+    return wanted, reasons, {module: leader for module, leader in follow.items() if leader in wanted}
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
@@ -197,10 +233,22 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         for name, module in model.named_modules()
         if kind_of(module) in (SparseLinear, MaskedLinear) and module not in left
     }
-    _check_nothing_added(where, layers)
+    attentions = closable(model, left)
+    projections = {
+        part: f"{name}.{key}".lstrip(".") for name, each in attentions.items() for key, part in each.named_children()
+    }
+    _check_nothing_added(where, layers | {name: part for part, name in projections.items()})
     check_names_free(where, layers, nn.Linear)
-    check_untied(where, model, layers)
-    return exchange(model, {layer: _dense(layer) for layer in layers.values()})
+    for name, attention in attentions.items():
+        check_closable(where, name, attention)
+    follow = sharing_values(model, layers)
+    together = {*follow, *follow.values()}
+    check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in together})
+    dense: dict[nn.Module, nn.Module] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
+    for layer, leader in follow.items():
+        dense[layer].weight = dense[leader].weight
+    new = {layer: linear for layer, linear in dense.items() if layer not in projections}
+    return exchange(model, new | {attention: closed(attention, dense) for attention in attentions.values()})
 
 
 def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 from torch import nn
 
 from .. import checks, patterns
-from ..layer_names import Pattern, first_fits, pattern, without_layer
+from ..layer_names import Names, Pattern, first_fits, pattern, without_layer
 from .swap import some
 
-Names = dict[nn.Module, list[str]]
 Density = float | Mapping[Any, float | None]
 
 
@@ -27,14 +26,6 @@ class Shares:
 
     densities: dict[nn.Module, float] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
-
-
-def names_of(model: nn.Module) -> Names:
-    """All names of each module: a layer that is used in two places has two."""
-    names = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        names[module].append(name)
-    return names
 
 
 def by_rules(

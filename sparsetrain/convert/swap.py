@@ -2,17 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
+from ..layer_names import by_any_name, stands_for
+from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention
+from ..nn.attention_parts import OF_ATTENTION
 
+Layer = TypeVar("Layer", bound=nn.Module)
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
-    nn.Linear: {"weight", "bias"},
-    SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed"},
+    nn.Linear: {"weight", "bias", "_stands_for"},
+    nn.MultiheadAttention: {"_qkv_same_embed_dim", "kdim", "vdim", *OF_ATTENTION},
+    SparseMultiheadAttention: {"head_dim", "q_proj", "k_proj", "v_proj", "out_proj"},
+    SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed", "_dense_kind"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
@@ -23,9 +29,14 @@ def kind_of(module: nn.Module) -> type:
     return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
+def own(kind: type) -> set[str]:
+    """What a layer of a class is made of; of a subclass and of transformers' Conv1D, what nn.Linear is."""
+    return OWN.get(kind, OWN[nn.Linear] | {"nf", "nx"})
+
+
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
     """The modules with these names, and everything in them; and what layers keep frozen inside of them."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = by_any_name(model)
     names = [skip] if isinstance(skip, str) else list(skip)
     for name in names:
         if name not in modules:
@@ -62,7 +73,8 @@ def check_untied(
 def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.Module]) -> None:
     """No attribute that a user set has a name that the new kind of layer needs for itself."""
     for name, layer in layers.items():
-        taken = (vars(layer).keys() & OWN[kind]) - OWN[type(layer)]
+        known = stands_for(layer)
+        taken = (vars(known).keys() & own(kind)) - own(type(known))
         if taken:
             raise ValueError(
                 f"{where}: expected no attribute {' or '.join(sorted(taken))} on {name!r}, which {kind.__name__} needs "
@@ -82,18 +94,29 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     New layers take over hooks, whose handles stay valid, and attributes that users set.
     """
     for old, layer in new.items():
-        for name, value in vars(old).items():
-            if "hook" in name or not (name in vars(layer) or name in OWN[type(old)]):
-                vars(layer)[name] = value
+        take_over(old, layer)
         if old in layer.children():  # which would call its hooks a second time
             vars(old).update({name: type(value)() for name, value in vars(old).items() if name.endswith("_hooks")})
+    model = put_in_place(model, new)
+    _leave_fast_path(model, set(new.values()))
+    return model
+
+
+def take_over(old: nn.Module, layer: Layer) -> Layer:
+    """The new layer, with hooks of the old one, and with attributes that users set."""
+    for name, value in vars(old).items():
+        if "hook" in name or not (name in vars(layer) or name in own(type(old))):
+            vars(layer)[name] = value
+    return layer
+
+
+def put_in_place(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """The model with the keys replaced by their values, everywhere, and nothing else changed."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in new:
                 parent._modules[name] = new[child]
-    model = new.get(model, model)
-    _leave_fast_path(model, set(new.values()))
-    return model
+    return new.get(model, model)
 
 
 def _leave_fast_path(model: nn.Module, layers: set[nn.Module]) -> None:

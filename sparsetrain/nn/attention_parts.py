@@ -5,70 +5,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from ..dtypes import HALVES
+from .linear_views import beside, linear_view
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
-WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "weight", "bias")
-PARTS = {
-    *(name + of_prune for name in WEIGHTS for of_prune in ("", "_orig", "_mask")),
-    *("bias_k", "bias_v", "out_proj"),
+OF_ATTENTION = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "out_proj"} | {
+    "bias_k",
+    "bias_v",
 }
+OF_LINEAR = {"weight", "bias"}
 
 
 def extras(module: nn.Module) -> set[str]:
-    """What an attention or its out_proj has beside weights, such as parametrizations: the weights are computed then."""
-    return {*module._parameters, *module._buffers, *module._modules} - PARTS
+    """What an attention or its out_proj has beside weights, such as parametrizations that compute them."""
+    return beside(module, OF_LINEAR if isinstance(module, nn.Linear) else OF_ATTENTION)
 
 
 def split(attention: Any) -> dict[str, nn.Linear]:
-    """The four projections of an attention as nn.Linear layers, whose numbers are in the same memory.
-
-    Where torch.nn.utils.prune has pruned the attention, they are pruned alike. Where weights are computed otherwise,
-    they have none, but list what the attention has (``extras``).
-    """
+    """The four projections of an attention as nn.Linear layers over the same memory, see linear_view."""
     size = attention.embed_dim
     parts = {}
-    for k, name in enumerate(PROJECTIONS[:3]):
-        rows = slice(k * size, (k + 1) * size)
-        whole = attention._qkv_same_embed_dim
-        weight = ("in_proj_weight", rows) if whole else (f"{name}_weight", slice(None))
-        inputs = (size, attention.kdim, attention.vdim)[k]
-        parts[name] = _linear(attention, weight, ("in_proj_bias", rows), (size, inputs))
-    everything = slice(None)
-    parts["out_proj"] = _linear(attention.out_proj, ("weight", everything), ("bias", everything), (size, size))
+    for k, (name, inputs) in enumerate(zip(PROJECTIONS, (size, attention.kdim, attention.vdim), strict=False)):
+
+        def third(held: Tensor, k: int = k) -> Tensor:
+            return held[k * size : (k + 1) * size]
+
+        weight = ("in_proj_weight", third) if attention._qkv_same_embed_dim else (f"{name}_weight", None)
+        parts[name] = linear_view(attention, (size, inputs), weight, ("in_proj_bias", third), OF_ATTENTION)
+    last = attention.out_proj
+    parts["out_proj"] = linear_view(last, (size, size), ("weight", None), ("bias", None), OF_LINEAR)
     return parts
 
 
-def _linear(module: nn.Module, weight: tuple[str, slice], bias: tuple[str, slice], shape: tuple[int, int]) -> nn.Linear:
-    linear = nn.Linear(1, 1, device="meta").train(module.training)
-    linear.out_features, linear.in_features = shape
-    more = extras(module)
-    for name in more:
-        linear.register_buffer(name, None)
-    for part, (name, rows) in {"weight": weight, "bias": bias}.items():
-        held, mask = _held(module, name)
-        if more:
-            held, mask = (nn.Parameter(torch.empty(shape, device="meta")) if part == "weight" else None), None
-        if held is not None and rows != slice(None) and not more:
-            held = nn.Parameter(held.detach()[rows], held.requires_grad)
-        linear.register_parameter(part, held)
-        if mask is not None:
-            prune.custom_from_mask(linear, part, mask[rows])
-    return linear
-
-
-def _held(module: nn.Module, name: str) -> tuple[nn.Parameter | None, Tensor | None]:
-    """The Parameter of this name, and the mask that torch.nn.utils.prune has put on it."""
-    original = module._parameters.get(f"{name}_orig")
-    if original is None:
-        return module._parameters.get(name), None
-    return original, module._buffers[f"{name}_mask"]
-
-
 def join(attention: Any, linears: Mapping[str, Any]) -> None:
-    """Give an attention the weights and biases of four linear layers, copied where it keeps them together."""
+    """Give an attention copies of the weights and biases of four linear layers."""
     *three, last = (linears[name] for name in PROJECTIONS)
     if attention._qkv_same_embed_dim:
         attention.in_proj_weight = _stacked([linear.weight for linear in three], three[0].bias)
@@ -78,7 +49,7 @@ def join(attention: Any, linears: Mapping[str, Any]) -> None:
     attention.out_proj.weight = _stacked([last.weight], last.bias)
     if last.bias is not None:
         attention.in_proj_bias = _stacked([linear.bias for linear in three], None)
-        attention.out_proj.bias = last.bias
+        attention.out_proj.bias = _stacked([last.bias], None)
 
 
 def _stacked(tensors: list[Tensor], bias: Tensor | None) -> nn.Parameter:

@@ -10,6 +10,7 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 from ..structure.topology import Topology
 from .attention_masks import WHERE, merged_mask
 from .attention_parts import PROJECTIONS, extras, join, split
+from .masked import MaskedLinear
 from .sparse_linear import SparseLinear
 
 
@@ -47,6 +48,10 @@ class SparseMultiheadAttention(nn.Module):
     in_proj_bias = None
     _qkv_same_embed_dim = False
 
+    q_proj: Any
+    k_proj: Any
+    v_proj: Any
+    out_proj: Any
     bias_k: Tensor | None
     bias_v: Tensor | None
 
@@ -95,12 +100,12 @@ class SparseMultiheadAttention(nn.Module):
     @property
     def kdim(self) -> int:
         """Size of keys."""
-        return self.k_proj.in_features  # type: ignore[return-value]
+        return int(self.k_proj.in_features)
 
     @property
     def vdim(self) -> int:
         """Size of values."""
-        return self.v_proj.in_features  # type: ignore[return-value]
+        return int(self.v_proj.in_features)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -217,18 +222,17 @@ class SparseMultiheadAttention(nn.Module):
         unknown = masks.keys() - set(PROJECTIONS)
         if unknown:
             raise ValueError(f"{WHERE}.from_dense: expected masks of {PROJECTIONS}, got one of {min(unknown)!r}.")
+        more = extras(attention) | extras(attention.out_proj)
+        if more:
+            raise ValueError(
+                f"{WHERE}.from_dense: expected weights that are Parameters, got an attention with "
+                f"{', '.join(sorted(more))}. Remove that first."
+            )
         parts = split(attention)
-        for name, part in parts.items():
-            if part.weight.is_meta and extras(attention if name != "out_proj" else attention.out_proj):
-                raise ValueError(
-                    f"{WHERE}.from_dense: expected weights that are Parameters, {name} is computed from others."
-                )
         layer = cls.of_parts(
             attention, {name: SparseLinear.from_dense(part, masks.get(name)) for name, part in parts.items()}
         )
-        for name in ("bias_k", "bias_v"):
-            added = getattr(attention, name)
-            setattr(layer, name, None if added is None else nn.Parameter(added.detach().clone(), added.requires_grad))
+        layer.bias_k, layer.bias_v = _copied(layer.bias_k), _copied(layer.bias_v)
         return layer
 
     @classmethod
@@ -255,17 +259,24 @@ class SparseMultiheadAttention(nn.Module):
             torch.Size([24, 8])
         """
         parts: Any = {name: self.get_submodule(name) for name in PROJECTIONS}
-        linears = {name: part.to_dense() if isinstance(part, SparseLinear) else part for name, part in parts.items()}
+        linears = {
+            name: part.to_dense() if isinstance(part, SparseLinear | MaskedLinear) else part
+            for name, part in parts.items()
+        }
         dense = nn.MultiheadAttention(
             self.embed_dim, self.num_heads, self.dropout, False, False, self.add_zero_attn, self.kdim, self.vdim,
             self.batch_first, device="meta",
         )  # fmt: skip
         join(dense, linears)
-        dense.bias_k, dense.bias_v = self.bias_k, self.bias_v
+        dense.bias_k, dense.bias_v = _copied(self.bias_k), _copied(self.bias_v)
         return dense.train(self.training)
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _copied(added: Tensor | None) -> nn.Parameter | None:
+    return None if added is None else nn.Parameter(added.detach().clone(), added.requires_grad)
 
 
 def _weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
