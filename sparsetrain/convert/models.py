@@ -18,7 +18,7 @@ from .closed import check_closable, closable, closed, transposed_back
 from .opened import Opened
 from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
-from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
+from .swap import OWN, check_names_free, check_not_compiled, check_untied, exchange, kind_of, skipped
 from .ties import Followers, followers, sharing_values, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
@@ -140,8 +140,9 @@ def sparsify(
         wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(masks), left)
         names = {module: each[0] for module, each in opened.names.items()}
         largest = density is not None and select != "random"
+        check_not_compiled(where, opened.model, (*wanted, *follow))
         opened.check(where, wanted)
-        together = {*follow, *follow.values()} - tied_elsewhere(opened.model, (*wanted, *follow)).keys()
+        together = {*follow, *follow.values()} - tied_elsewhere(opened.model, (*wanted, *follow))
         layers = {names[linear]: linear for linear in (*wanted, *follow)}
         check_replaceable(where, opened.model, layers, largest, together)
         if density is not None:
@@ -160,10 +161,7 @@ def sparsify(
             layer.awaits_edges = density is not None and layer.values.is_meta
         for linear, leader in follow.items():
             new[linear] = tied_layer(new[leader], linear, current(linear, "bias"), turns(leader, linear))
-    replaced = opened.sparse(new)
-    for module in replaced:
-        _drop_prune_hooks(module)
-    return exchange(model, replaced)
+    return exchange(model, opened.sparse(new))
 
 
 def _subclasses(density: Any) -> set[Any]:
@@ -190,8 +188,8 @@ def _wanted(
         shares = by_rules(where, names, layers, density, "uniform" if method is None else method, whole_stays=True)
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        shares.reasons = {module: f"tied to {other}" for module, other in tied_elsewhere(model, linears).items()}
-        layers = [module for module in linears if module not in follow and module not in shares.reasons]
+        elsewhere = tied_elsewhere(model, linears)
+        layers = [module for module in linears if module not in follow and module not in elsewhere]
         wanted, otherwise = share_out(where, layers, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
@@ -234,20 +232,23 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         if kind_of(module) in (SparseLinear, MaskedLinear) and module not in left
     }
     attentions = closable(model, left)
-    projections = {
-        part: f"{name}.{key}".lstrip(".") for name, each in attentions.items() for key, part in each.named_children()
+    parts = {
+        f"{name}.{part}".lstrip("."): layer
+        for name, each in attentions.items()
+        for part, layer in each.named_children()
     }
-    _check_nothing_added(where, layers | {name: part for part, name in projections.items()})
+    _check_nothing_added(where, layers | parts)
     check_names_free(where, layers, nn.Linear)
     for name, attention in attentions.items():
         check_closable(where, name, attention)
+    check_not_compiled(where, model, layers.values())
     follow = sharing_values(model, layers)
     together = {*follow, *follow.values()}
     check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in together})
     dense: dict[nn.Module, nn.Module] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
     for layer, leader in follow.items():
         dense[layer].weight = dense[leader].weight
-    new = {layer: linear for layer, linear in dense.items() if layer not in projections}
+    new = {layer: linear for layer, linear in dense.items() if layer not in parts.values()}
     return exchange(model, new | {attention: closed(attention, dense) for attention in attentions.values()})
 
 
@@ -267,12 +268,6 @@ def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
             f"{'Call ' + ' and '.join(calls) if calls else 'Remove that'} first, or leave the layer as it is with "
             f"skip=[{name!r}]."
         )
-
-
-def _drop_prune_hooks(linear: nn.Module) -> None:
-    hooks = linear._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, BasePruningMethod)]:
-        del hooks[key]
 
 
 def _sparse(linear: Any, t: Topology) -> SparseLinear:

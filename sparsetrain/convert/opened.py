@@ -7,13 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as dense_product
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ..layer_names import Names, by_any_name, names_of
 from ..nn import SparseMultiheadAttention
 from ..nn.attention_parts import OF_LINEAR, PROJECTIONS, extras, split
 from ..structure.topology import Topology
 from . import transposed
-from .swap import kind_of, put_in_place, take_over
+from .swap import kind_of, take_over
 
 
 class Opened:
@@ -29,8 +30,10 @@ class Opened:
 
     def __init__(self, model: nn.Module, subclasses: Collection[Any] = ()) -> None:
         self.model = model
-        self._subclasses = set(subclasses) - {nn.Linear}
+        self._root = model
+        self._subclasses = set(subclasses) - {nn.Linear, NonDynamicallyQuantizableLinear}  # which attention has
         self._stand_ins: dict[nn.Module, Any] = {}
+        self._places: list[tuple[dict[str, Any], str, nn.Module]] = []
         for module in model.modules():
             stand_in = self._stand_in(module)
             if stand_in is not None:
@@ -53,7 +56,12 @@ class Opened:
         return stand_in
 
     def __enter__(self) -> Self:
-        self.model = put_in_place(self.model, self._stand_ins)
+        for parent in self.model.modules():
+            children = parent._modules
+            self._places += [(children, name, each) for name, each in children.items() if each in self._stand_ins]
+        for children, name, module in self._places:
+            children[name] = self._stand_ins[module]
+        self.model = self._stand_ins.get(self._root, self._root)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -61,7 +69,11 @@ class Opened:
 
     def close(self, modules: Collection[nn.Module]) -> None:
         """Put back these modules of the model."""
-        self.model = put_in_place(self.model, {self._stand_ins[module]: module for module in modules})
+        for children, name, module in self._places:
+            if module in modules:
+                children[name] = module
+        if self._root in modules:
+            self.model = self._root
 
     def close_unless(self, chosen: Collection[nn.Module]) -> dict[nn.Module, nn.Module]:
         """Put back what has no chosen layer; which layer stood for a part of it."""
@@ -175,5 +187,5 @@ def _check_multiplies(where: str, name: str, layer: Any) -> None:
         got = "other numbers" if isinstance(y, Tensor) else y if isinstance(y, str) else type(y).__name__
         raise ValueError(
             f"{where}: expected a subclass that computes x W' + b, as a rule for the class says, forward of {name!r} "
-            f"({type(layer).__name__}) gives {got}. Leave it dense with skip=[{name!r}]."
+            f"({type(layer).__name__}) gives {got}. Drop that rule, or leave the layer dense with skip=[{name!r}]."
         )

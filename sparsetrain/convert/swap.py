@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 
 from ..layer_names import by_any_name, stands_for
 from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention
@@ -70,6 +72,22 @@ def check_untied(
                 raise ValueError(f"{where}: {' and '.join(tied)} are one tensor, {otherwise.format(prefix)}")
 
 
+def check_not_compiled(where: str, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """None of these layers is what torch.compile was called with: its code would go on with the layer of before."""
+    changed = set(layers)
+    for name, module in model.named_modules():
+        if type(module).__name__ != "OptimizedModule":
+            continue
+        inner = module.get_submodule("_orig_mod")
+        opened = inner.modules() if isinstance(inner, SparseMultiheadAttention) else [inner]
+        if changed.intersection(opened):
+            place = repr(name) if name else "the model itself"
+            raise ValueError(
+                f"{where}: expected layers inside of compiled modules, {place} is a compiled layer, whose code would "
+                "go on with the layer of before. Convert it first and compile then."
+            )
+
+
 def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.Module]) -> None:
     """No attribute that a user set has a name that the new kind of layer needs for itself."""
     for name, layer in layers.items():
@@ -97,26 +115,36 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
         take_over(old, layer)
         if old in layer.children():  # which would call its hooks a second time
             vars(old).update({name: type(value)() for name, value in vars(old).items() if name.endswith("_hooks")})
-    model = put_in_place(model, new)
-    _leave_fast_path(model, set(new.values()))
-    return model
-
-
-def take_over(old: nn.Module, layer: Layer) -> Layer:
-    """The new layer, with hooks of the old one, and with attributes that users set."""
-    for name, value in vars(old).items():
-        if "hook" in name or not (name in vars(layer) or name in own(type(old))):
-            vars(layer)[name] = value
-    return layer
-
-
-def put_in_place(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """The model with the keys replaced by their values, everywhere, and nothing else changed."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in new:
                 parent._modules[name] = new[child]
-    return new.get(model, model)
+    model = new.get(model, model)
+    layers = set(new.values())
+    _leave_fast_path(model, layers)
+    for wrapper in model.modules():
+        if isinstance(wrapper, DistributedDataParallel) and any(inner in layers for inner in wrapper.modules()):
+            wrapper.register_forward_pre_hook(_wrap_again)
+    return model
+
+
+def _wrap_again(*_: Any) -> None:
+    """Before a forward pass of a wrapper whose layers were exchanged: its ranks would train apart without a word."""
+    raise RuntimeError(
+        "DistributedDataParallel: expected the layers that the model had when it was wrapped, some were converted "
+        "since, and their gradients would not be averaged over ranks. Wrap its module again."
+    )
+
+
+def take_over(old: nn.Module, layer: Layer) -> Layer:
+    """The new layer, with hooks of the old one but for those of torch.nn.utils.prune, and attributes that users set."""
+    hooks = old._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(hook, BasePruningMethod)]:
+        del hooks[key]
+    for name, value in vars(old).items():
+        if "hook" in name or not (name in vars(layer) or name in own(type(old))):
+            vars(layer)[name] = value
+    return layer
 
 
 def _leave_fast_path(model: nn.Module, layers: set[nn.Module]) -> None:

@@ -11,18 +11,13 @@ from .swap import identity, owners_of
 Followers = dict[nn.Module, nn.Module]  # a layer, and the earlier one whose weight it has
 
 
-def tied_elsewhere(model: nn.Module, layers: Iterable[Any]) -> dict[nn.Module, str]:
-    """Layers whose weight is that of an embedding or of something else that is not among them, and what that is."""
+def tied_elsewhere(model: nn.Module, layers: Iterable[Any]) -> set[nn.Module]:
+    """Those of these layers whose weight is that of an embedding, or of something else that is not among them."""
     names = {module: name for name, module in model.named_modules()}
     layers = list(layers)
-    own = {f"{names[layer]}.{part}".lstrip(".") for layer in layers for part in layer._parameters}
+    own = {f"{names[layer]}.weight".lstrip(".") for layer in layers}
     owners = owners_of(model)
-    found = {}
-    for layer in layers:
-        others = [name for name in owners[identity(_weight(layer))] if name not in own] if _has_weight(layer) else []
-        if others:
-            found[layer] = others[0]
-    return found
+    return {layer for layer in layers if _has_weight(layer) and not own.issuperset(owners[identity(_weight(layer))])}
 
 
 def followers(layers: Iterable[Any]) -> Followers:
