@@ -156,7 +156,7 @@ def sparsify(
                 reasons |= {module: reasons[part] for module, part in stood.items() if part in reasons}
                 return summarized(opened.model, wanted, reasons, follow)
             edges = wanted if density is None else by_density(where, wanted, select, generator)
-        new: dict[nn.Module, nn.Module] = {linear: _sparse(linear, t) for linear, t in edges.items()}
+        new: dict[nn.Module, Any] = {linear: _sparse(linear, t) for linear, t in edges.items()}
         for layer in new.values():  # without weights even the largest are drawn
             layer.awaits_edges = density is not None and layer.values.is_meta
         for linear, leader in follow.items():

@@ -78,7 +78,7 @@ class Opened:
     def close_unless(self, chosen: Collection[nn.Module]) -> dict[nn.Module, nn.Module]:
         """Put back what has no chosen layer; which layer stood for a part of it."""
         idle = [module for module, each in self._stand_ins.items() if not any(p in chosen for p in each.modules())]
-        parts = {}
+        parts: dict[nn.Module, nn.Module] = {}
         for module in idle:
             stand_in = self._stand_ins[module]
             if isinstance(stand_in, SparseMultiheadAttention):

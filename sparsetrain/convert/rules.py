@@ -74,6 +74,8 @@ def _check_matched(where: str, rules: list[Pattern], stay: list[bool], candidate
             found = some(f"{names[module][0]} ({type(module).__name__})" for module in others)
             inner = next((names[module][0] for module in others if any(module.children())), None)
             advice = f" For the layers in it write {inner + '.*'!r}." if inner else ""
+            if not inner and any(isinstance(module, nn.Linear) for module in others):
+                advice = " Subclasses of nn.Linear join by a rule for their class, beside others."
             raise ValueError(
                 f"{where}: expected rules for nn.Linear layers that are not in skip, {rule.text!r} matches only "
                 f"{found}.{advice}"
