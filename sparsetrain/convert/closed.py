@@ -45,7 +45,9 @@ def closed(attention: Any, dense: Mapping[nn.Module, nn.Module]) -> nn.Multihead
     closed = SparseMultiheadAttention.of_parts(attention, parts).to_dense()
     last = attention.out_proj
     closed.out_proj.bias = parts["out_proj"].bias
-    closed.bias_k, closed.bias_v = attention.bias_k, attention.bias_v
+    for name in ("bias_k", "bias_v"):
+        if getattr(attention, name) is not None and getattr(closed, name).dtype == getattr(attention, name).dtype:
+            setattr(closed, name, getattr(attention, name))
     take_over(last, closed.out_proj)
     return closed
 

@@ -268,15 +268,16 @@ class SparseMultiheadAttention(nn.Module):
             self.batch_first, device="meta",
         )  # fmt: skip
         join(dense, linears)
-        dense.bias_k, dense.bias_v = _copied(self.bias_k), _copied(self.bias_v)
+        dtype = dense.out_proj.weight.dtype
+        dense.bias_k, dense.bias_v = _copied(self.bias_k, dtype), _copied(self.bias_v, dtype)
         return dense.train(self.training)
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
 
 
-def _copied(added: Tensor | None) -> nn.Parameter | None:
-    return None if added is None else nn.Parameter(added.detach().clone(), added.requires_grad)
+def _copied(added: Tensor | None, dtype: torch.dtype | None = None) -> nn.Parameter | None:
+    return None if added is None else nn.Parameter(added.detach().to(dtype, copy=True), added.requires_grad)
 
 
 def _weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
