@@ -18,7 +18,6 @@ from .transposed import is_transposed
 KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((LookupTable,), "table: each step reads and trains the rows it uses"),
     ((nn.Embedding, nn.EmbeddingBag), "table: see nn.LookupTable"),
-    ((nn.MultiheadAttention,), "a subclass of nn.MultiheadAttention"),
     ((nn.RNNBase, nn.RNNCellBase), "torch's recurrent kernels read it themselves"),
     ((nn.Linear,), "a subclass of nn.Linear"),
 )
@@ -55,8 +54,9 @@ class Reasons:
             return "a dense weight under a mask" + (" that has no data yet" if module.mask.is_meta else "")
         if module in self._frozen:
             return "frozen, beside the edges of SparseDeltaLinear"
-        if kind_of(self._attention.get(module, module)) is nn.MultiheadAttention:
-            return self._of_attention(held)
+        if module in self._attention:
+            plain = kind_of(self._attention[module]) is nn.MultiheadAttention
+            return self._of_attention(held) if plain else "a subclass of nn.MultiheadAttention"
         if is_transposed(module):
             return self._given.get(module, "") or "not converted"
         if is_linear(module):

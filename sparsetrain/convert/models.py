@@ -137,7 +137,7 @@ def sparsify(
         raise ValueError(f"{where}: expected at most one of density and masks, got both.")
     with Opened(model, _subclasses(density)) as opened:
         left = skipped(where, opened.model, skip)
-        wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(masks), left)
+        wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(where, masks), left)
         names = {module: each[0] for module, each in opened.names.items()}
         largest = density is not None and select != "random"
         check_not_compiled(where, opened.model, (*wanted, *follow))

@@ -100,7 +100,7 @@ class Opened:
                     names[stand_in.get_submodule(part)] += [*of_weight, name]
         return names
 
-    def by_projection(self, masks: Any) -> Any:
+    def by_projection(self, where: str, masks: Any) -> Any:
         """Masks in which one of an ``in_proj_weight`` has become three."""
         if not isinstance(masks, Mapping):
             return masks
@@ -110,6 +110,11 @@ class Opened:
             if isinstance(module, SparseMultiheadAttention) and key in spread:
                 mask = spread.pop(key)
                 mask = mask.to_mask() if isinstance(mask, Topology) else torch.as_tensor(mask)
+                shape = (3 * module.embed_dim, module.embed_dim)
+                if mask.shape != shape:
+                    raise ValueError(
+                        f"{where}: expected the mask of {key!r} in shape (out, in) = {shape}, got {tuple(mask.shape)}."
+                    )
                 for part, rows in zip(PROJECTIONS, mask.tensor_split(3), strict=False):
                     spread[f"{name}.{part}".lstrip(".")] = rows
         return spread

@@ -102,7 +102,7 @@ def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.
 
 def identity(tensor: Tensor) -> tuple[object, int]:
     """The same for two tensors over the same memory, be one of them transposed."""
-    empty = is_lazy(tensor) or isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
+    empty = is_lazy(tensor) or isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.data_ptr() == 0
     return (None, id(tensor)) if empty else (tensor.device, tensor.data_ptr())
 
 
