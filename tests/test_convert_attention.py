@@ -161,8 +161,7 @@ def test_what_is_pruned_and_stays_dense_stays_pruned() -> None:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(("mode", "grad"), [(True, True), (False, False)])
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("how", [{"batch_first": True}, {}, {"norm_first": True}, {"bias": False}], ids=str)
 def test_transformers(grad: bool, mode: bool, how: dict[str, Any]) -> None:

@@ -240,7 +240,7 @@ def test_half_precision() -> None:
 def test_compiled() -> None:
     layer = SparseMultiheadAttention(8, 2, batch_first=True, density=0.5)
     x = torch.randn(2, 3, 8)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, x, x), layer(x, x, x))
     compiled(x, x, x)[0].sum().backward()
     assert layer.q_proj.values.grad is not None

@@ -71,7 +71,8 @@ class Summary:
 
     @property
     def edges(self) -> int:
-        """Stored weights of all rows; shared ones count once."""
+        """Stored weights of all rows; shared ones count once. Edges of a SparseDeltaLinear and the frozen weight beside
+        them are two rows, and both count, as both are held."""
         return sum(row.edges for row in self.rows if not row.shared)
 
     @property

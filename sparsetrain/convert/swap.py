@@ -33,7 +33,7 @@ def kind_of(module: nn.Module) -> type:
 
 def own(kind: type) -> set[str]:
     """What a layer of a class is made of; of a subclass and of transformers' Conv1D, what nn.Linear is."""
-    return OWN.get(kind, OWN[nn.Linear] | {"nf", "nx"})
+    return OWN.get(kind, OWN[nn.Linear] | {"nf", "nx"}) | {"in_features", "out_features"}
 
 
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
