@@ -59,7 +59,7 @@ def edges_of_rank_0(rank: int) -> None:
 def a_wrapper_of_former_layers_is_refused() -> None:
     wrapped = DistributedDataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
     st.convert.sparsify(wrapped, {"1": 0.5})  # names are those of the model itself
-    with pytest.raises(RuntimeError, match="some were converted since, .* Wrap its module again"):
+    with pytest.raises(RuntimeError, match=r"some were converted since, .* Wrap its module again"):
         wrapped(torch.ones(2, 4))
     again = DistributedDataParallel(wrapped.module)
     again(torch.ones(2, 4)).sum().backward()

@@ -71,7 +71,10 @@ def sparsify(
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
-    r"""Replace the nn.Linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
+    r"""Replace the linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
+
+    These are nn.Linear; the four projections of nn.MultiheadAttention, which becomes a SparseMultiheadAttention; Conv1D
+    of the package transformers; and subclasses of nn.Linear that a rule names by their class.
 
     Which edges a layer keeps is said in one of four ways:
 
@@ -84,11 +87,10 @@ def sparsify(
       stay dense, and the hooks of prune are gone.
 
     Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
-    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses of
-    nn.Linear stay dense, as do the projections of nn.MultiheadAttention and recurrent layers. torch's transformer
-    encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` itself
-    needs its layer in ``skip``. Optimizers are to be made
-    afterwards.
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Layers that have one
+    weight together share one value array. One number leaves layers dense that are tied to an embedding. torch's
+    transformer encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight``
+    or ``attention.in_proj_weight`` itself needs its layer in ``skip``. Optimizers are to be made afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
     first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
@@ -97,10 +99,14 @@ def sparsify(
         model: any module.
         density: fraction of the edges that exist, from 0 to 1; or such fractions by rules. A rule is a dotted layer
             name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or compiled), or a
-            class of layers.
+            class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``, ``"attn.v_proj"`` and
+            ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all of them. A subclass of
+            nn.Linear takes part if a rule names that very class, by which its user says that it computes what
+            nn.Linear does. Names are those inside of wrappers such as torch.compile and DistributedDataParallel.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
-        masks: by dotted layer name, a matrix of zeros and ones (out, in) or a Topology.
+        masks: by dotted layer name, or that of an ``in_proj_weight``, a matrix of zeros and ones (out, in) or a
+            Topology.
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
@@ -111,9 +117,9 @@ def sparsify(
 
     Raises:
         ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
-            not fit, a weight is
-            shared with another layer, or a layer has more than weight and bias, such as a parametrization, or an
-            attribute ``values`` or ``topology``. TypeError: weights that are not float32 or float64. Nothing is
+            not fit, a weight is shared with something that stays dense, a layer has no weights yet or more than weight
+            and bias, such as a parametrization, or an attribute ``values`` or ``topology``, a subclass computes other
+            numbers than nn.Linear, or a layer is compiled itself. TypeError: weights that are no floats. Nothing is
             changed then.
 
     Example:
@@ -203,8 +209,9 @@ def _wanted(
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     r"""Replace the SparseLinear and MaskedLinear layers of a model, in place, by nn.Linear with zeros where no edge is.
 
-    Subclasses stay, and so does everything that sparsify lets stay. torch's transformer encoders do not go back to
-    their fused inference kernel.
+    A SparseMultiheadAttention becomes an nn.MultiheadAttention, and what was a Conv1D is one again: states have the
+    names and shapes of before sparsify. Subclasses stay. torch's transformer encoders do not go back to their fused
+    inference kernel.
 
     Args:
         model: any module.
@@ -214,9 +221,9 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         The model; for a model that is itself such a layer, the new layer.
 
     Raises:
-        ValueError: a layer shares its values with another, such as its own transpose, is pruned or parametrized by
-            torch.nn.utils, or has other tensors or modules that would be lost, or a name in skip is unknown. Nothing
-            is changed then.
+        ValueError: a layer shares its values with its own transpose or with a layer in skip, is pruned or parametrized
+            by torch.nn.utils, or has other tensors, modules or, as a projection, hooks that would be lost, or a name in
+            skip is unknown. Nothing is changed then.
 
     Example:
         >>> densify(nn.Sequential(SparseLinear(20, 30, density=0.1)))
