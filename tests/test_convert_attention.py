@@ -227,13 +227,14 @@ def test_there_and_back(how: dict[str, Any], dtype: torch.dtype) -> None:
     both = nn.ModuleList([nn.MultiheadAttention(8, 2, **how), nn.MultiheadAttention(8, 2, **how)]).to(dtype)
     state = {name: tensor.clone() for name, tensor in both.state_dict().items()}
     kept = {name: p for name, p in both.named_parameters() if "out_proj.bias" in name or "bias_k" in name}
-    both[0].label, calls = "first", []
+    both[0].label, both[0].out_proj.label, calls = "first", "last", []
     handle = both[0].register_forward_hook(lambda *_: calls.append(1))
     both[1].out_proj.requires_grad_(False)
     both[1].eval()
     sparse = sparsify(both, 1.0)
     assert type(sparse[0]) is SparseMultiheadAttention
     assert (sparse[0].label, sparse[1].training, sparse[1].k_proj.training) == ("first", False, False)
+    assert sparse[0].out_proj.label == "last"
     assert sparse[0].k_proj.bias is None or not sparse[0].k_proj.bias._is_view()
     assert not sparse[1].out_proj.values.requires_grad
     inputs = [torch.randn(2, 3, size, dtype=dtype) for size in (8, how.get("kdim", 8), 8)]
@@ -244,7 +245,7 @@ def test_there_and_back(how: dict[str, Any], dtype: torch.dtype) -> None:
     assert list(dense.state_dict()) == list(state)
     assert all(dense.state_dict()[name].equal(tensor) for name, tensor in state.items())
     assert all(dense.get_parameter(name) is p for name, p in kept.items())
-    assert (dense[0].label, dense[1].training) == ("first", False)
+    assert (dense[0].label, dense[0].out_proj.label, dense[1].training) == ("first", "last", False)
     assert not dense[1].out_proj.weight.requires_grad
     handle.remove()
     dense[0](*inputs)

@@ -96,6 +96,18 @@ def test_numbers_are_those_of_the_dense_layer(case: Any) -> None:
         assert got.shape == want.shape
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_the_causal_hint_leaves_padding_masked(padded: bool, need_weights: bool) -> None:
+    dense = pruned_dense(batch_first=True)
+    layer = SparseMultiheadAttention.from_dense(dense)
+    x, causal = torch.randn(2, 4, 8, dtype=torch.double), torch.ones(4, 4).triu(1).bool()
+    padding = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]).bool() if padded else None
+    call = {"attn_mask": causal, "is_causal": True, "key_padding_mask": padding, "need_weights": need_weights}
+    for got, want in zip(results(layer, (x, x, x), call), results(dense, (x, x, x), call), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_dropout_is_that_of_the_dense_layer(need_weights: bool) -> None:
     dense = pruned_dense(dropout=0.5, batch_first=True)
