@@ -249,6 +249,17 @@ def test_two_layers_of_one_weight_become_two_of_one_value_array(transposed: bool
         assert back["b"].bias is bias
 
 
+def test_three_layers_of_one_weight_of_which_one_stays() -> None:
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in "abc"})
+    model["b"].weight = model["c"].weight = model["a"].weight
+    sparse = sparsify(model, 0.5)
+    assert sparse["a"].values is sparse["b"].values is sparse["c"].values
+    with pytest.raises(ValueError, match=r"a\.values and b\.values and c\.values are one tensor"):
+        densify(sparse, skip="c")
+    back = densify(sparse)
+    assert back["a"].weight is back["b"].weight is back["c"].weight
+
+
 def test_ties_that_only_one_rule_reaches_are_of_the_first_that_fits_either() -> None:
     sparse = sparsify(autoencoder(False), {"b": None, "*": 0.5})
     assert [type(sparse[name]) for name in "abc"] == [nn.Linear, nn.Linear, SparseLinear]
