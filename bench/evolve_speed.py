@@ -27,6 +27,7 @@ import sparsetrain as st
 from sparsetrain.backends.dense_products import fastest_precision
 from sparsetrain.cli import memory
 from sparsetrain.ops.edge_choice import largest_vacant, random_vacant, smallest
+from sparsetrain.ops.factors import Product
 
 PEER_ROUNDS = 3
 Steps = dict[str, Callable[[], object]]
@@ -101,7 +102,7 @@ def evolving(
 
     def update() -> None:
         for recorder in evolver.recorders.values():
-            recorder.note(dy.t(), x.detach().t())  # as a backward pass does
+            recorder.note(Product(dy.t(), x.detach().t()))  # as a backward pass does
         evolver.step()
         if and_step:
             step()

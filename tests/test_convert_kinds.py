@@ -191,7 +191,7 @@ def test_a_subclass_keeps_what_a_layer_keeps() -> None:
             "forward of '0' (Doubled) gives other numbers. Drop that rule, or leave the layer dense with skip=['0']",
         ),
         (OtherCall, "forward of '0' (OtherCall) gives TypeError: "),
-        (WithMore, "expected linear layers of weight and bias alone, '0' has scale. Leave it dense with skip=['0']."),
+        (WithMore, "expected layers of weight and bias alone, '0' has scale. Leave it dense with skip=['0']."),
     ],
 )
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -88,7 +88,7 @@ def weight_normed() -> nn.Module:
             mlp,
             {"density": 0.1, "skip": ["0", "2"]},
             ValueError,
-            "expected a model with nn.Linear layers to replace, found none",
+            "expected a model with linear or convolutional layers to replace, found none",
         ),
         (nn.ReLU, {"density": 0.1}, ValueError, "found none in ReLU."),
         (mlp, {}, ValueError, "masks, given or of torch.nn.utils.prune, found none in Sequential."),
@@ -122,7 +122,7 @@ def weight_normed() -> nn.Module:
         (mlp, {"masks": {"0": torch.ones(30, 20)}, "skip": "0"}, ValueError, "got '0' in masks and in skip."),
         (tied_to_embedding, {"density": {"*": 0.1}}, ValueError, "embedding.weight and head.weight are one tensor"),
         (tied_to_embedding, {"density": {"*": 0.1}, "skip": "body"}, ValueError, "as it is with skip=['head']"),
-        (tied_to_embedding, {"density": 0.1, "skip": "body"}, ValueError, "expected a model with nn.Linear layers"),
+        (tied_to_embedding, {"density": 0.1, "skip": "body"}, ValueError, "convolutional layers to replace, found none"),
         (lambda: tied_linears(False), {"density": {"*": 0.1}, "skip": "a"}, ValueError, "skip=['b']"),
         (
             lambda: tied_linears(True),
@@ -136,7 +136,7 @@ def weight_normed() -> nn.Module:
             lambda: with_layer(parametrizations.orthogonal(nn.Linear(4, 4))),
             {"density": 0.1},
             ValueError,
-            "expected linear layers of weight and bias alone, '1' has parametrizations. Leave it dense with skip=['1'].",
+            "expected layers of weight and bias alone, '1' has parametrizations. Leave it dense with skip=['1'].",
         ),
         (weight_normed, {"density": 0.1}, ValueError, "'1' has weight_g, weight_v."),
         (

@@ -381,7 +381,7 @@ def test_blocks_of_the_gradient_count_as_float32(monkeypatch: pytest.MonkeyPatch
         made.append(a.float() @ b.float().t())
         return made[-1]
 
-    monkeypatch.setattr(products, "_computed", Tensor.detach)
+    monkeypatch.setattr(products, "computed", Tensor.detach)
     monkeypatch.setattr(products, "_outer", outer)
     monkeypatch.setattr(products, "block_bytes", lambda _: 2000)
     t = structure("half", 37, 150, "cpu")

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 import sparsetrain as st
 from sparsetrain import constrain, penalty
-from sparsetrain.nn import Hierarchy, MaskedLinear, SparseDeltaLinear, SparseLinear
+from sparsetrain.nn import Hierarchy, MaskedLinear, SparseConv1d, SparseDeltaLinear, SparseLinear
 
 INPUTS, OUTPUTS = 4, 3
 DOUBLE = torch.float64
@@ -125,6 +125,18 @@ def _hierarchy() -> Any:
     return model, "levels.0.values", twin
 
 
+def _convolution() -> Any:
+    """Over two channels without a batch, which have the shape of a batch of four features."""
+    layer = SparseConv1d(2, OUTPUTS, 2, padding="same", topology=st.Topology.from_mask(MASK), dtype=DOUBLE)
+    bias: Any = layer.bias
+
+    def twin(values: Tensor, x: Tensor) -> Tensor:
+        weight = written_out(values).view(OUTPUTS, 2, 2)
+        return nn.functional.conv1d(nn.functional.pad(x[None], (0, 1)), weight, bias.detach())[0]
+
+    return layer, "values", twin
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     "sparse": _sparse,
     "without bias": lambda: _sparse(bias=False),
@@ -141,6 +153,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "frozen": _frozen,
     "shared": _shared,
     "hierarchy": _hierarchy,
+    "convolution": _convolution,
 }
 
 

@@ -38,6 +38,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "transposed": (lambda: sparse().transposed(), lambda: torch.randn(5, 10)),
     "MaskedLinear": (lambda: st.nn.MaskedLinear(20, 10, density=0.3), lambda: torch.randn(5, 20)),
     "SparseDeltaLinear": (delta, lambda: torch.randn(5, 20)),
+    "SparseConv1d": (lambda: st.nn.SparseConv1d(4, 6, 3, groups=2, density=0.3), lambda: torch.randn(5, 4, 9)),
+    "SparseConv2d": (
+        lambda: st.nn.SparseConv2d(3, 6, 3, padding=1, padding_mode="circular", density=0.3),
+        lambda: torch.randn(5, 3, 6, 5),
+    ),
     "LookupTable": (lambda: st.nn.LookupTable(30, 4), lambda: torch.randint(30, (5,))),
     "pooled": (lambda: st.nn.LookupTable(30, 4, pool="sum"), lambda: torch.randint(30, (5, 3))),
     "largest": (lambda: st.nn.LookupTable(30, 4, pool="max", padding_idx=2), lambda: torch.randint(30, (5, 3))),

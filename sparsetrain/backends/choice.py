@@ -83,8 +83,8 @@ def choice(
         of the backward pass.
 
     Raises:
-        TypeError: another dtype, a layer without a topology, or a batch that is no integer. ValueError: a batch that is
-        negative.
+        TypeError: another dtype, a layer without a topology, a convolution, or a batch that is no integer. ValueError:
+        a batch that is negative.
 
     Example:
         >>> import torch
@@ -97,6 +97,11 @@ def choice(
     topology = layer if isinstance(layer, Topology) else getattr(layer, "topology", None)
     if not isinstance(topology, Topology):
         raise TypeError(f"choice: expected a Topology or a layer that has one, got {type(layer).__name__}.")
+    if hasattr(layer, "geometry"):
+        raise TypeError(
+            f"choice: expected a layer of products, got {type(layer).__name__}. What computes a convolution depends on "
+            "the size of its images as well."
+        )
     batch = checks.count("choice", "batch", batch)
     if dtype is None:
         values = getattr(layer, "values", None)

@@ -52,7 +52,7 @@ def closed(attention: Any, dense: Mapping[nn.Module, nn.Module]) -> nn.Multihead
     return closed
 
 
-def transposed_back(layer: nn.Module, linear: nn.Linear) -> nn.Module:
+def transposed_back(layer: nn.Module, linear: Any) -> Any:
     """A linear layer in the form that it had before it was sparse."""
     kind = vars(layer).get("_dense_kind")
     return linear if kind is None else transposed.of_linear(kind, linear)

@@ -10,8 +10,9 @@ from ..dtypes import FLOATS, HALVES
 from ..edges.module import EdgeModule
 from ..nn import LookupTable, MaskedLinear, SparseDeltaLinear
 from ..nn.attention_parts import extras
-from .choice import beside_weight, is_linear, is_pruned
+from ..nn.sparse_convolution import CONVOLUTIONS
 from .held_weights import Held
+from .kinds import beside_weight, is_pruned, is_replaceable
 from .swap import identity, kind_of, owners_of
 from .transposed import is_transposed
 
@@ -20,6 +21,8 @@ KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.Embedding, nn.EmbeddingBag), "table: see nn.LookupTable"),
     ((nn.RNNBase, nn.RNNCellBase), "torch's recurrent kernels read it themselves"),
     ((nn.Linear,), "a subclass of nn.Linear"),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "a transposed convolution, without a sparse form"),
+    *(((kind,), f"a subclass of nn.{kind.__name__}") for kind in CONVOLUTIONS),
 )
 
 
@@ -59,12 +62,12 @@ class Reasons:
             return self._of_attention(held) if plain else "a subclass of nn.MultiheadAttention"
         if is_transposed(module):
             return self._given.get(module, "") or "not converted"
-        if is_linear(module):
-            return self._of_linear(held)
+        if is_replaceable(module):
+            return self._of_replaceable(held)
         known = next((reason for kinds, reason in KINDS if isinstance(module, kinds)), "")
         return known or f"there is no sparse form of {held.kind}"
 
-    def _of_linear(self, held: Held) -> str:
+    def _of_replaceable(self, held: Held) -> str:
         """What keeps sparsify from replacing it, or what somebody decided."""
         given = self._given.get(held.module, "")
         return "; ".join(filter(None, [given, self._obstacle(held)])) or "not converted"

@@ -11,11 +11,13 @@ from ..layer_names import names_of
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
 from ..structure.topology import Topology
-from .choice import by_density, by_mask, check_select, is_linear, named
+from .choice import by_density, by_mask, check_select, named
 from .gradients import by_gradient
+from .kinds import is_linear
 from .rules import Density, by_rules, share_out
 from .swap import check_names_free, check_not_compiled, check_untied, exchange, skipped
 
+LINEAR = "nn.Linear"
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
 
 
@@ -83,7 +85,9 @@ def train_edges(
     names = {module: name for name, module in model.named_modules()}
     left = skipped(where, model, skip)
     wanted: dict[Any, Any] = (
-        named(where, model, masks, left) if masks is not None else _densities(where, model, left, density, method)
+        named(where, model, masks, left, is_linear, LINEAR)
+        if masks is not None
+        else _densities(where, model, left, density, method)
     )
     if not wanted:
         raise ValueError(f"{where}: expected a model with nn.Linear layers, found none in {type(model).__name__}.")
@@ -150,5 +154,5 @@ def merge_edges(model: nn.Module) -> nn.Module:
 def _densities(where: str, model: nn.Module, left: set[nn.Module], density: Any, method: Any) -> dict[nn.Module, float]:
     linears = [module for module in model.modules() if is_linear(module) and module not in left]
     if isinstance(density, Mapping):
-        return by_rules(where, names_of(model), linears, density, method, whole_stays=False).densities
+        return by_rules(where, names_of(model), linears, density, method, LINEAR, whole_stays=False).densities
     return share_out(where, linears, density, method)

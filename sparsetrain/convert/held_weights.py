@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from ..edges.module import EdgeModule
 from ..nn import MaskedLinear
+from ..nn.sparse_convolution import SparseConvolution
 from ..structure.topology import Topology
 from .swap import identity, kind_of
 
@@ -109,7 +110,8 @@ def _mask(module: nn.Module, original: str) -> Tensor | None:
 
 def _over_edges(name: str, layer: Any, tensors: list[Tensor]) -> Held:
     t = layer.topology
-    return Held(name, layer, t.shape[::-1] if layer.reads_transposed else t.shape, t.nnz, tensors, topology=t)
+    shape = layer.weight_shape if isinstance(layer, SparseConvolution) else t.shape
+    return Held(name, layer, shape[::-1] if layer.reads_transposed else shape, t.nnz, tensors, topology=t)
 
 
 def _linear(name: str, layer: Any, tensors: list[Tensor]) -> Held:

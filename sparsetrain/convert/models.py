@@ -1,4 +1,4 @@
-"""Whole models in and out: nn.Linear layers become sparse, sparse layers become nn.Linear."""
+"""Whole models in and out: linear layers and convolutions become sparse, sparse layers become dense again."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
@@ -11,10 +11,12 @@ from torch.nn.utils.prune import BasePruningMethod
 from .. import checks
 from ..dtypes import HALVES
 from ..nn import MaskedLinear, SparseLinear
+from ..nn.sparse_convolution import CONVOLUTIONS, SparseConvolution
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
-from .choice import by_density, by_mask, check_replaceable, check_select, current, is_linear, is_pruned, named
+from .choice import by_density, by_mask, check_replaceable, check_select, current, named
 from .closed import check_closable, closable, closed, transposed_back
+from .kinds import is_linear, is_pruned, is_replaceable
 from .opened import Opened
 from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
@@ -22,6 +24,8 @@ from .swap import OWN, check_names_free, check_not_compiled, check_untied, excha
 from .ties import Followers, followers, sharing_values, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
+DENSE = {SparseLinear: nn.Linear, MaskedLinear: nn.Linear} | {sparse: dense for dense, sparse in CONVOLUTIONS.items()}
+WHAT = "linear or convolutional"  # layers are replaced, as messages have it
 
 
 @overload
@@ -71,10 +75,11 @@ def sparsify(
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
-    r"""Replace the linear layers of a model, in place, by SparseLinear layers with the same weights at their edges.
+    r"""Replace linear layers and convolutions of a model, in place, by sparse ones with the same weights at the edges.
 
-    These are nn.Linear; the four projections of nn.MultiheadAttention, which becomes a SparseMultiheadAttention; Conv1D
-    of the package transformers; and subclasses of nn.Linear that a rule names by their class.
+    nn.Linear becomes SparseLinear, and so do Conv1D of the package transformers and subclasses of nn.Linear that a rule
+    names by their class. nn.MultiheadAttention becomes SparseMultiheadAttention, with four projections, and nn.Conv1d,
+    nn.Conv2d and nn.Conv3d become SparseConv1d, SparseConv2d and SparseConv3d.
 
     Which edges a layer keeps is said in one of four ways:
 
@@ -87,10 +92,11 @@ def sparsify(
       stay dense, and the hooks of prune are gone.
 
     Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
-    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Layers that have one
-    weight together share one value array. One number leaves layers dense that are tied to an embedding. torch's
-    transformer encoders leave their fused inference kernel, which takes dense weights. Code that reads ``layer.weight``
-    or ``attention.in_proj_weight`` itself needs its layer in ``skip``. Optimizers are to be made afterwards.
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Linear layers that
+    have one weight together share one value array. One number leaves layers dense that are tied to an embedding. Other
+    subclasses stay dense, as do transposed convolutions and recurrent layers. torch's transformer encoders leave their
+    fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` or ``attention.in_proj_weight``
+    itself needs its layer in ``skip``. Optimizers are to be made afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
     first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
@@ -105,15 +111,15 @@ def sparsify(
             nn.Linear does. Names are those inside of wrappers such as torch.compile and DistributedDataParallel.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
-        masks: by dotted layer name, or that of an ``in_proj_weight``, a matrix of zeros and ones (out, in) or a
-            Topology.
+        masks: by dotted layer name, or that of an ``in_proj_weight``, zeros and ones in the shape of the weight, or a
+            Topology of the matrix (out, in), which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
     Returns:
-        The model; for a model that is itself an nn.Linear, the new layer. With dry_run a Summary.
+        The model; for a model that is itself such a layer, the new layer. With dry_run a Summary.
 
     Raises:
         ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
@@ -181,33 +187,33 @@ def _wanted(
 ) -> tuple[dict[nn.Module, Any], dict[nn.Module, str], Followers]:
     """A density or a mask for each layer that is replaced, why others are not, and layers that are tied to some."""
     model = opened.model
-    linears = [module for module in model.modules() if is_linear(module) and module not in left]
-    follow = {} if density is None else followers(linears)
+    layers = [module for module in model.modules() if is_replaceable(module) and module not in left]
+    follow = {} if density is None else followers(filter(is_linear, layers))
     shares = Shares()
     if masks is not None:
-        wanted, otherwise = named(where, model, masks, left), "not named in masks"
+        wanted, otherwise = named(where, model, masks, left, is_replaceable, WHAT), "not named in masks"
     elif isinstance(density, Mapping):
         names = opened.names
         for module, leader in follow.items():  # one weight, which has the names of both
             names[leader] += names[module]
-        layers = [module for module in linears if module not in follow]
-        shares = by_rules(where, names, layers, density, "uniform" if method is None else method, whole_stays=True)
+        own = [module for module in layers if module not in follow]
+        shares = by_rules(where, names, own, density, "uniform" if method is None else method, WHAT, whole_stays=True)
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        elsewhere = tied_elsewhere(model, linears)
-        layers = [module for module in linears if module not in follow and module not in elsewhere]
-        wanted, otherwise = share_out(where, layers, density, "erk" if method is None else method), ""
+        elsewhere = tied_elsewhere(model, layers)
+        own = [module for module in layers if module not in follow and module not in elsewhere]
+        wanted, otherwise = share_out(where, own, density, "erk" if method is None else method), ""
     else:
-        wanted, otherwise = {m: m.weight_mask != 0 for m in linears if is_pruned(m)}, "not pruned"
+        wanted, otherwise = {m: m.weight_mask != 0 for m in layers if is_pruned(m)}, "not pruned"
     if not wanted:
-        what = "nn.Linear layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
+        what = f"{WHAT} layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
-    reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(linears, otherwise) | shares.reasons
+    reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(layers, otherwise) | shares.reasons
     return wanted, reasons, {module: leader for module, leader in follow.items() if leader in wanted}
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
-    r"""Replace the SparseLinear and MaskedLinear layers of a model, in place, by nn.Linear with zeros where no edge is.
+    r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
 
     A SparseMultiheadAttention becomes an nn.MultiheadAttention, and what was a Conv1D is one again: states have the
     names and shapes of before sparsify. Subclasses stay. torch's transformer encoders do not go back to their fused
@@ -233,11 +239,7 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     """
     where = "convert.densify"
     left = skipped(where, model, skip)
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if kind_of(module) in (SparseLinear, MaskedLinear) and module not in left
-    }
+    layers = {name: module for name, module in model.named_modules() if kind_of(module) in DENSE and module not in left}
     attentions = closable(model, left)
     parts = {
         f"{name}.{part}".lstrip("."): layer
@@ -245,14 +247,15 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         for part, layer in each.named_children()
     }
     _check_nothing_added(where, layers | parts)
-    check_names_free(where, layers, nn.Linear)
+    for name, layer in layers.items():
+        check_names_free(where, {name: layer}, DENSE[kind_of(layer)])
     for name, attention in attentions.items():
         check_closable(where, name, attention)
     check_not_compiled(where, model, layers.values())
     follow = sharing_values(model, layers)
     together = {*follow, *follow.values()}
     check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in together})
-    dense: dict[nn.Module, nn.Module] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
+    dense: dict[nn.Module, Any] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
     for layer, leader in follow.items():
         dense[layer].weight = dense[leader].weight
     new = {layer: linear for layer, linear in dense.items() if layer not in parts.values()}
@@ -277,17 +280,21 @@ def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
         )
 
 
-def _sparse(linear: Any, t: Topology) -> SparseLinear:
-    weight, bias = current(linear, "weight"), current(linear, "bias")
-    layer = SparseLinear.from_dense(dense_linear(linear, weight.detach(), weight.requires_grad), t)
+def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:
+    weight, bias = current(dense, "weight"), current(dense, "bias")
+    layer: SparseLinear | SparseConvolution
+    if is_linear(dense):
+        layer = SparseLinear.from_dense(dense_linear(dense, weight.detach(), weight.requires_grad), t)
+    else:
+        layer = CONVOLUTIONS[type(dense)].of_weight(dense, weight, t)
     layer.bias = bias  # the Parameter itself, where it was not pruned
     return layer
 
 
-def _dense(layer: SparseLinear | MaskedLinear) -> nn.Linear:
-    linear = layer.to_dense()
+def _dense(layer: Any) -> nn.Module:
+    dense: nn.Module = layer.to_dense()
     bias = layer._parameters.get("bias")
     if bias is not None and bias.dtype in HALVES:  # of a model in half precision
-        linear.to(bias.dtype)
-    linear.register_parameter("bias", bias)
-    return linear
+        dense.to(bias.dtype)
+    dense.register_parameter("bias", bias)
+    return dense

@@ -1,4 +1,4 @@
-"""Densities of the linear layers of a model: one for all of them, or rules for some."""
+"""Densities of the layers of a model: one for all of them, or rules for some."""
 
 import difflib
 from collections import defaultdict
@@ -10,6 +10,7 @@ from torch import nn
 
 from .. import checks, patterns
 from ..layer_names import Names, Pattern, first_fits, pattern, without_layer
+from .kinds import weight_shape
 from .swap import some
 
 Density = float | Mapping[Any, float | None]
@@ -29,14 +30,15 @@ class Shares:
 
 
 def by_rules(
-    where: str, names: Names, layers: Sequence[Any], rules: Mapping[Any, Any], method: Any, whole_stays: bool
+    where: str, names: Names, layers: Sequence[Any], rules: Mapping[Any, Any], method: Any, what: str, whole_stays: bool
 ) -> Shares:
-    """The density of the first rule that fits a layer; None leaves it as it is, and so does 1 where ``whole_stays``."""
+    """The density of the first rule that fits a layer; None leaves it as it is, and so does 1 where ``whole_stays``. A
+    message says ``what`` the layers are."""
     fitting = [pattern(where, "rules", key) for key in rules]
     densities = [_density(where, *each) for each in zip(fitting, rules.values(), strict=True)]
     stay = [density is None or (whole_stays and density == 1.0) for density in densities]
     candidates = {layer: names[layer] for layer in layers}
-    _check_matched(where, fitting, stay, candidates, names)
+    _check_matched(where, fitting, stay, candidates, names, what)
     shares, fits = Shares(), first_fits(fitting, candidates)
     groups: dict[int, list[Any]] = defaultdict(list)
     for layer in layers:
@@ -55,7 +57,7 @@ def by_rules(
 
 def share_out(where: str, layers: Sequence[Any], density: float, method: Any) -> dict[nn.Module, float]:
     """One density for all these layers together, by patterns.allocate."""
-    shapes = [(layer.out_features, layer.in_features) for layer in layers]
+    shapes = [weight_shape(layer) for layer in layers]
     return dict(zip(layers, patterns.allocate(shapes, checks.density(where, density), method), strict=True))
 
 
@@ -64,7 +66,9 @@ def _density(where: str, rule: Pattern, density: Any) -> float | None:
     return None if density is None else checks.fraction(where, f"the density of rule {rule.text!r}", density, advice)
 
 
-def _check_matched(where: str, rules: list[Pattern], stay: list[bool], candidates: Names, names: Names) -> None:
+def _check_matched(
+    where: str, rules: list[Pattern], stay: list[bool], candidates: Names, names: Names, what: str
+) -> None:
     """Every rule fits a layer that can be replaced; or any module, if it leaves that as it is."""
     for rule, stays in zip(rules, stay, strict=True):
         if not without_layer([rule], names if stays else candidates):
@@ -77,12 +81,12 @@ def _check_matched(where: str, rules: list[Pattern], stay: list[bool], candidate
             if not inner and any(isinstance(module, nn.Linear) for module in others):
                 advice = " Subclasses of nn.Linear join by a rule for their class, beside others."
             raise ValueError(
-                f"{where}: expected rules for nn.Linear layers that are not in skip, {rule.text!r} matches only "
+                f"{where}: expected rules for {what} layers that are not in skip, {rule.text!r} matches only "
                 f"{found}.{advice}"
             )
         known = {name: None for all_names in candidates.values() for name in all_names}
         closest = difflib.get_close_matches(rule.text, known, n=5, cutoff=0.0)
         raise ValueError(
-            f"{where}: expected rules that match nn.Linear layers, {rule.text!r} matches none. There are "
+            f"{where}: expected rules that match {what} layers, {rule.text!r} matches none. There are "
             f"{some(closest if len(known) > 5 else known)}{', among others' if len(known) > 5 else ''}."
         )

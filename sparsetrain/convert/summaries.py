@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from ..nn.convolution_edges import matrix_shape
 from ..structure.derived import memory
 from ..structure.topology import Topology
 from ..text_table import aligned, size
 from .dense_reasons import Reasons
 from .held_weights import Held, Once, held_weights
+from .kinds import sparse_kind
 from .ties import turns
 
 HEADER = ("name", "kind", "shape", "edges", "density", "values", "indices", "note")
@@ -25,7 +27,8 @@ class SummaryRow:
     Attributes:
         name: of the layer; of the parameter, where a layer has several weights.
         kind: the class of the layer.
-        shape: of the weight, ``(out, in)`` of a linear layer; empty while a lazy layer has none.
+        shape: of the weight, ``(out, in)`` of a linear layer and ``(out, in / groups, *kernel)`` of a convolution;
+            empty while a lazy layer has none.
         edges: how many of its positions are stored or, under a mask, count; all of them where it is dense.
         density: edges / positions.
         value_bytes: of the weights that are stored, with what constraints and parametrizations keep for them.
@@ -177,9 +180,12 @@ def _planned_row(held: Held, edges: Any, once: Once, turned: bool) -> SummaryRow
         nnz, indices = edges.nnz, once.bytes_of_arrays(memory(edges))
     else:
         nnz = round(edges * _product(shape))
-        indices = (shape[0] + 1 + nnz) * (4 if max(*shape, nnz) < 2**31 else 8)
+        indices = (shape[0] + 1 + nnz) * (4 if max(*matrix_shape(shape), nnz) < 2**31 else 8)
+    kind = sparse_kind(held.module).__name__
     values = nnz * max(4, held.tensors[0].element_size())  # half precision becomes float32
-    kind, note = "TransposedSparseLinear" if turned else "SparseLinear", ""
+    note = ""
+    if turned:
+        kind = "TransposedSparseLinear"
     if shared:
         values, indices, note = 0, 0, f"numbers of {shared}"
     return SummaryRow(held.name, kind, shape, nnz, _density(nnz, shape), values, indices, True, note, shared)

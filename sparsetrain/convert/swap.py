@@ -14,6 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from ..layer_names import by_any_name, stands_for
 from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention
 from ..nn.attention_parts import OF_ATTENTION
+from ..nn.sparse_convolution import CONVOLUTIONS
 
 Layer = TypeVar("Layer", bound=nn.Module)
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
@@ -24,6 +25,10 @@ OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other a
     MaskedLinear: {"weight", "bias", "mask", "form"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
+OF_DENSE = {"weight", "bias", "transposed", "output_padding", "_reversed_padding_repeated_twice"}
+OF_SPARSE = {"values", "bias", "topology", "awaits_edges", "_agreed", "geometry", "_beside"}
+for _dense, _sparse in CONVOLUTIONS.items():
+    OWN |= {_dense: OF_DENSE, _sparse: OF_SPARSE}
 
 
 def kind_of(module: nn.Module) -> type:

@@ -47,6 +47,13 @@ def structure_of(layer: Any) -> Structure:
     return layer.out_features, layer.in_features
 
 
+def neurons_of(layer: Any) -> tuple[int, int]:
+    """Outputs and inputs of a layer: features, or channels."""
+    if hasattr(layer, "geometry"):
+        return layer.out_channels, layer.in_channels
+    return layer.out_features, layer.in_features
+
+
 def places_of(where: str, layer: Any, weights: Weights, edges: Edges) -> Tensor | None:
     """Places of an edge set in the flattened tensor of weights; None where that is all of it."""
     live = weights.live

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..ops.factors import Factors
 from ..structure.edit import Edit
-from .layers import Factors
 
 
 class Agreement:
@@ -37,11 +37,12 @@ class Agreement:
         """
         if self.size < 2:
             return factors
-        device = next((a.device for step in factors for a, _ in step), torch.device("cpu"))
-        every = self._gathered([[(a.cpu(), b.cpu()) for a, b in step] for step in factors])
+        device = next((each.a.device for step in factors for each in step), torch.device("cpu"))
+        every = self._gathered([[each.of(each.a.cpu(), each.b.cpu()) for each in step] for step in factors])
         steps = max(len(each) for each in every)
         return [
-            [(a.to(device), b.to(device)) for each in every if k < len(each) for a, b in each[k]] for k in range(steps)
+            [part.of(part.a.to(device), part.b.to(device)) for each in every if k < len(each) for part in each[k]]
+            for k in range(steps)
         ]
 
     def check(self, edits: Mapping[str, Edit]) -> None:

@@ -1,15 +1,18 @@
 """CHT: Cannistraci-Hebb training, whose edges come where the graph of the others makes them likely."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..nn.sparse_convolution import SparseConvolution
 from ..ops import edge_choice
 from ..ops.likely_vacant import likely_vacant
 from ..structure.edit import Edit
 from .layers import Layer
 from .rule import Rule, drawn
+from .schedules import Schedule
 
 
 class CHT(Rule):
@@ -42,7 +45,7 @@ class CHT(Rule):
             new layer.
 
     Raises:
-        ValueError: another word.
+        ValueError: another word; for an Evolver over convolutions.
 
     Source: Zhang et al. (2024), Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired
     theory for ultra-sparse advantage in deep learning, ICLR. Muscoloni et al. (2020), Adaptive network automata
@@ -67,6 +70,18 @@ class CHT(Rule):
         if start not in ("zero", "draw"):
             raise ValueError(f"CHT: expected start to be 'zero' or 'draw', got {start!r}.")
         self.newborn = start
+
+    def check(self, schedule: Schedule, layers: Sequence[Layer]) -> None:
+        """Layers are graphs between inputs and outputs, which positions of a kernel are not."""
+        super().check(schedule, layers)
+        kinds = {layer.name: type(layer.module) for layer in layers}
+        convolutions = [name for name, kind in kinds.items() if issubclass(kind, SparseConvolution)]
+        if convolutions:
+            name = convolutions[0]
+            raise ValueError(
+                f"CHT: expected linear layers, {name!r} is a {kinds[name].__name__}, whose columns are no neurons. "
+                "Leave it out with layers=, or take another rule."
+            )
 
     def grow(self, layer: Layer, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Where scores are largest, and at random where too few positions have one."""

@@ -39,7 +39,7 @@ def hear(views: Sequence[Layer], recorders: Mapping[str, Recorder], agreement: A
 
 def is_finite(views: Sequence[Layer]) -> bool:
     """Whether all gradients are numbers."""
-    factors = (part for view in views for step in view.factors for pair in step for part in pair)
+    factors = (part for view in views for step in view.factors for each in step for part in (each.a, each.b))
     return all(bool(part.isfinite().all()) for part in factors)
 
 

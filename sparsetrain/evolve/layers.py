@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..edges.weights import are_real
-from ..ops import edge_choice, sddmm
+from ..ops import edge_choice
+from ..ops.factors import Factors
 from ..structure.topology import Topology
 from .numbers import frozen_edges
-
-Factors = tuple[Tensor, Tensor]  # a (out, batch) and b (in, batch), whose product a b' is a gradient
 
 
 @dataclass
@@ -122,16 +121,17 @@ class Layer:
     def gradient(self, weights: Sequence[float] | None = None) -> Tensor:
         """The same gradient at the edges, (nnz,)."""
         total = torch.zeros_like(self.values)
-        for a, b in self._weighted(weights):
-            total += sddmm(self.topology, a.to(self.values.dtype), b.to(self.values.dtype))
+        for each in self._weighted(weights):
+            a, b = (tensor.to(self.values.dtype) for tensor in (each.a, each.b))
+            total += each.of(a, b).at(self.topology)
         return total
 
     def _weighted(self, weights: Sequence[float] | None) -> list[Factors]:
         weights = [1.0] * len(self.factors) if weights is None else weights
         return [
-            (a if weight == 1.0 else a * weight, b)
+            each if weight == 1.0 else each.of(each.a * weight, each.b)
             for weight, step in zip(weights, self.factors, strict=True)
-            for a, b in step
+            for each in step
         ]
 
 

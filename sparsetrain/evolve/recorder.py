@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MaskedLinear
+from ..ops.factors import Convolved, Factors, Product
 from ..ops.gradient_factors import heard, listen, stop_listening
 from ..structure.topology import Topology
 from ..tracing import transforming
-from .layers import Factors
 from .numbers import trained
 
 
@@ -82,7 +82,7 @@ class Recorder:
             RuntimeError: a tensor was changed in place since.
         """
         for step in self._steps:
-            for tensor in (each for pair in step for each in pair):
+            for tensor in (part for each in step for part in (each.a, each.b)):
                 if not tensor.is_inference() and tensor._version != self._versions.get(id(tensor), tensor._version):
                     raise RuntimeError(
                         f"Evolver: an input of layer {name!r}, or the gradient of its output, was changed in place "
@@ -94,20 +94,22 @@ class Recorder:
 
     def state(self) -> list[list[list[Tensor]]]:
         """As it is saved."""
-        return [[[a.clone(), b.clone()] for a, b in step] for step in self._steps]
+        return [[[each.a.clone(), each.b.clone()] for each in step] for step in self._steps]
 
     def load(self, state: list[list[list[Tensor]]]) -> None:
         """As it was saved."""
         self._steps.clear()
-        self._steps.extend([(a, b) for a, b in step] for step in state)
+        g = getattr(self.module, "geometry", None)
+        self._steps.extend([Product(a, b) if g is None else Convolved(a, b, g) for a, b in step] for step in state)
         self._now, self._handed_out, self._versions = [], [], {}
 
-    def note(self, a: Tensor, b: Tensor, arrives: bool = True) -> None:
-        """A gradient a bᵀ of this step, which was added to ``.grad`` or handed out."""
-        (self._now if arrives else self._handed_out).append((a, b))
-        self._versions |= {id(each): each._version for each in (a, b) if not each.is_inference()}
+    def note(self, factors: Factors, arrives: bool = True) -> None:
+        """A gradient of this step, which was added to ``.grad`` or handed out."""
+        (self._now if arrives else self._handed_out).append(factors)
+        parts = (factors.a, factors.b)
+        self._versions |= {id(each): each._version for each in parts if not each.is_inference()}
 
-    def _came(self, a: Tensor, b: Tensor) -> None:
+    def _came(self, factors: Factors) -> None:
         if not heard():
             return
         leaf = trained(self.module)
@@ -118,7 +120,7 @@ class Recorder:
         if arrives and self._now and present != self._pass and _cleared(leaf):
             self._now = []
         self._pass = present
-        self.note(a, b, arrives)
+        self.note(factors, arrives)
 
     def _node_now(self, leaf: Tensor) -> Any:
         """Values that were given another type have another node."""
@@ -132,7 +134,7 @@ class Recorder:
         x = (*inputs, *named.values())[0].detach()
         if y.requires_grad and torch.is_grad_enabled():
             flat = x.reshape(-1, x.shape[-1])
-            y.register_hook(lambda dy: self._came(dy.detach().reshape(-1, dy.shape[-1]).t(), flat.t()))  # type: ignore[no-untyped-call]
+            y.register_hook(lambda dy: self._came(Product(dy.detach().reshape(-1, dy.shape[-1]).t(), flat.t())))  # type: ignore[no-untyped-call]
 
 
 def _node(leaf: Tensor) -> Any:

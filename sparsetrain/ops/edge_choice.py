@@ -11,6 +11,7 @@ from ..arrays import array
 from ..patterns.sampling import distinct, vacant
 from ..structure.csr import COUNTABLE
 from ..structure.topology import Topology
+from .factors import Factors
 from .largest_products import largest_products
 from .smallest_scores import smallest as smallest
 
@@ -60,7 +61,7 @@ def _ranks(free: int, count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def largest_vacant(
-    t: Topology, kept: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], count: int
+    t: Topology, kept: Tensor, pairs: Sequence[Factors | tuple[Tensor, Tensor]], count: int
 ) -> tuple[Tensor, Tensor]:
     r"""(rows, columns) of the ``count`` positions not among the kept edges where a sum of products is largest.
 
@@ -71,7 +72,8 @@ def largest_vacant(
     Args:
         t: the edges; its matrix may have up to 2**63 - 1 positions.
         kept: booleans, one for each edge.
-        pairs: (a, b) of shapes (out, batch) and (in, batch), of any strides; each pair may have a batch of its own.
+        pairs: (a, b) of shapes (out, batch) and (in, batch), of any strides; each pair may have a batch of its own. Or
+            Factors, as rules find them in ``layer.factors``, whose gradients are summed.
         count: how many positions.
 
     Returns:
@@ -142,10 +144,12 @@ def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
     return free
 
 
-def _check_pairs(where: str, t: Topology, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+def _check_pairs(where: str, t: Topology, pairs: Sequence[Factors | tuple[Tensor, Tensor]]) -> None:
     if not pairs:
         raise ValueError(f"{where}: expected at least one pair (a, b), got none.")
-    for k, (a, b) in enumerate(pairs):
+    for k, (a, b, *geometry) in enumerate(pairs):  # type: ignore[misc]
+        if geometry:  # of a convolution, which has checked them
+            continue
         if a.ndim != 2 or b.ndim != 2 or (a.shape[0], b.shape[0]) != t.shape or a.shape[1] != b.shape[1]:
             raise ValueError(
                 f"{where}: expected a ({t.shape[0]}, batch) and b ({t.shape[1]}, batch), pair {k} has shapes "

@@ -1,4 +1,4 @@
-"""The largest entries of a product of two dense matrices, without the product."""
+"""The largest entries of a gradient, which is a product of two dense matrices or that of a convolution, without it."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -11,8 +11,8 @@ from sparsetrain_kernels.jit import COMPILES
 from torch import Tensor
 
 from ..arrays import array
-from ..backends.dense_products import dense_product
 from ..structure.topology import Topology
+from .factors import Factors, Product, as_factors
 from .smallest_scores import smallest
 
 BLOCK = 2**20  # entries of the product that exist at a time
@@ -20,10 +20,10 @@ SPARE = 2**16  # entries beyond those looked for, or as many again, that are fou
 SAMPLE = 512  # rows and columns of the product that tell what limit to begin with
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it lie evenly between whole numbers, and in step with no pattern of features
 
-Pairs = Sequence[tuple[Tensor, Tensor]]
+Pairs = Sequence[Factors]
 
 
-def largest_products(pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Tensor:
+def largest_products(pairs: Sequence[Factors | tuple[Tensor, Tensor]], count: int, t: Topology, kept: Tensor) -> Tensor:
     """Positions ``i * in + j``, ascending, of the ``count`` largest ``|sum a[i] . b[j]|`` that are no kept edges of t.
 
     Of equal ones the first; fewer where fewer are numbers. Blocks of rows are multiplied one after another, and what
@@ -33,17 +33,18 @@ def largest_products(pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Ten
     few are found, and all begins anew without it.
 
     Args:
-        pairs: (a, b) of shapes (out, batch) and (in, batch); at least one.
+        pairs: (a, b) of shapes (out, batch) and (in, batch), or Factors; at least one.
         kept: booleans, one for each edge.
     """
     if not count:
         return torch.empty(0, dtype=torch.int64, device=t.device)
-    wide = reduce(torch.promote_types, (each.dtype for pair in pairs for each in pair), torch.float32)
-    pairs = [(a.detach().to(wide), b.detach().to(wide)) for a, b in pairs]
+    given = [as_factors(pair) for pair in pairs]
+    wide = reduce(torch.promote_types, (part.dtype for each in given for part in (each.a, each.b)), torch.float32)
+    given = [each.of(each.a.detach().to(wide), each.b.detach().to(wide)) for each in given]
     with torch.autocast(t.device.type, enabled=False):
-        guess = _likely_limit(pairs, count, t)
-        found = _above(guess, pairs, count, t, kept)
-        return found if found.numel() == count or guess == -inf else _above(-inf, pairs, count, t, kept)
+        guess = _likely_limit(given, count, t)
+        found = _above(guess, given, count, t, kept)
+        return found if found.numel() == count or guess == -inf else _above(-inf, given, count, t, kept)
 
 
 def _above(limit: float, pairs: Pairs, count: int, t: Topology, kept: Tensor) -> Tensor:
@@ -51,16 +52,17 @@ def _above(limit: float, pairs: Pairs, count: int, t: Topology, kept: Tensor) ->
     best = (_Arrays if t.device.type == "cpu" and COMPILES else _Tensors)(t, kept, count, limit)
     size = max(1, BLOCK // max(1, t.shape[1]))
     for first in range(0, t.shape[0], size):
-        best.take(first, _product([(a[first : first + size], b) for a, b in pairs]))
+        best.take(first, _rows(pairs, first, min(first + size, t.shape[0])))
     return best.positions()
 
 
 def _likely_limit(pairs: Pairs, count: int, t: Topology) -> float:
     """What half as many again as are looked for exceed, if a sample does not deceive; -inf where it would not pay."""
-    if t.numel <= BLOCK:
+    products = [each for each in pairs if isinstance(each, Product)]
+    if t.numel <= BLOCK or len(products) < len(pairs):  # a part of a convolution's gradient costs as much as all of it
         return -inf
     rows, columns = (_spread(size).to(t.device) for size in t.shape)
-    sample = _product([(a[rows], b[columns]) for a, b in pairs]).abs_().neg_().flatten()
+    sample = _rows([Product(a[rows], b[columns]) for a, b in products], 0, rows.numel()).abs_().neg_().flatten()
     expected = count * sample.numel() / t.numel
     above = int(1.5 * expected + 5 * expected**0.5 + 5)
     if above >= sample.numel():
@@ -76,12 +78,11 @@ def _spread(size: int) -> Tensor:
     return (torch.arange(SAMPLE, dtype=torch.float64) * GOLDEN % 1 * size).long()
 
 
-def _product(pairs: Pairs) -> Tensor:
-    """The sum of the products a b', row-major."""
-    (a, b), *others = pairs
-    block = dense_product(a, b).contiguous()
-    for a, b in others:
-        block.addmm_(a, b.t())
+def _rows(pairs: Pairs, first: int, last: int) -> Tensor:
+    """Rows of the sum of the gradients, row-major."""
+    block = pairs[0].rows(first, last)
+    for each in pairs[1:]:
+        each.add_rows(block, first, last)
     return block
 
 

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from .. import tracing
 from ..backends.choice import asked_for, is_plain_matrix
-from ..dtypes import FLOATS, HALVES, wide
 from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from . import autograd, library, used_columns, used_operators
 from .gradient_factors import listening
+from .operands import check_dense, check_values, in_graph, operands, ready
 
-ACTIVATIONS = (*FLOATS, *HALVES)
-PARAMETERS = ("values", "bias")  # among operands
 SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -41,8 +39,8 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
                 [2., 3.]])
     """
     where, features = "spmm", t.shape[0] if transpose else t.shape[1]
-    _check_values(where, t, values)
-    values, x = _operands(where, t, {"values": values, "x": x})
+    check_values(where, t, values)
+    values, x = operands(where, t, {"values": values, "x": x})
     if x.ndim != 2 or x.shape[0] != features:
         raise ValueError(
             f"{where}: expected x of shape ({features}, batch), got {tuple(x.shape)}. Samples are columns here."
@@ -70,14 +68,14 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
         tensor([3., 6., 8.])
     """
     where = "sddmm"
-    a, b = _operands(where, t, {"a": a, "b": b})
+    a, b = operands(where, t, {"a": a, "b": b})
     for name, tensor, features in (("a", a, t.shape[0]), ("b", b, t.shape[1])):
         if tensor.ndim != 2 or tensor.shape[0] != features:
             raise ValueError(f"{where}: expected {name} of shape ({features}, batch), got {tuple(tensor.shape)}.")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{where}: expected a and b of one batch size, got {a.shape[1]} and {b.shape[1]}.")
     backend = asked_for(a.device)
-    if _in_graph():
+    if in_graph():
         return library.Operators(backend).sddmm(t, a, b)
     return autograd.sddmm(t, a, b, backend)
 
@@ -122,20 +120,20 @@ def checked_linear(
     if isinstance(x, Tensor) and x.layout is not torch.strided and x.layout in SPARSE:
         x = x.to_dense()  # as nn.Linear takes it; the batch is dense inside
     inputs, outputs = (t.shape[0], t.shape[1]) if transpose else (t.shape[1], t.shape[0])
-    ready = _ready(t, x, values, bias)  # as most calls are: call overhead dominates small layers
-    if not ready:
-        _check_dense(where, {"x": x})
-    _check_values(where, t, values)
+    as_expected = ready(t, x, values, bias)  # as most calls are: call overhead dominates small layers
+    if not as_expected:
+        check_dense(where, {"x": x})
+    check_values(where, t, values)
     if x.ndim == 0 or x.shape[-1] != inputs:
         got = "none" if x.ndim == 0 else x.shape[-1]
         raise ValueError(f"{where}: expected {inputs} input features, got {got} (x has shape {tuple(x.shape)}).")
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(f"{where}: expected bias of shape ({outputs},), got {tuple(bias.shape)}.")
-    if not ready:
+    if not as_expected:
         named = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
-        x, values, *rest = _operands(where, t, named)
+        x, values, *rest = operands(where, t, named)
         bias = rest[0] if rest else None
-    if ready and not sparse_grad and not tracing.compiling() and _as_linear(t, x, values):
+    if as_expected and not sparse_grad and not tracing.compiling() and _as_linear(t, x, values):
         weight = autograd.as_matrix(t, values)
         return torch.nn.functional.linear(x, weight.t() if transpose else weight, bias)
     leading = x.shape[:-1]
@@ -158,92 +156,8 @@ def _as_linear(t: Topology, x: Tensor, values: Tensor) -> bool:
     return row_major and x.dtype is values.dtype and is_plain_matrix(t, x.device) and not listening(t)
 
 
-def _ready(t: Topology, x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
-    """Whether ``_operands`` would find nothing to refuse or to convert."""
-    if not isinstance(x, Tensor) or x.dtype not in ACTIVATIONS or x.layout is not torch.strided:
-        return False
-    dtype, device, place = wide(x.dtype), x.device, t.device
-    if values.dtype is not dtype or values.layout is not torch.strided or values.device != device:
-        return False
-    if bias is not None and (bias.dtype is not dtype or bias.layout is not torch.strided or bias.device != device):
-        return False
-    return (device == place or device.type == "meta") and not torch.is_autocast_enabled(place.type)
-
-
-def _place(t: Topology, tensors: list[Tensor]) -> torch.device:
-    """Where operands must be: with the topology, or all on the meta device, whose results are shapes alone."""
-    return tensors[0].device if all(tensor.is_meta for tensor in tensors) else t.device
-
-
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     backend = asked_for(x.device)
-    if _in_graph():
+    if in_graph():
         return library.Operators(backend).spmm(t, values, x, bias, transpose)
     return autograd.spmm(t, values, x, bias, transpose, backend)
-
-
-def _in_graph() -> bool:
-    """Whether torch.compile or torch.jit.trace is tracing. Under torch.func or forward mode the call leaves a compiled
-    graph: torch's operators have no such rules there, and would be silently wrong. With fullgraph=True that is torch's
-    usual error."""
-    if not tracing.compiling():
-        return tracing.recording()
-    if tracing.transforming():
-        torch._dynamo.graph_break()
-        return False
-    return True
-
-
-def _check_values(where: str, t: Topology, values: Tensor) -> None:
-    if values.shape != (t.nnz,):
-        raise ValueError(
-            f"{where}: expected values of shape ({t.nnz},), one for each edge of {t!r}, got {tuple(values.shape)}."
-        )
-
-
-def _check_dense(where: str, named: dict[str, Tensor]) -> None:
-    for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{where}: expected {name} to be a torch.Tensor, got {type(tensor).__name__}. Use torch.as_tensor."
-            )
-        if tensor.layout is not torch.strided:
-            raise TypeError(
-                f"{where}: expected {name} to be a dense tensor, got {tensor.layout}. Call .to_dense() on it."
-            )
-
-
-def _operands(where: str, t: Topology, named: dict[str, Tensor]) -> list[Tensor]:
-    """The tensors on the topology's device, in one floating-point type; matrices may be in half precision, and values
-    and bias are float32 then. Under autocast all halves of values and bias become float32."""
-    _check_dense(where, named)
-    device = _place(t, list(named.values()))
-    autocast = torch.is_autocast_enabled(t.device.type)
-    activations = [name for name in named if name not in PARAMETERS]
-    dtype = named[activations[0]].dtype
-    for name, tensor in named.items():
-        if tensor.device != device:
-            raise TypeError(
-                f"{where}: expected {name} on {device}, where the topology is, got {tensor.device}. Use .to(device)."
-            )
-        if name in activations:
-            _check_activation(where, name, tensor)
-        elif tensor.dtype in HALVES and (autocast or name == "bias"):
-            named[name] = tensor.float()
-        elif tensor.dtype not in FLOATS:
-            raise TypeError(
-                f"{where}: expected {name} in float32 or float64, got {tensor.dtype}. Convert with .float(): beside "
-                "values in float32, x may be in half precision, and so is the result."
-            )
-    if any(tensor.dtype is not (dtype if name in activations else wide(dtype)) for name, tensor in named.items()):
-        dtypes = ", ".join(f"{key} {value.dtype}" for key, value in named.items())
-        raise TypeError(f"{where}: expected one dtype, got {dtypes}. Convert with .to(dtype).")
-    return list(named.values())
-
-
-def _check_activation(where: str, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in ACTIVATIONS:
-        raise TypeError(
-            f"{where}: expected {name} in float32, float64, float16 or bfloat16, got {tensor.dtype}. Convert with "
-            ".float()."
-        )

@@ -6,8 +6,6 @@ matrix.
 A zero that is not stored is multiplied here, as in nn.Linear: an infinity or NaN of the input reaches all outputs.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from ...structure.topology import Topology
 from ..dense_products import dense_product
 from ..layout import empty_like_layout, is_feature_major, no_view, sum_over_batch
 from .expand import expand, gather
+from .precision import computed, without_autocast
 from .scratch import block_bytes, row_blocks
 
 
@@ -26,8 +25,8 @@ def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose:
 def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool, like: Tensor) -> Tensor:
     """``W x + bias`` or ``Wᵀ x + bias``, in layout and dtype of ``like``."""
     t.check_untouched()
-    with _without_autocast(x):
-        operand = _computed(x)
+    with without_autocast(x):
+        operand = computed(x)
         values, bias = values.detach(), None if bias is None else bias.detach()
         product = _transposed if transpose else _plain
         return no_view(product(t, values, operand, bias, like).to(like.dtype))
@@ -35,8 +34,8 @@ def _spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose
 
 def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
     t.check_untouched()
-    with _without_autocast(a):
-        a, b = _computed(a), _computed(b)
+    with without_autocast(a):
+        a, b = computed(a), computed(b)
         if _is_full(t):
             return no_view(_outer(a, b).view(-1))
         grad = a.new_empty(t.nnz, dtype=torch.float64 if a.dtype is torch.float64 else torch.float32)
@@ -109,15 +108,3 @@ def _blocks(t: Topology, x: Tensor) -> list[tuple[int, int]]:
 
 def _is_full(t: Topology) -> bool:
     return t.nnz == t.numel
-
-
-def _computed(x: Tensor) -> Tensor:
-    """x in the type that products are made in: halves on a GPU, whose sums are float32, and float32 on a CPU."""
-    x = x.detach()
-    return x.float() if x.dtype in HALVES and x.device.type != "cuda" else x
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Dense products would become half precision."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

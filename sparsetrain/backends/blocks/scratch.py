@@ -1,10 +1,36 @@
-"""How much memory a product may take for dense blocks."""
+"""How much memory a product may take for dense blocks, and where a small block is made."""
 
+import threading
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 SIZES = {"cpu": 16 << 20, "cuda": 256 << 20}  # bytes; small blocks would leave most of a GPU idle
+
+KEPT_BYTES = 4 << 20  # of a block in memory that a thread keeps for its next one
+
+
+class _Kept(threading.local):
+    """Memory of this thread's blocks on a CPU."""
+
+    memory: Tensor | None = None
+
+
+_kept = _Kept()
+
+
+def block_memory(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Room for a block that is used at once and forgotten. On a CPU a small one is where the last one was: what is
+    taken and given back at each product has to be mapped anew by the system, which takes longer than to fill it."""
+    size = rows * columns * like.itemsize
+    if like.device.type != "cpu" or size > KEPT_BYTES:
+        return like.new_empty(rows, columns)
+    memory = _kept.memory
+    if memory is None or memory.numel() < size:
+        with torch.inference_mode(False):  # or it could not be written into outside of it
+            memory = _kept.memory = torch.empty(size, dtype=torch.uint8)
+    return memory[:size].view(like.dtype).view(rows, columns)
 
 
 def block_bytes(device: torch.device | str = "cpu") -> int:

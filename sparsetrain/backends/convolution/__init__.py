@@ -1,0 +1,1 @@
+"""Convolutions whose weight exists at the edges of a topology alone."""
