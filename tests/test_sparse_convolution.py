@@ -1,5 +1,6 @@
 """SparseConv1d, SparseConv2d and SparseConv3d beside torch's own convolutions in float64, over generated geometries."""
 
+import threading
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 import sparsetrain
+from sparsetrain.backends.blocks.scratch import KEPT_BYTES, block_memory
 from sparsetrain.backends.convolution import blocks
 from sparsetrain.backends.convolution.geometry import Geometry
 from sparsetrain.nn import SparseConv1d, SparseConv2d, SparseConv3d
@@ -358,3 +360,29 @@ def test_what_a_layer_prints() -> None:
     assert repr(layer) == (
         "SparseConv1d(2, 3, kernel_size=(5,), stride=(1,), padding='same', padding_mode='reflect', nnz=15, density=0.5, bias=False)"
     )
+
+
+def test_a_thread_keeps_the_memory_of_small_blocks() -> None:
+    with torch.inference_mode():
+        first = block_memory(6, 5, torch.empty(0))
+    again = block_memory(3, 5, torch.empty(0, dtype=DOUBLE))
+    again.zero_()  # which memory of inference mode would refuse
+    assert (first.data_ptr(), first.shape, again.dtype) == (again.data_ptr(), (6, 5), DOUBLE)
+    elsewhere: list[int] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(block_memory(3, 5, torch.empty(0)).data_ptr()))
+    thread.start()
+    thread.join()
+    assert elsewhere != [first.data_ptr()]
+    large = block_memory(1, KEPT_BYTES // 4 + 1, torch.empty(0))
+    assert large.data_ptr() != block_memory(1, 1, torch.empty(0)).data_ptr()
+
+
+def test_results_do_not_share_the_memory_of_blocks() -> None:
+    """Nor does what a graph keeps: a later layer writes into it."""
+    layers, x = [small(0.3), small(0.7)], images().requires_grad_()
+    y = [layer(x) for layer in layers]
+    expected = [layer.to_dense()(x) for layer in layers]
+    for found, each in zip(y, expected, strict=True):
+        torch.testing.assert_close(found, each, rtol=1e-5, atol=1e-6)
+    gradients = torch.autograd.grad(y[0].sum() + 2 * y[1].sum(), x)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected[0].sum() + 2 * expected[1].sum(), x))
