@@ -15,7 +15,7 @@ from .sparse_linear import SparseLinear
 
 
 class SparseMultiheadAttention(nn.Module):
-    r"""nn.MultiheadAttention whose four projections are layers of their own, over edges or dense.
+    r"""Attention like nn.MultiheadAttention, whose four projections are layers of their own, over edges or dense.
 
     :math:`\mathrm{softmax}(Q K^T / \sqrt{d}) V` in each head, of queries, keys and values that ``q_proj``, ``k_proj``
     and ``v_proj`` compute, and ``out_proj`` of all heads together. Arguments, shapes and results are those of
