@@ -1,6 +1,7 @@
 """The scripts of bench/ that stand alone still run, in small."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def test_what_products_cost_each_way() -> None:
     said = script("ways").measure(40, 30, 8, 0.5, rounds=1)
     torch.set_num_threads(before)
     assert [part.split()[:2] for part in said.split(", ")] == [[k, w] for k in "fb" for w in ("kernels", "blocks")]
+
+
+def test_what_attention_costs() -> None:
+    assert re.fullmatch(
+        r"sparse [\d.]+ of dense, one product [\d.]+ of three",
+        script("attention_projections").measure(16, 2, 2, 3, 0.5, 1),
+    )
 
 
 def test_networks_of_images_train(monkeypatch: pytest.MonkeyPatch) -> None:

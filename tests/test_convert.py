@@ -255,7 +255,7 @@ def test_custom_and_nested_modules() -> None:
 
 
 class Recurrent(nn.Module):
-    """An LSTM and attention, which have no sparse form, and a convolution and a head, which have one."""
+    """An LSTM, which has no sparse form, and a convolution, attention and a head, which have one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,13 +270,13 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_recurrence_and_attention_stay_dense(mode: str) -> None:
+def test_recurrence_stays_dense(mode: str) -> None:
     model = getattr(Recurrent(), mode)()
     x = torch.randn(2, 5, 8)
     expected = model(x)
     sparsify(model, 1.0)
     sparse = [name for name, module in model.named_modules() if isinstance(module, EdgeModule)]
-    assert sparse == ["convolution", "head"]
+    assert sparse == ["convolution", *(f"attention.{part}_proj" for part in ("q", "k", "v", "out")), "head"]
     torch.testing.assert_close(model(x), expected)
     with torch.no_grad():
         torch.testing.assert_close(model(x), expected)
@@ -329,7 +329,7 @@ def test_a_whole_transformer_trains_and_infers() -> None:
     source, target = torch.randn(2, 5, 8), torch.randn(2, 4, 8)
     model(source, target).sum().backward()
     layers = [module for module in model.modules() if isinstance(module, SparseLinear)]
-    assert len(layers) == 8
+    assert len(layers) == 2 * (4 + 2) + 2 * (8 + 2)
     assert all(layer.values.grad is not None for layer in layers)
     with torch.no_grad():
         assert model.eval()(source, target).shape == (2, 4, 8)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 import sparsetrain as st
 from sparsetrain.convert import sparsify, train_edges
@@ -150,6 +151,55 @@ def test_a_rule_for_what_is_skipped_is_refused() -> None:
 
 def test_a_model_that_is_one_layer() -> None:
     assert isinstance(sparsify(nn.Linear(4, 4), {nn.Linear: 0.5}), SparseLinear)
+
+
+# ---- names under wrappers --------------------------------------------------------------------------------------------
+
+
+WRAPPERS: dict[str, Any] = {
+    "DataParallel": nn.DataParallel,
+    "AveragedModel": AveragedModel,
+    "OptimizedModule": lambda model: torch.compile(model, backend="eager"),
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_names_are_those_of_the_model_itself(wrapper: str) -> None:
+    model = WRAPPERS[wrapper](network())
+    prefix = next(name for name, _ in model.named_modules() if name.endswith("head")).removesuffix("head")
+    rules = {"head": 0.5, f"{prefix}first.mlp.0": 0.2, "first.*": 0.25, r"re:second\.mlp\..*": 0.1}
+    expected = {"head": 0.5, **dict.fromkeys((*ATTENTION[:2], *MLP[:2]), 0.25), **dict.fromkeys(MLP[2:], 0.1)}
+    expected["first.mlp.0"] = 0.2
+    would_be = sparsify(model, rules, dry_run=True)
+    assert {row.name.removeprefix(prefix): row.density for row in would_be.rows if row.sparse} == expected
+    sparsify(model, rules, skip=())
+    assert {name.removeprefix(prefix): density for name, density in densities(model).items()} == expected
+    sparsify(model, masks={"second.attn.query": torch.eye(20)}, skip="second.mlp")
+    assert densities(model)[f"{prefix}second.attn.query"] == 0.05
+
+
+def test_a_part_that_is_compiled() -> None:
+    model = network()
+    model["first"] = torch.compile(model["first"], backend="eager")
+    sparsify(model, {"first.mlp.0": 0.2})
+    assert densities(model) == {"first._orig_mod.mlp.0": 0.2}
+
+
+def test_a_compiled_model_runs_what_it_became() -> None:
+    model = torch.compile(nn.Sequential(nn.Linear(6, 6), nn.ReLU()), backend="eager")
+    x = torch.randn(3, 6)
+    model(x)
+    sparsify(model, {"0": 0.5})
+    torch.testing.assert_close(model(x), model._orig_mod[0](x).relu())
+    assert isinstance(model._orig_mod[0], SparseLinear)
+    layer = torch.compile(nn.Linear(6, 6), backend="eager")
+    for convert in (sparsify, train_edges):
+        with pytest.raises(
+            ValueError, match=r"the model itself is a compiled layer, .* Convert it first and compile then"
+        ):
+            convert(layer, 0.5)
+    assert type(layer._orig_mod) is nn.Linear
 
 
 # ---- a dry run -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def test_ranks_agree_and_train_as_one_process(tmp_path: Path) -> None:
 def check_ranks(rank: int, _: Path) -> None:
     edges_of_rank_0(rank)
     constrained_layers_are_refused(rank)
+    a_wrapper_of_former_layers_is_refused()
     for unused in ("frozen", "dense"):
         trains_as_one_process(rank, unused, partial(st.optim.AdamW, lr=0.1, weight_decay=0.1, unused=unused))
         trains_as_one_process(rank, unused, partial(st.optim.SGD, lr=0.1, momentum=0.9, unused=unused))
@@ -53,6 +54,16 @@ def edges_of_rank_0(rank: int) -> None:
     equal_everywhere([(m.topology.digest, m.topology.inputs, m.topology.outputs, m.values.tolist()) for m in model])
     assert model[1].topology is encoder.topology
     assert model[3].topology.outputs == ("z", "y")
+
+
+def a_wrapper_of_former_layers_is_refused() -> None:
+    wrapped = DistributedDataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    st.convert.sparsify(wrapped, {"1": 0.5})  # names are those of the model itself
+    with pytest.raises(RuntimeError, match=r"some were converted since, .* Wrap its module again"):
+        wrapped(torch.ones(2, 4))
+    again = DistributedDataParallel(wrapped.module)
+    again(torch.ones(2, 4)).sum().backward()
+    equal_everywhere(again.module[1].values.grad.tolist())
 
 
 def constrained_layers_are_refused(rank: int) -> None:

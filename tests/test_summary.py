@@ -47,10 +47,13 @@ def test_a_masked_layer_has_all_of_its_weight_and_of_its_mask() -> None:
 
 
 def test_a_delta_layer_and_the_weight_beside_it() -> None:
-    rows = by_name(st.summary(nn.Sequential(SparseDeltaLinear(nn.Linear(20, 30), st.patterns.uniform((30, 20), 0.1)))))
+    model = nn.Sequential(SparseDeltaLinear(nn.Linear(20, 30), st.patterns.uniform((30, 20), 0.1)))
+    rows = by_name(st.summary(model))
     assert (rows["0"].kind, rows["0"].edges, rows["0"].value_bytes) == ("SparseDeltaLinear", 60, 240)
     assert (rows["0.linear"].value_bytes, rows["0.linear"].sparse) == (2400, False)
     assert rows["0.linear"].note == "frozen, beside the edges of SparseDeltaLinear"
+    summary = st.summary(model)  # both are held, and both count
+    assert (summary.edges, summary.density, summary.bytes) == (660, 660 / 1200, 240 + model[0].topology.nbytes + 2520)
 
 
 def test_a_hierarchy_has_a_row_for_each_level() -> None:
@@ -89,9 +92,9 @@ def test_why_a_weight_is_dense(module: nn.Module, shapes: list[Any], note: str) 
 
 def test_attention_keeps_its_projections() -> None:
     rows = by_name(st.summary(nn.TransformerEncoderLayer(16, 2, 32)))
-    assert rows["self_attn.in_proj_weight"].note == "attention reads it itself, not through a layer"
+    assert rows["self_attn.in_proj_weight"].note == "not converted"
     assert rows["self_attn.in_proj_weight"].shape == (48, 16)
-    assert rows["self_attn.out_proj"].note == "attention reads its weight itself"
+    assert rows["self_attn.out_proj"].note == "not converted"
     assert rows["self_attn.out_proj"].kind == "NonDynamicallyQuantizableLinear"
     assert rows["linear1"].note == "not converted"
     apart = by_name(st.summary(nn.MultiheadAttention(16, 2, kdim=8, vdim=8)))

@@ -1,6 +1,6 @@
 """Which layers of a model become sparse, and which edges they keep."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import patterns
 from ..dtypes import FLOATS, HALVES
+from ..layer_names import by_any_name
 from ..nn.convolution_edges import matrix_shape
 from ..structure.topology import Topology
 from .kinds import LAZY, beside_weight, sparse_kind, weight_shape
@@ -25,7 +26,7 @@ def named(
     """The masks by layer, all of which are candidates, or ``what`` a message calls them."""
     if not isinstance(masks, Mapping):
         raise TypeError(f"{where}: expected masks to be a dict from layer names to masks, got {type(masks).__name__}.")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = by_any_name(model)
     layers = {name: module for name, module in modules.items() if candidate(module)}
     wanted: dict[nn.Module, Any] = {}
     for name, mask in masks.items():
@@ -41,8 +42,11 @@ def named(
     return wanted
 
 
-def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Module], largest: bool) -> None:
-    """Nothing of these layers would be lost, and there are weights where the largest are to be kept."""
+def check_replaceable(
+    where: str, model: nn.Module, layers: Mapping[str, nn.Module], largest: bool, tied: Collection[nn.Module] = ()
+) -> None:
+    """Nothing of these layers would be lost, and there are weights where the largest are to be kept. Layers that are
+    tied to each other may be."""
     meta = largest and torch.get_default_device().type != "meta"  # where models are made before their weights are read
     for name, layer in layers.items():
         advice = f"Leave it dense with skip=[{name!r}]."
@@ -61,7 +65,7 @@ def check_replaceable(where: str, model: nn.Module, layers: Mapping[str, nn.Modu
             )
     for name, layer in layers.items():
         check_names_free(where, {name: layer}, sparse_kind(layer))
-    check_untied(where, model, layers)
+    check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in tied})
 
 
 def by_density(

@@ -9,15 +9,16 @@ from torch.nn.parameter import is_lazy
 from ..dtypes import FLOATS, HALVES
 from ..edges.module import EdgeModule
 from ..nn import LookupTable, MaskedLinear, SparseDeltaLinear
+from ..nn.attention_parts import extras
 from ..nn.sparse_convolution import CONVOLUTIONS
 from .held_weights import Held
 from .kinds import beside_weight, is_pruned, is_replaceable
-from .swap import identity, owners_of
+from .swap import identity, kind_of, owners_of
+from .transposed import is_transposed
 
 KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((LookupTable,), "table: each step reads and trains the rows it uses"),
     ((nn.Embedding, nn.EmbeddingBag), "table: see nn.LookupTable"),
-    ((nn.MultiheadAttention,), "attention reads it itself, not through a layer"),
     ((nn.RNNBase, nn.RNNCellBase), "torch's recurrent kernels read it themselves"),
     ((nn.Linear,), "a subclass of nn.Linear"),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "a transposed convolution, without a sparse form"),
@@ -40,7 +41,7 @@ class Reasons:
         modules = list(self._names)
         self._frozen = {module.linear for module in modules if isinstance(module, SparseDeltaLinear)}
         attention = [module for module in modules if isinstance(module, nn.MultiheadAttention)]
-        self._projections = {child for module in attention for child in module.children()}
+        self._attention = {child: module for module in attention for child in (module, *module.children())}
 
     def origin(self, layer: Any) -> str:
         """The name of the layer whose values another one reads, computed ones among them."""
@@ -56,8 +57,11 @@ class Reasons:
             return "a dense weight under a mask" + (" that has no data yet" if module.mask.is_meta else "")
         if module in self._frozen:
             return "frozen, beside the edges of SparseDeltaLinear"
-        if module in self._projections:
-            return "attention reads its weight itself"
+        if module in self._attention:
+            plain = kind_of(self._attention[module]) is nn.MultiheadAttention
+            return self._of_attention(held) if plain else "a subclass of nn.MultiheadAttention"
+        if is_transposed(module):
+            return self._given.get(module, "") or "not converted"
         if is_replaceable(module):
             return self._of_replaceable(held)
         known = next((reason for kinds, reason in KINDS if isinstance(module, kinds)), "")
@@ -67,6 +71,12 @@ class Reasons:
         """What keeps sparsify from replacing it, or what somebody decided."""
         given = self._given.get(held.module, "")
         return "; ".join(filter(None, [given, self._obstacle(held)])) or "not converted"
+
+    def _of_attention(self, held: Held) -> str:
+        more = extras(held.module)
+        obstacle = "parametrized" if "parametrizations" in more else f"has {', '.join(sorted(more))}" if more else ""
+        pruned = "pruned by torch.nn.utils.prune" if held.masks else ""
+        return "; ".join(filter(None, [self._given.get(held.module, ""), obstacle or pruned])) or "not converted"
 
     def _obstacle(self, held: Held) -> str:
         more = beside_weight(held.module)

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..layer_names import names_of
 from ..nn import SparseDeltaLinear
 from ..nn.sparse_delta import check_linear
 from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_select, named
 from .gradients import by_gradient
 from .kinds import is_linear
-from .rules import Density, by_rules, names_of, share_out
-from .swap import check_names_free, check_untied, exchange, skipped
+from .rules import Density, by_rules, share_out
+from .swap import check_names_free, check_not_compiled, check_untied, exchange, skipped
 
 LINEAR = "nn.Linear"
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
@@ -95,6 +96,7 @@ def train_edges(
     check_names_free(where, {names[linear]: linear for linear in wanted}, SparseDeltaLinear)
     aside = {p for module in left for p in module.parameters()}  # tied to what is in skip: users know of it
     check_untied(where, model, {names[linear]: linear for linear in wanted if linear.weight not in aside}, TIED)
+    check_not_compiled(where, model, wanted)
     edges: dict[nn.Module, Topology]
     if closure is not None and density is not None:
         counts = {linear: round(share * linear.weight.numel()) for linear, share in wanted.items()}

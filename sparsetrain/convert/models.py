@@ -15,10 +15,13 @@ from ..nn.sparse_convolution import CONVOLUTIONS, SparseConvolution
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_replaceable, check_select, current, named
+from .closed import check_closable, closable, closed, transposed_back
 from .kinds import is_linear, is_pruned, is_replaceable
-from .rules import Density, Shares, by_rules, names_of, share_out
+from .opened import Opened
+from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
-from .swap import OWN, check_names_free, check_untied, exchange, kind_of, skipped
+from .swap import OWN, check_names_free, check_not_compiled, check_untied, exchange, kind_of, skipped
+from .ties import Followers, followers, sharing_values, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
 DENSE = {SparseLinear: nn.Linear, MaskedLinear: nn.Linear} | {sparse: dense for dense, sparse in CONVOLUTIONS.items()}
@@ -49,6 +52,18 @@ def sparsify(
     generator: torch.Generator | None = ...,
     dry_run: Literal[True],
 ) -> Summary: ...
+@overload
+def sparsify(
+    model: nn.Module,
+    density: Density | None = ...,
+    method: Method | None = ...,
+    *,
+    masks: Mapping[str, Any] | None = ...,
+    select: Literal["magnitude", "random"] = ...,
+    skip: str | Iterable[str] = ...,
+    generator: torch.Generator | None = ...,
+    dry_run: bool,
+) -> nn.Module | Summary: ...
 def sparsify(
     model: nn.Module,
     density: Density | None = None,
@@ -62,8 +77,9 @@ def sparsify(
 ) -> nn.Module | Summary:
     r"""Replace linear layers and convolutions of a model, in place, by sparse ones with the same weights at the edges.
 
-    nn.Linear becomes SparseLinear, and nn.Conv1d, nn.Conv2d and nn.Conv3d become SparseConv1d, SparseConv2d and
-    SparseConv3d.
+    nn.Linear becomes SparseLinear, and so do Conv1D of the package transformers and subclasses of nn.Linear that a rule
+    names by their class. nn.MultiheadAttention becomes SparseMultiheadAttention, with four projections, and nn.Conv1d,
+    nn.Conv2d and nn.Conv3d become SparseConv1d, SparseConv2d and SparseConv3d.
 
     Which edges a layer keeps is said in one of four ways:
 
@@ -76,10 +92,11 @@ def sparsify(
       stay dense, and the hooks of prune are gone.
 
     Weights in half precision become float32 values. Everything else stays: biases (the same Parameters), dtype,
-    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Subclasses stay
-    dense, as do transposed convolutions, the projections of nn.MultiheadAttention and recurrent layers. torch's
-    transformer encoders leave their fused inference kernel, which takes dense weights. Code that reads
-    ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made afterwards.
+    device, requires_grad, training mode, hooks, and one layer used in several places is still one. Linear layers that
+    have one weight together share one value array. One number leaves layers dense that are tied to an embedding. Other
+    subclasses stay dense, as do transposed convolutions and recurrent layers. torch's transformer encoders leave their
+    fused inference kernel, which takes dense weights. Code that reads ``layer.weight`` or ``attention.in_proj_weight``
+    itself needs its layer in ``skip``. Optimizers are to be made afterwards.
 
     Under ``torch.device("meta")``, where there are no weights to choose by, as many edges are drawn at random, and the
     first state that is loaded brings its own: a model that calls this in its ``__init__`` works with from_pretrained.
@@ -88,11 +105,14 @@ def sparsify(
         model: any module.
         density: fraction of the edges that exist, from 0 to 1; or such fractions by rules. A rule is a dotted layer
             name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or compiled), or a
-            class of layers.
+            class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``, ``"attn.v_proj"`` and
+            ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all of them. A subclass of
+            nn.Linear takes part if a rule names that very class, by which its user says that it computes what
+            nn.Linear does. Names are those inside of wrappers such as torch.compile and DistributedDataParallel.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
-        masks: by dotted layer name, zeros and ones in the shape of the weight, or a Topology of the matrix (out, in),
-            which for a convolution is (out, in / groups * kernel).
+        masks: by dotted layer name, or that of an ``in_proj_weight``, zeros and ones in the shape of the weight, or a
+            Topology of the matrix (out, in), which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: dotted names of layers, or of modules that hold layers, which stay as they are.
         generator: of random edges.
@@ -103,9 +123,9 @@ def sparsify(
 
     Raises:
         ValueError: there is nothing to replace, a name is unknown, a rule matches no layer, a mask or the density does
-            not fit, a weight is
-            shared with another layer, or a layer has more than weight and bias, such as a parametrization, or an
-            attribute ``values`` or ``topology``. TypeError: weights that are not float32 or float64. Nothing is
+            not fit, a weight is shared with something that stays dense, a layer has no weights yet or more than weight
+            and bias, such as a parametrization, or an attribute ``values`` or ``topology``, a subclass computes other
+            numbers than nn.Linear, or a layer is compiled itself. TypeError: weights that are no floats. Nothing is
             changed then.
 
     Example:
@@ -127,57 +147,77 @@ def sparsify(
     where = "convert.sparsify"
     if density is not None and masks is not None:
         raise ValueError(f"{where}: expected at most one of density and masks, got both.")
-    left = skipped(where, model, skip)
-    wanted, reasons = _wanted(where, model, density, method, masks, left)
-    names = {module: name for name, module in model.named_modules()}
-    largest = density is not None and select != "random"
-    check_replaceable(where, model, {names[linear]: linear for linear in wanted}, largest)
-    if density is not None:
-        check_select(where, select)
-    generator = checks.generator(where, generator)
-    with torch.device("cpu"):  # edges are real under torch.device("meta") too
-        if density is None:
-            wanted = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
-        if dry_run:
-            return summarized(model, wanted, reasons)
-        edges = wanted if density is None else by_density(where, wanted, select, generator)
-    new = {linear: _sparse(linear, t) for linear, t in edges.items()}
-    for layer in new.values():  # without weights even the largest are drawn
-        layer.awaits_edges = density is not None and layer.values.is_meta
-    for linear in new:
-        _drop_prune_hooks(linear)
-    return exchange(model, new)
+    with Opened(model, _subclasses(density)) as opened:
+        left = skipped(where, opened.model, skip)
+        wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(where, masks), left)
+        names = {module: each[0] for module, each in opened.names.items()}
+        largest = density is not None and select != "random"
+        check_not_compiled(where, opened.model, (*wanted, *follow))
+        opened.check(where, wanted)
+        together = {*follow, *follow.values()} - tied_elsewhere(opened.model, (*wanted, *follow))
+        layers = {names[linear]: linear for linear in (*wanted, *follow)}
+        check_replaceable(where, opened.model, layers, largest, together)
+        if density is not None:
+            check_select(where, select)
+        generator = checks.generator(where, generator)
+        with torch.device("cpu"):  # edges are real under torch.device("meta") too
+            if density is None:
+                wanted = {linear: by_mask(where, names[linear], linear, mask) for linear, mask in wanted.items()}
+            if dry_run:
+                stood = opened.close_unless({*wanted, *follow})
+                reasons |= {module: reasons[part] for module, part in stood.items() if part in reasons}
+                return summarized(opened.model, wanted, reasons, follow)
+            edges = wanted if density is None else by_density(where, wanted, select, generator)
+        new: dict[nn.Module, Any] = {linear: _sparse(linear, t) for linear, t in edges.items()}
+        for layer in new.values():  # without weights even the largest are drawn
+            layer.awaits_edges = density is not None and layer.values.is_meta
+        for linear, leader in follow.items():
+            new[linear] = tied_layer(new[leader], linear, current(linear, "bias"), turns(leader, linear))
+    return exchange(model, opened.sparse(new))
+
+
+def _subclasses(density: Any) -> set[Any]:
+    """Subclasses of nn.Linear that rules name."""
+    keys = density if isinstance(density, Mapping) else ()
+    return {key for key in keys if isinstance(key, type) and issubclass(key, nn.Linear)}
 
 
 def _wanted(
-    where: str, model: nn.Module, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
-) -> tuple[dict[nn.Module, Any], dict[nn.Module, str]]:
-    """A density or a mask for each layer that is replaced, and why other layers are not."""
+    where: str, opened: Opened, density: Density | None, method: Method | None, masks: Any, left: set[nn.Module]
+) -> tuple[dict[nn.Module, Any], dict[nn.Module, str], Followers]:
+    """A density or a mask for each layer that is replaced, why others are not, and layers that are tied to some."""
+    model = opened.model
     layers = [module for module in model.modules() if is_replaceable(module) and module not in left]
+    follow = {} if density is None else followers(filter(is_linear, layers))
     shares = Shares()
     if masks is not None:
         wanted, otherwise = named(where, model, masks, left, is_replaceable, WHAT), "not named in masks"
     elif isinstance(density, Mapping):
-        shares = by_rules(
-            where, names_of(model), layers, density, "uniform" if method is None else method, WHAT, whole_stays=True
-        )
+        names = opened.names
+        for module, leader in follow.items():  # one weight, which has the names of both
+            names[leader] += names[module]
+        own = [module for module in layers if module not in follow]
+        shares = by_rules(where, names, own, density, "uniform" if method is None else method, WHAT, whole_stays=True)
         wanted, otherwise = shares.densities, ""
     elif density is not None:
-        wanted, otherwise = share_out(where, layers, density, "erk" if method is None else method), ""
+        elsewhere = tied_elsewhere(model, layers)
+        own = [module for module in layers if module not in follow and module not in elsewhere]
+        wanted, otherwise = share_out(where, own, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in layers if is_pruned(m)}, "not pruned"
     if not wanted:
         what = f"{WHAT} layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
     reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(layers, otherwise) | shares.reasons
-    return wanted, reasons
+    return wanted, reasons, {module: leader for module, leader in follow.items() if leader in wanted}
 
 
 def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
 
-    Subclasses stay, and so does everything that sparsify lets stay. torch's transformer encoders do not go back to
-    their fused inference kernel.
+    A SparseMultiheadAttention becomes an nn.MultiheadAttention, and what was a Conv1D is one again: states have the
+    names and shapes of before sparsify. Subclasses stay. torch's transformer encoders do not go back to their fused
+    inference kernel.
 
     Args:
         model: any module.
@@ -187,9 +227,9 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
         The model; for a model that is itself such a layer, the new layer.
 
     Raises:
-        ValueError: a layer shares its values with another, such as its own transpose, is pruned or parametrized by
-            torch.nn.utils, or has other tensors or modules that would be lost, or a name in skip is unknown. Nothing
-            is changed then.
+        ValueError: a layer shares its values with its own transpose or with a layer in skip, is pruned or parametrized
+            by torch.nn.utils, or has other tensors, modules or, as a projection, hooks that would be lost, or a name in
+            skip is unknown. Nothing is changed then.
 
     Example:
         >>> densify(nn.Sequential(SparseLinear(20, 30, density=0.1)))
@@ -200,11 +240,26 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
     where = "convert.densify"
     left = skipped(where, model, skip)
     layers = {name: module for name, module in model.named_modules() if kind_of(module) in DENSE and module not in left}
-    _check_nothing_added(where, layers)
+    attentions = closable(model, left)
+    parts = {
+        f"{name}.{part}".lstrip("."): layer
+        for name, each in attentions.items()
+        for part, layer in each.named_children()
+    }
+    _check_nothing_added(where, layers | parts)
     for name, layer in layers.items():
         check_names_free(where, {name: layer}, DENSE[kind_of(layer)])
-    check_untied(where, model, layers)
-    return exchange(model, {layer: _dense(layer) for layer in layers.values()})
+    for name, attention in attentions.items():
+        check_closable(where, name, attention)
+    check_not_compiled(where, model, layers.values())
+    follow = sharing_values(model, layers)
+    together = {*follow, *follow.values()}
+    check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in together})
+    dense: dict[nn.Module, Any] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
+    for layer, leader in follow.items():
+        dense[layer].weight = dense[leader].weight
+    new = {layer: linear for layer, linear in dense.items() if layer not in parts.values()}
+    return exchange(model, new | {attention: closed(attention, dense) for attention in attentions.values()})
 
 
 def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
@@ -223,12 +278,6 @@ def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
             f"{'Call ' + ' and '.join(calls) if calls else 'Remove that'} first, or leave the layer as it is with "
             f"skip=[{name!r}]."
         )
-
-
-def _drop_prune_hooks(linear: nn.Module) -> None:
-    hooks = linear._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, BasePruningMethod)]:
-        del hooks[key]
 
 
 def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:

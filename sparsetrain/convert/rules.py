@@ -9,11 +9,10 @@ from typing import Any
 from torch import nn
 
 from .. import checks, patterns
-from ..layer_names import Pattern, first_fits, pattern, without_layer
+from ..layer_names import Names, Pattern, first_fits, pattern, without_layer
 from .kinds import weight_shape
 from .swap import some
 
-Names = dict[nn.Module, list[str]]
 Density = float | Mapping[Any, float | None]
 
 
@@ -28,14 +27,6 @@ class Shares:
 
     densities: dict[nn.Module, float] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
-
-
-def names_of(model: nn.Module) -> Names:
-    """All names of each module: a layer that is used in two places has two."""
-    names = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        names[module].append(name)
-    return names
 
 
 def by_rules(
@@ -87,6 +78,8 @@ def _check_matched(
             found = some(f"{names[module][0]} ({type(module).__name__})" for module in others)
             inner = next((names[module][0] for module in others if any(module.children())), None)
             advice = f" For the layers in it write {inner + '.*'!r}." if inner else ""
+            if not inner and any(isinstance(module, nn.Linear) for module in others):
+                advice = " Subclasses of nn.Linear join by a rule for their class, beside others."
             raise ValueError(
                 f"{where}: expected rules for {what} layers that are not in skip, {rule.text!r} matches only "
                 f"{found}.{advice}"

@@ -14,6 +14,7 @@ from ..text_table import aligned, size
 from .dense_reasons import Reasons
 from .held_weights import Held, Once, held_weights
 from .kinds import sparse_kind
+from .ties import turns
 
 HEADER = ("name", "kind", "shape", "edges", "density", "values", "indices", "note")
 LEFT = (0, 1, 2, 7)  # columns that begin at the left
@@ -73,7 +74,8 @@ class Summary:
 
     @property
     def edges(self) -> int:
-        """Stored weights of all rows; shared ones count once."""
+        """Stored weights of all rows; shared ones count once. Edges of a SparseDeltaLinear and the frozen weight beside
+        them are two rows, and both count, as both are held."""
         return sum(row.edges for row in self.rows if not row.shared)
 
     @property
@@ -124,19 +126,28 @@ def summary(model: nn.Module) -> Summary:
     return summarized(model, {}, {})
 
 
-def summarized(model: nn.Module, wanted: Mapping[nn.Module, Any], reasons: Mapping[nn.Module, str]) -> Summary:
+def summarized(
+    model: nn.Module,
+    wanted: Mapping[nn.Module, Any],
+    reasons: Mapping[nn.Module, str],
+    follow: Mapping[nn.Module, nn.Module] | None = None,
+) -> Summary:
     """The summary of a model after these layers were replaced by layers over edges.
 
     Args:
         model: as it is before.
         wanted: what each layer gets, a topology or a density.
         reasons: why others stay dense.
+        follow: layers that have the weight of one of these, which is named.
     """
+    follow = {} if follow is None else follow
     once, why = Once(), Reasons(model, reasons)
     rows = []
     for held in held_weights(model):
-        if held.module in wanted:
-            rows.append(_planned_row(held, wanted[held.module], once))
+        leader = follow.get(held.module, held.module)
+        if leader in wanted:
+            turned = leader is not held.module and turns(leader, held.module)
+            rows.append(_planned_row(held, wanted[leader], once, turned))
         else:
             rows.append(_row(held, once, why))
     rest = [*model.parameters(), *model.buffers()]
@@ -159,7 +170,8 @@ def _row(held: Held, once: Once, why: Reasons) -> SummaryRow:
     )  # fmt: skip
 
 
-def _planned_row(held: Held, edges: Any, once: Once) -> SummaryRow:
+def _planned_row(held: Held, edges: Any, once: Once, turned: bool) -> SummaryRow:
+    shared = once.owner(held.tensors[0])
     for tensor in (*held.tensors, *held.module._buffers.values()):  # they would be gone, masks of biases as well
         if tensor is not None:
             once.bytes_of(tensor, held.name)
@@ -171,7 +183,12 @@ def _planned_row(held: Held, edges: Any, once: Once) -> SummaryRow:
         indices = (shape[0] + 1 + nnz) * (4 if max(*matrix_shape(shape), nnz) < 2**31 else 8)
     kind = sparse_kind(held.module).__name__
     values = nnz * max(4, held.tensors[0].element_size())  # half precision becomes float32
-    return SummaryRow(held.name, kind, shape, nnz, _density(nnz, shape), values, indices, sparse=True)
+    note = ""
+    if turned:
+        kind = "TransposedSparseLinear"
+    if shared:
+        values, indices, note = 0, 0, f"numbers of {shared}"
+    return SummaryRow(held.name, kind, shape, nnz, _density(nnz, shape), values, indices, True, note, shared)
 
 
 def _density(edges: int, shape: tuple[int, ...]) -> float:

@@ -2,18 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 
-from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
+from ..layer_names import by_any_name, stands_for
+from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention
+from ..nn.attention_parts import OF_ATTENTION
 from ..nn.sparse_convolution import CONVOLUTIONS
 
+Layer = TypeVar("Layer", bound=nn.Module)
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
-    nn.Linear: {"weight", "bias"},
-    SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed"},
+    nn.Linear: {"weight", "bias", "_stands_for"},
+    nn.MultiheadAttention: {"_qkv_same_embed_dim", "kdim", "vdim", *OF_ATTENTION},
+    SparseMultiheadAttention: {"head_dim", "q_proj", "k_proj", "v_proj", "out_proj"},
+    SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed", "_dense_kind"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
@@ -28,9 +36,14 @@ def kind_of(module: nn.Module) -> type:
     return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
+def own(kind: type) -> set[str]:
+    """What a layer of a class is made of; of a subclass and of transformers' Conv1D, what nn.Linear is."""
+    return OWN.get(kind, OWN[nn.Linear] | {"nf", "nx"}) | {"in_features", "out_features"}
+
+
 def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
     """The modules with these names, and everything in them; and what layers keep frozen inside of them."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = by_any_name(model)
     names = [skip] if isinstance(skip, str) else list(skip)
     for name in names:
         if name not in modules:
@@ -64,10 +77,27 @@ def check_untied(
                 raise ValueError(f"{where}: {' and '.join(tied)} are one tensor, {otherwise.format(prefix)}")
 
 
+def check_not_compiled(where: str, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """None of these layers is what torch.compile was called with: its code would go on with the layer of before."""
+    changed = set(layers)
+    for name, module in model.named_modules():
+        if type(module).__name__ != "OptimizedModule":
+            continue
+        inner = module.get_submodule("_orig_mod")
+        opened = inner.modules() if isinstance(inner, SparseMultiheadAttention) else [inner]
+        if changed.intersection(opened):
+            place = repr(name) if name else "the model itself"
+            raise ValueError(
+                f"{where}: expected layers inside of compiled modules, {place} is a compiled layer, whose code would "
+                "go on with the layer of before. Convert it first and compile then."
+            )
+
+
 def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.Module]) -> None:
     """No attribute that a user set has a name that the new kind of layer needs for itself."""
     for name, layer in layers.items():
-        taken = (vars(layer).keys() & OWN[kind]) - OWN[type(layer)]
+        known = stands_for(layer)
+        taken = (vars(known).keys() & own(kind)) - own(type(known))
         if taken:
             raise ValueError(
                 f"{where}: expected no attribute {' or '.join(sorted(taken))} on {name!r}, which {kind.__name__} needs "
@@ -77,7 +107,7 @@ def check_names_free(where: str, layers: Mapping[str, nn.Module], kind: type[nn.
 
 def identity(tensor: Tensor) -> tuple[object, int]:
     """The same for two tensors over the same memory, be one of them transposed."""
-    empty = is_lazy(tensor) or isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
+    empty = is_lazy(tensor) or isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.data_ptr() == 0
     return (None, id(tensor)) if empty else (tensor.device, tensor.data_ptr())
 
 
@@ -87,9 +117,7 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     New layers take over hooks, whose handles stay valid, and attributes that users set.
     """
     for old, layer in new.items():
-        for name, value in vars(old).items():
-            if "hook" in name or not (name in vars(layer) or name in OWN[type(old)]):
-                vars(layer)[name] = value
+        take_over(old, layer)
         if old in layer.children():  # which would call its hooks a second time
             vars(old).update({name: type(value)() for name, value in vars(old).items() if name.endswith("_hooks")})
     for parent in list(model.modules()):
@@ -97,8 +125,31 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
             if child is not None and child in new:
                 parent._modules[name] = new[child]
     model = new.get(model, model)
-    _leave_fast_path(model, set(new.values()))
+    layers = set(new.values())
+    _leave_fast_path(model, layers)
+    for wrapper in model.modules():
+        if isinstance(wrapper, DistributedDataParallel) and any(inner in layers for inner in wrapper.modules()):
+            wrapper.register_forward_pre_hook(_wrap_again)
     return model
+
+
+def _wrap_again(*_: Any) -> None:
+    """Before a forward pass of a wrapper whose layers were exchanged: its ranks would train apart without a word."""
+    raise RuntimeError(
+        "DistributedDataParallel: expected the layers that the model had when it was wrapped, some were converted "
+        "since, and their gradients would not be averaged over ranks. Wrap its module again."
+    )
+
+
+def take_over(old: nn.Module, layer: Layer) -> Layer:
+    """The new layer, with hooks of the old one but for those of torch.nn.utils.prune, and attributes that users set."""
+    hooks = old._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if isinstance(hook, BasePruningMethod)]:
+        del hooks[key]
+    for name, value in vars(old).items():
+        if "hook" in name or not (name in vars(layer) or name in own(type(old))):
+            vars(layer)[name] = value
+    return layer
 
 
 def _leave_fast_path(model: nn.Module, layers: set[nn.Module]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layer_names import named_modules
 from ..optim import carry
 from ..structure.edit import Edit
-from .chosen import named_modules
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from .. import checks
 from ..edges.holders import check_reached
 from ..edges.module import EdgeModule
-from ..layer_names import Pattern, first_fits, pattern, without_layer
+from ..layer_names import Pattern, first_fits, named_modules, pattern, without_layer
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..structure.topology import Topology
 from .numbers import trained, weight_of
@@ -91,23 +89,6 @@ def unshare(modules: Mapping[str, Any]) -> None:
         if isinstance(module, EdgeModule):
             t = module.topology
             module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
-
-
-def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by the names that they have in the model itself, whatever is wrapped around it or around parts of it."""
-    modules = dict(model.named_modules())
-    names = {"": ""}
-    for full in filter(None, modules):
-        before, _, last = full.rpartition(".")
-        outer = names[before]
-        names[full] = outer if _wraps(modules[before]) else f"{outer}.{last}" if outer else last
-    return {names[full]: module for full, module in modules.items()}
-
-
-def _wraps(module: nn.Module) -> bool:
-    """Whether this is a wrapper around one module, of torch.compile (which is slow to import) among others."""
-    kinds = (DistributedDataParallel, nn.DataParallel, AveragedModel)
-    return isinstance(module, kinds) or type(module).__name__ == "OptimizedModule"
 
 
 def _rates(where: str, layers: Any) -> tuple[list[Pattern], list[float]]:

@@ -57,6 +57,8 @@ class SparseLinear(FromData):
         torch.Size([32, 1000])
     """
 
+    _dense_kind: type[nn.Module] | None = None  # what convert.densify makes of it, if not nn.Linear
+
     def __init__(
         self,
         in_features: int,
