@@ -1,4 +1,4 @@
-"""Edges of a state dict taken over by a model that has others."""
+"""Edges of a state dict taken over by a model that has others: at once, or whenever a state is loaded."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from . import matching
 from .arguments import check_of_model, check_parts
@@ -54,3 +55,43 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
         change.layers()
         model.load_state_dict(state)
     change.optimizer()
+
+
+def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> RemovableHandle:
+    """From now on the model goes on with the edges of each state that is loaded into it, as by io.adopt.
+
+    For trainers that call ``load_state_dict`` themselves: Lightning, accelerate's ``load_state``, transformers'
+    Trainer. Parts of a state are loaded as far as they reach, with ``strict=False``. Layers whose edges agree are
+    loaded as usual.
+
+    Args:
+        model: any module; a wrapper that is loaded in its place, such as DistributedDataParallel, is served too.
+        optimizer: of its parameters; what it holds for edges that stay is carried along.
+
+    Returns:
+        A handle: ``handle.remove()`` ends it, and so does leaving a ``with`` block of it.
+
+    Raises:
+        TypeError, ValueError: as io.adopt, and so does each load, before it has changed anything.
+
+    Example:
+        >>> from sparsetrain.nn import SparseLinear
+        >>> model, other = SparseLinear(20, 10, density=0.1), SparseLinear(20, 10, density=0.1)
+        >>> with adopt_on_load(other):
+        ...     _ = other.load_state_dict(model.state_dict())
+        >>> other.topology.digest == model.topology.digest
+        True
+    """
+    where = "io.adopt_on_load"
+    check_parts(where, model, optimizer)
+    check_of_model(where, model, optimizer)
+
+    def before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        own = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
+        own = matching.upgraded(where, module, own)
+        waiting = {name: layer for name, layer in matching.edge_layers(module).items() if not layer.awaits_edges}
+        change = changed_edges(where, optimizer, list(matching.with_other_edges(where, waiting, own).values()))
+        change.layers()
+        change.optimizer()
+
+    return model.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-any-return, no-untyped-call]

@@ -162,7 +162,8 @@ class LookupTable(nn.Module):
         return lookup(ids, self.weight, self.padding_idx)
 
     def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
-        if tracing.transforming():
+        # torch's embedding_bag by maximum would be exported for one number of bags alone
+        if tracing.transforming() or (self.pool == "max" and tracing.exporting()):
             return pooled(self._looked_up(ids), ids, offsets, str(self.pool), weights, self.padding_idx)
         if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
             return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
