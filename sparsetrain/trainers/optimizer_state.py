@@ -18,12 +18,12 @@ def keep_in_optimizer_state(evolver: Evolver) -> None:
     """
 
     def saved(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, KEY: evolver.state_dict()}
+        return {**state, KEY: evolver.state_dict() if _has_seen_the_edges(evolver) else None}
 
     def loaded(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        if KEY in state:
+        if KEY in state and state[KEY] is not None:
             evolver.load_state_dict(state[KEY])
-        else:
+        elif KEY not in state:
             warnings.warn(
                 "The state of the optimizer was saved without an Evolver: its schedule begins anew.", stacklevel=3
             )
@@ -31,3 +31,9 @@ def keep_in_optimizer_state(evolver: Evolver) -> None:
 
     evolver.optimizer.register_state_dict_post_hook(saved)
     evolver.optimizer.register_load_state_dict_pre_hook(loaded)
+
+
+def _has_seen_the_edges(evolver: Evolver) -> bool:
+    """Not where the model was loaded and the Evolver is yet to be: accelerate has an optimizer load its own state."""
+    histories = evolver.histories.items()
+    return all(history.topology.digest == evolver.modules[name].topology.digest for name, history in histories)
