@@ -132,7 +132,7 @@ def test_another_optimizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a Trainer with the optimizer that the Evolver has"):
         trainer.train()
     assert evolver.steps == 0
-    with pytest.raises(TypeError, match="expected evolver to be a Evolver"):
+    with pytest.raises(TypeError, match="expected evolver to be an Evolver"):
         EvolverCallback(trainer)
 
 

@@ -8,12 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear
+from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, TransposedSparseLinear
 
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias"},
     SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
+    TransposedSparseLinear: {"values", "bias", "_tied", "_listed", "_apart", "_own_topology", "sparse_grad", "_agreed"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
 
@@ -83,7 +84,7 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """
     for old, layer in new.items():
         for name, value in vars(old).items():
-            if "hook" in name or not (name in vars(layer) or name in OWN[type(old)]):
+            if "hook" in name or not (name in vars(layer) or name in OWN[kind_of(old)]):
                 vars(layer)[name] = value
         if old in layer.children():  # which would call its hooks a second time
             vars(old).update({name: type(value)() for name, value in vars(old).items() if name.endswith("_hooks")})

@@ -1,0 +1,246 @@
+"""Models that leave: a dense copy, ONNX, torch.export and AOTInductor."""
+
+import copy
+import subprocess
+import sys
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparsetrain as st
+from sparsetrain.nn import LookupTable, MaskedLinear, SparseDeltaLinear, SparseLinear
+
+# torch's own words in its exporters
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript.*"),
+]
+
+BATCH = torch.export.Dim("batch")
+
+
+class Block(nn.Module):
+    """A block of a vision transformer as timm writes it."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(0.1), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, dim = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, dim)
+        x = x + self.proj(y)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class ViT(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 16, 4, stride=4)
+        self.position = nn.Parameter(torch.zeros(1, 4, 16))
+        self.blocks = nn.Sequential(Block(16, 2))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.position
+        y: Tensor = self.head(self.blocks(x).mean(1))
+        return y
+
+
+class Basic(nn.Module):
+    """A small ResNet as torchvision writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(2), nn.Linear(32, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(images)).relu()
+        x = (x + self.bn2(self.conv2(x))).relu()
+        y: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return y
+
+
+def constrained() -> nn.Module:
+    layer = SparseLinear(20, 10, density=0.3)
+    st.constrain.positive(layer, project=True)
+    return nn.Sequential(layer)
+
+
+def tied() -> nn.Module:
+    encoder = SparseLinear(20, 10, density=0.3)
+    st.constrain.bounded(encoder, -0.1, 0.1, project=True)
+    return nn.Sequential(encoder, nn.Tanh(), encoder.transposed())
+
+
+def delta() -> nn.Module:
+    layer = SparseDeltaLinear(nn.Linear(20, 10), st.patterns.uniform((10, 20), 0.2))
+    nn.init.normal_(layer.values)
+    return nn.Sequential(layer)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "SparseLinear": (lambda: SparseLinear(20, 10, density=0.3), lambda: torch.randn(4, 20)),
+    "no bias, 3d": (lambda: SparseLinear(20, 10, density=0.3, bias=False), lambda: torch.randn(4, 6, 20)),
+    "full": (lambda: SparseLinear(20, 10, density=1.0), lambda: torch.randn(4, 20)),
+    "constrained": (constrained, lambda: torch.randn(4, 20)),
+    "tied": (tied, lambda: torch.randn(4, 20)),
+    "MaskedLinear": (lambda: MaskedLinear(20, 10, density=0.3), lambda: torch.randn(4, 20)),
+    "SparseDeltaLinear": (delta, lambda: torch.randn(4, 20)),
+    "Hierarchy": (
+        lambda: st.convert.from_hierarchy([("a", "m"), ("b", "m"), ("m", "o"), ("a", "o")]), lambda: torch.randn(4, 2)
+    ),
+    "LookupTable": (lambda: LookupTable(30, 4, padding_idx=2), lambda: torch.randint(30, (4, 3))),
+    "sum": (lambda: LookupTable(30, 4, pool="sum", padding_idx=2), lambda: torch.randint(30, (4, 3))),
+    "mean": (lambda: LookupTable(30, 4, pool="mean"), lambda: torch.randint(30, (4, 3))),
+    "max": (lambda: LookupTable(30, 4, pool="max", padding_idx=2), lambda: torch.randint(30, (4, 3))),
+    "ViT": (lambda: st.convert.sparsify(ViT(), {"blocks.*": 0.2}), lambda: torch.randn(4, 1, 8, 8)),
+    "ResNet": (lambda: st.convert.sparsify(Basic(), 0.2), lambda: torch.randn(4, 1, 8, 8)),
+}  # fmt: skip
+every_model = pytest.mark.parametrize("kind", MODELS)
+
+
+def made(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model in evaluation mode, an input, and one of another batch size."""
+    torch.manual_seed(0)
+    make, sample = MODELS[kind]
+    x = sample()
+    return make().eval(), x, torch.cat([x, sample()])
+
+
+# ---- a dense copy ----------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_a_dense_copy_computes_the_same(kind: str) -> None:
+    model, x, _ = made(kind)
+    before = copy.deepcopy(model.state_dict())
+    dense = st.convert.dense_copy(model)
+    assert not any(isinstance(m, st.nn.SparseLinear | MaskedLinear | SparseDeltaLinear) for m in dense.modules())
+    torch.testing.assert_close(dense(x), model(x))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert {p.data_ptr() for p in dense.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
+
+
+def test_zeros_are_exact_where_no_edge_is() -> None:
+    model = tied()
+    dense, mask = st.convert.dense_copy(model), model[0].topology.to_mask() != 0
+    assert torch.equal(dense[0].weight != 0, mask)
+    assert torch.equal(dense[2].weight != 0, mask.t())
+
+
+def test_a_dense_copy_keeps_mode_hooks_and_half_precision() -> None:
+    model = st.convert.sparsify(nn.Sequential(nn.Linear(20, 10)).to(torch.bfloat16), 0.3)
+    calls: list[int] = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    dense = st.convert.dense_copy(model)
+    x = torch.randn(4, 20, dtype=torch.bfloat16)
+    torch.testing.assert_close(dense(x), model(x), rtol=1e-2, atol=1e-2)
+    assert calls == [1, 1]
+    assert dense.training
+    assert {p.dtype for p in dense.parameters()} == {torch.bfloat16}
+    with pytest.raises(TypeError, match="expected a module, got dict"):
+        st.convert.dense_copy({})  # type: ignore[arg-type]
+
+
+# ---- torch.export ----------------------------------------------------------------------------------------------------
+
+
+@every_model
+@pytest.mark.parametrize("grad", [True, False])
+def test_torch_export_with_any_batch_size(kind: str, grad: bool) -> None:
+    model, x, other = made(kind)
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(nn.Sequential(model), (x,), dynamic_shapes=({0: BATCH},))
+        torch.testing.assert_close(program.module()(other), model(other))
+        torch.testing.assert_close(program.run_decompositions().module()(other), model(other))
+
+
+def test_an_exported_program_is_saved_and_trains(tmp_path: Path) -> None:
+    model, x, other = made("ViT")
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=({0: BATCH},)), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    program(other).square().sum().backward()
+    model(other).square().sum().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(program.get_parameter(name).grad, p.grad)
+
+
+ELSEWHERE = """
+import sys, torch
+{}
+file, data = sys.argv[1:]
+x, expected = torch.load(data)
+torch.testing.assert_close(torch._inductor.aoti_load_package(file)(x), expected)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles C++, and there is no g++")
+def test_aot_inductor(tmp_path: Path) -> None:
+    """In a process of its own: it runs where sparsetrain is imported, and says what is missing where it is not."""
+    model, x, other = made("SparseLinear")
+    with torch.no_grad():
+        program = torch.export.export(nn.Sequential(model, nn.ReLU()), (x,), dynamic_shapes=({0: BATCH},))
+        torch.save((other, model(other).relu()), tmp_path / "data.pt")
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    for line, code in (("import sparsetrain", 0), ("", 1)):
+        command = [sys.executable, "-c", ELSEWHERE.format(line), package, str(tmp_path / "data.pt")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    assert "Could not find schema for sparsetrain::spmm" in done.stderr
+
+
+# ---- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def exported(model: nn.Module, x: Tensor, path: Path) -> tuple[Any, Any]:
+    onnx = pytest.importorskip("onnx", reason="needs the extra test")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra test")
+    pytest.importorskip("onnxscript", reason="needs the extra test")
+    st.convert.to_onnx(model, (x,), path, dynamic_shapes=({0: BATCH},))
+    return onnx.load(path), runtime.InferenceSession(str(path))
+
+
+@every_model
+def test_onnx_computes_the_same(kind: str, tmp_path: Path) -> None:
+    model, x, other = made(kind)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    _, session = exported(model, x, tmp_path / "model.onnx")
+    assert model.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    [y] = session.run(None, {session.get_inputs()[0].name: other.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(y), model.eval()(other), rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_in_an_onnx_file_are_exact(tmp_path: Path) -> None:
+    model, x, _ = made("ViT")
+    content, _ = exported(model, x, tmp_path / "model.onnx")
+    weights = [torch.from_numpy(numbers(tensor)) for tensor in content.graph.initializer]
+    for layer in model.modules():
+        if isinstance(layer, SparseLinear):
+            dense = layer.to_dense().weight.detach()
+            assert any(torch.equal(dense, w) or torch.equal(dense.t(), w) for w in weights if w.ndim == 2)
+
+
+def numbers(tensor: Any) -> Any:
+    return pytest.importorskip("onnx").numpy_helper.to_array(tensor).copy()
+
+
+def test_what_to_onnx_refuses(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected args to be a tuple of inputs, got Tensor"):
+        st.convert.to_onnx(SparseLinear(3, 2, density=0.5), torch.ones(1, 3), tmp_path / "m.onnx")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
