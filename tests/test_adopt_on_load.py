@@ -79,7 +79,9 @@ def test_nothing_is_changed_by_a_state_that_is_refused() -> None:
         model.load_state_dict(damaged)
     assert identical(model.state_dict(), before)
     with pytest.raises(ValueError, match=r"expected edges of shape \(20, 12\), the checkpoint has \(20, 13\)"):
-        model.load_state_dict({**damaged, **{f"0.{k}": v for k, v in SparseLinear(13, 20, density=0.1).state_dict().items()}})
+        model.load_state_dict(
+            {**damaged, **{f"0.{k}": v for k, v in SparseLinear(13, 20, density=0.1).state_dict().items()}}
+        )
     with pytest.raises(ValueError, match="expected an optimizer of this Sequential"):
         st.io.adopt_on_load(model, trained(network(1)))
     with pytest.raises(TypeError, match=r"io.adopt_on_load: expected model to be a torch.nn.Module, got OrderedDict"):

@@ -56,7 +56,11 @@ def test_the_copy_is_a_copy() -> None:
         ({"pointers_to_1": [0, 1, 3], "indices_1": [0, 0, 5]}, (IndexError, ValueError), "expected"),
         ({"pointers_to_1": [0, 9, 3], "indices_1": [0, 0, 1]}, (IndexError, ValueError), "expected"),
         ({"pointers_to_1": [0, 1, 3], "indices_1": [0, 1, 1]}, ValueError, "expected"),
-        ({"pointers_to_1": [0, 1, 3], "indices_1": [0, 0, 1], "fill": True, "fill_value": 1.0}, ValueError, "zero fill value"),
+        (
+            {"pointers_to_1": [0, 1, 3], "indices_1": [0, 0, 1], "fill": True, "fill_value": 1.0},
+            ValueError,
+            "zero fill value",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(given: Any, error: Any, message: str) -> None:

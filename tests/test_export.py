@@ -1,9 +1,9 @@
 """Models that leave: a dense copy, ONNX, torch.export and AOTInductor."""
 
 import copy
+import shutil
 import subprocess
 import sys
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

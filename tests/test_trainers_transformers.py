@@ -196,10 +196,12 @@ def test_what_from_pretrained_refuses(tmp_path: Path) -> None:
     torch.manual_seed(0)
     dense = transformers.BertModel(transformers.BertConfig(**SIZES))
     dense.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="expected layers over edges in .*, found none. Use BertModel.from_pretrained"):
+    with pytest.raises(
+        ValueError, match=r"expected layers over edges in .*, found none. Use BertModel.from_pretrained"
+    ):
         from_pretrained(transformers.BertModel, tmp_path)
-    with pytest.raises(TypeError, match="expected a class of models such as BertModel, got .*AutoModel"):
+    with pytest.raises(TypeError, match=r"expected a class of models such as BertModel, got .*AutoModel"):
         from_pretrained(transformers.AutoModel, tmp_path)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(OSError, match="expected model.safetensors in"):
+    with pytest.raises(OSError, match=r"expected model.safetensors in"):
         from_pretrained(transformers.BertModel, tmp_path / "nothing")

@@ -31,7 +31,7 @@ def _lightning() -> Any:
 _Callback: Any = _lightning().Callback
 
 
-class EvolverCallback(_Callback):  # type: ignore[misc]
+class EvolverCallback(_Callback):
     """Changes the edges of a LightningModule while it trains.
 
     The Evolver is made when training starts, of the optimizer that has the values, and steps after each step of it:

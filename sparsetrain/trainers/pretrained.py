@@ -54,16 +54,17 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
         raise TypeError(f"{WHERE}: expected a class of models such as BertModel, got {kind!r}.")
     edges = _edges(_files(name, {key: options[key] for key in OF_FILES if key in options}))
     if not edges:
-        raise ValueError(f"{WHERE}: expected layers over edges in {name}, found none. Use {kind.__name__}.from_pretrained.")
+        raise ValueError(
+            f"{WHERE}: expected layers over edges in {name}, found none. Use {kind.__name__}.from_pretrained."
+        )
 
     def made_sparse(model: Any, config: Any, *rest: Any, **more: Any) -> None:
         kind.__init__(model, config, *rest, **more)
         masks = {_place(model, layer): topology for layer, topology in edges.items()}
         sparsify(model, masks={layer: topology for layer, topology in masks.items() if layer is not None})
 
-    model = type(kind.__name__, (kind,), {"__init__": made_sparse, "__module__": kind.__module__}).from_pretrained(
-        name, *arguments, **options
-    )
+    sparse: Any = type(kind.__name__, (kind,), {"__init__": made_sparse, "__module__": kind.__module__})
+    model = sparse.from_pretrained(name, *arguments, **options)
     (model[0] if isinstance(model, tuple) else model).__class__ = kind
     return model
 

@@ -18,7 +18,7 @@ from .pretrained import from_pretrained as from_pretrained
 _log = logging.get_logger(__name__)
 
 
-class EvolverCallback(TrainerCallback):  # type: ignore[misc]
+class EvolverCallback(TrainerCallback):
     """Lets an Evolver step while a Trainer trains, after each step of the optimizer.
 
     Make the Evolver of the model and of an optimizer, and pass the Trainer that optimizer. Checkpoints of the Trainer
