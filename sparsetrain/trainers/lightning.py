@@ -73,7 +73,7 @@ class EvolverCallback(_Callback):
 
     @property
     def state_key(self) -> str:
-        """What its state is called in a checkpoint: callbacks of other layers have others."""
+        """The name of its state in a checkpoint, which differs for callbacks of other layers."""
         return str(self._generate_state_key(layers=repr(self.options.get("layers"))))
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

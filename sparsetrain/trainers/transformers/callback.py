@@ -1,4 +1,4 @@
-"""transformers: edges that change under its Trainer, and sparse models from save_pretrained."""
+"""Edges that change under the Trainer of transformers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,12 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .. import evolve, io
-from ..convert.summaries import summary
-from ..evolve import Change, Evolver
-from ..evolve.chosen import check_kinds
-from ..optim.wrapped import unwrapped
+from ... import evolve, io
+from ...convert.summaries import summary
+from ...evolve import Change, Evolver
+from ...evolve.chosen import check_kinds
+from ...optim.wrapped import unwrapped
 from .optimizer_state import keep_in_optimizer_state
-from .pretrained import from_pretrained as from_pretrained
 
 _log = logging.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from ..convert import sparsify
-from ..edges.stored_edges import KEY, unpacked
-from ..structure.topology import Topology
+from ...convert import sparsify
+from ...edges.stored_edges import KEY, unpacked
+from ...structure.topology import Topology
 
 WHERE = "trainers.transformers.from_pretrained"
 OF_FILES = "cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from ..evolve import Evolver
+from ...evolve import Evolver
 
 KEY = "evolver"
 
