@@ -136,10 +136,32 @@ def test_another_optimizer_is_refused(tmp_path: Path) -> None:
         EvolverCallback(trainer)
 
 
+def test_two_evolvers_of_one_optimizer() -> None:
+    def of(seed: int) -> tuple[Any, list[Any]]:
+        model = classifier(seed)
+        optimizer = st.optim.AdamW(model.parameters(), lr=0.01)
+        rules = st.evolve.SET(), st.evolve.GMP()
+        schedules = SCHEDULE, st.evolve.Linear(interval=1, stop=9, final_density=0.1)
+        each = zip(rules, schedules, ("*attention*", "*intermediate*"), strict=True)
+        evolvers = [st.evolve.Evolver(model, optimizer, rule, when, layers=name) for rule, when, name in each]
+        for evolver in evolvers:
+            EvolverCallback(evolver)
+        return model, evolvers
+
+    (model, evolvers), (other, others) = of(0), of(5)
+    for _ in range(4):
+        for evolver in evolvers:
+            evolver.step()
+    other.load_state_dict(model.state_dict())
+    others[0].optimizer.load_state_dict(evolvers[0].optimizer.state_dict())
+    assert [evolver.steps for evolver in others] == [4, 4]
+    assert_same(other, model)
+
+
 def test_a_state_without_an_evolver_is_said(tmp_path: Path) -> None:
     optimizer = st.optim.AdamW(classifier(0).parameters(), lr=0.01)
     _, evolver = training(classifier(0), tmp_path)
-    assert "evolver" in evolver.optimizer.state_dict()
+    assert evolver.optimizer.state_dict()["evolvers"][0]["steps"] == 0
     with pytest.warns(UserWarning, match="saved without an Evolver"):
         evolver.optimizer.load_state_dict(optimizer.state_dict())
 

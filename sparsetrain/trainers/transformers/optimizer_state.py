@@ -5,7 +5,7 @@ from typing import Any
 
 from ...evolve import Evolver
 
-KEY = "evolver"
+KEY = "evolvers"  # of one optimizer, in the order in which they were made
 
 
 def keep_in_optimizer_state(evolver: Evolver) -> None:
@@ -18,16 +18,19 @@ def keep_in_optimizer_state(evolver: Evolver) -> None:
     """
 
     def saved(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, KEY: evolver.state_dict() if _has_seen_the_edges(evolver) else None}
+        own = evolver.state_dict() if _has_seen_the_edges(evolver) else None
+        return {**state, KEY: [*state.get(KEY, ()), own]}
 
     def loaded(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        if KEY in state and state[KEY] is not None:
-            evolver.load_state_dict(state[KEY])
-        elif KEY not in state:
+        if not state.get(KEY):
             warnings.warn(
                 "The state of the optimizer was saved without an Evolver: its schedule begins anew.", stacklevel=3
             )
-        return {key: value for key, value in state.items() if key != KEY}
+            return state
+        own, *others = state[KEY]
+        if own is not None:
+            evolver.load_state_dict(own)
+        return {**state, KEY: others}
 
     evolver.optimizer.register_state_dict_post_hook(saved)
     evolver.optimizer.register_load_state_dict_pre_hook(loaded)

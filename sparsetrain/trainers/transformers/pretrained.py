@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
@@ -61,7 +60,7 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
     def made_sparse(model: Any, config: Any, *rest: Any, **more: Any) -> None:
         kind.__init__(model, config, *rest, **more)
         masks = {_place(model, layer): topology for layer, topology in edges.items()}
-        sparsify(model, masks={layer: topology for layer, topology in masks.items() if layer is not None})
+        sparsify(model, masks={layer: topology for layer, topology in masks.items() if layer})
 
     sparse: Any = type(kind.__name__, (kind,), {"__init__": made_sparse, "__module__": kind.__module__})
     model = sparse.from_pretrained(name, *arguments, **options)
@@ -72,11 +71,9 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
 def _place(model: Any, layer: str) -> str | None:
     """The name of a saved layer in the model, which may have the saved one as its base or be the base of it."""
     base = model.base_model_prefix
+    modules = dict(model.named_modules())
     for name in (layer, f"{base}.{layer}", layer.removeprefix(f"{base}.")):
-        found: Any = model
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, nn.Module):
+        if name in modules:
             return name
     return None  # of a head that this class has not
 
