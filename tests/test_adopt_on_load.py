@@ -1,6 +1,7 @@
 """io.adopt_on_load and evolve.attach: what trainers of others do to models and optimizers by themselves."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -67,6 +68,18 @@ def test_what_an_optimizer_holds_goes_along() -> None:
     with st.io.adopt_on_load(model, optimizer):
         model.load_state_dict(smaller.state_dict())
     assert torch.equal(optimizer.state[model[0].values]["exp_avg"], moments[10:])
+
+
+def test_copies_of_a_model_adopt_too_and_leave_the_optimizer_alone() -> None:
+    model = network(0)
+    optimizer = trained(model)
+    before = {key: tensor.clone() for key, tensor in optimizer.state[model[0].values].items()}
+    st.io.adopt_on_load(model, optimizer)
+    state = network(1, 0.2).state_dict()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        twin.load_state_dict(state)
+        assert identical(twin.state_dict(), state)
+    assert identical(dict(optimizer.state[model[0].values]), before)
 
 
 def test_nothing_is_changed_by_a_state_that_is_refused() -> None:

@@ -222,6 +222,10 @@ def test_what_from_pretrained_refuses(tmp_path: Path) -> None:
         ValueError, match=r"expected layers over edges in .*, found none. Use BertModel.from_pretrained"
     ):
         from_pretrained(transformers.BertModel, tmp_path)
+    model = classifier(0)
+    model.bert.save_pretrained(tmp_path / "sparse")
+    with pytest.raises(ValueError, match=r"expected layers named as in .*, GPT2Model has none of \['encoder"):
+        from_pretrained(transformers.GPT2Model, tmp_path / "sparse", config=transformers.GPT2Config(n_embd=8, n_head=2))
     with pytest.raises(TypeError, match=r"expected a class of models such as BertModel, got .*AutoModel"):
         from_pretrained(transformers.AutoModel, tmp_path)
     (tmp_path / "nothing").mkdir()

@@ -13,6 +13,8 @@ from .arguments import check_of_model, check_parts
 from .checkpoint import undone_on_error
 from .matching import changed_edges
 
+ON_LOAD = "io.adopt_on_load"
+
 
 def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
     """Load a state dict whose layers have other edges than the model's: the model goes on with the stored ones.
@@ -82,16 +84,25 @@ def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> Remov
         >>> other.topology.digest == model.topology.digest
         True
     """
-    where = "io.adopt_on_load"
-    check_parts(where, model, optimizer)
-    check_of_model(where, model, optimizer)
+    check_parts(ON_LOAD, model, optimizer)
+    check_of_model(ON_LOAD, model, optimizer)
+    return model.register_load_state_dict_pre_hook(_Adopting(optimizer))  # type: ignore[no-any-return, no-untyped-call]
 
-    def before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+
+class _Adopting:
+    """The hook: an object, as models are pickled with it. A copy of the model is none of the optimizer's."""
+
+    def __init__(self, optimizer: Optimizer | None = None) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
         own = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
-        own = matching.upgraded(where, module, own)
-        waiting = {name: layer for name, layer in matching.edge_layers(module).items() if not layer.awaits_edges}
-        change = changed_edges(where, optimizer, list(matching.with_other_edges(where, waiting, own).values()))
+        own = matching.upgraded(ON_LOAD, module, own)
+        layers = {name: layer for name, layer in matching.edge_layers(module).items() if not layer.awaits_edges}
+        adopted = matching.with_other_edges(ON_LOAD, layers, own)
+        change = changed_edges(ON_LOAD, self.optimizer, list(adopted.values()))
         change.layers()
         change.optimizer()
 
-    return model.register_load_state_dict_pre_hook(before_loading)  # type: ignore[no-any-return, no-untyped-call]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Adopting, ()

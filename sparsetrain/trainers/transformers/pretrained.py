@@ -11,6 +11,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from ...convert import sparsify
+from ...edges.module import EdgeModule
 from ...edges.stored_edges import KEY, unpacked
 from ...structure.topology import Topology
 
@@ -23,7 +24,7 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
 
     The layers whose edges are in the files are made sparse, with these edges; all others are as the class makes them.
     Tied weights, data types, device maps and reports are transformers' own. A class that calls sparsify in its
-    ``__init__`` needs none of this: its own from_pretrained works.
+    ``__init__`` needs none of this, its own from_pretrained works.
 
     Args:
         kind: the class of the model, such as BertForSequenceClassification. It may have another head than the saved
@@ -59,8 +60,13 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
 
     def made_sparse(model: Any, config: Any, *rest: Any, **more: Any) -> None:
         kind.__init__(model, config, *rest, **more)
-        masks = {_place(model, layer): topology for layer, topology in edges.items()}
-        sparsify(model, masks={layer: topology for layer, topology in masks.items() if layer})
+        modules = dict(model.named_modules())
+        places = {_place(modules, model.base_model_prefix, layer): topology for layer, topology in edges.items()}
+        if not any(places):
+            raise ValueError(f"{WHERE}: expected layers named as in {name}, {kind.__name__} has none of {list(edges)}.")
+        masks = {k: mask for k, mask in places.items() if k and not isinstance(modules[k], EdgeModule)}
+        if masks:
+            sparsify(model, masks=masks)
 
     sparse: Any = type(kind.__name__, (kind,), {"__init__": made_sparse, "__module__": kind.__module__})
     model = sparse.from_pretrained(name, *arguments, **options)
@@ -68,14 +74,10 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
     return model
 
 
-def _place(model: Any, layer: str) -> str | None:
-    """The name of a saved layer in the model, which may have the saved one as its base or be the base of it."""
-    base = model.base_model_prefix
-    modules = dict(model.named_modules())
-    for name in (layer, f"{base}.{layer}", layer.removeprefix(f"{base}.")):
-        if name in modules:
-            return name
-    return None  # of a head that this class has not
+def _place(modules: Mapping[str, Any], base: str, layer: str) -> str | None:
+    """The name of a saved layer in a model, which may have the saved one as its base or be the base of it."""
+    names = (layer, f"{base}.{layer}", layer.removeprefix(f"{base}."))
+    return next((name for name in names if name in modules), None)  # None: of a head that this class has not
 
 
 def _files(name: Any, options: Mapping[str, Any]) -> list[str]:
