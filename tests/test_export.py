@@ -55,9 +55,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         lambda: st.convert.from_hierarchy([("a", "m"), ("b", "m"), ("m", "o"), ("a", "o")]), lambda: torch.randn(4, 2)
     ),
     "LookupTable": (lambda: LookupTable(30, 4, padding_idx=2), lambda: torch.randint(30, (4, 3))),
-    "sum": (lambda: LookupTable(30, 4, pool="sum", padding_idx=2), lambda: torch.randint(30, (4, 3))),
-    "mean": (lambda: LookupTable(30, 4, pool="mean"), lambda: torch.randint(30, (4, 3))),
-    "max": (lambda: LookupTable(30, 4, pool="max", padding_idx=2), lambda: torch.randint(30, (4, 3))),
+    "bag sum": (lambda: LookupTable(30, 4, pool="sum", padding_idx=2), lambda: torch.randint(30, (4, 3))),
+    "bag mean": (lambda: LookupTable(30, 4, pool="mean"), lambda: torch.randint(30, (4, 3))),
+    "bag max": (lambda: LookupTable(30, 4, pool="max", padding_idx=2), lambda: torch.randint(30, (4, 3))),
     "ViT": (lambda: st.convert.sparsify(VisionTransformer(), {"blocks.*": 0.2}), lambda: torch.randn(4, 1, 8, 8)),
     "ResNet": (lambda: st.convert.sparsify(ResNet(), 0.2), lambda: torch.randn(4, 1, 8, 8)),
 }  # fmt: skip
@@ -111,13 +111,14 @@ def test_a_dense_copy_keeps_mode_hooks_and_half_precision() -> None:
 
 
 @every_model
-@pytest.mark.parametrize("grad", [True, False])
-def test_torch_export_with_any_batch_size(kind: str, grad: bool) -> None:
+def test_torch_export_with_any_batch_size(kind: str) -> None:
     model, x, other = made(kind)
-    with torch.set_grad_enabled(grad):
-        program = torch.export.export(nn.Sequential(model), (x,), dynamic_shapes=({0: BATCH},))
-        torch.testing.assert_close(program.module()(other), model(other))
-        torch.testing.assert_close(program.run_decompositions().module()(other), model(other))
+    for grad in (True, False) if "bag" in kind or kind == "LookupTable" else (False,):
+        with torch.set_grad_enabled(grad):
+            program = torch.export.export(nn.Sequential(model), (x,), dynamic_shapes=({0: BATCH},))
+            torch.testing.assert_close(program.module()(other), model(other))
+        if not grad:
+            assert not [node for node in program.graph.nodes if "sparsetrain.lookup" in str(node.target)]
 
 
 def test_an_exported_program_is_saved_and_trains(tmp_path: Path) -> None:
@@ -132,9 +133,13 @@ def test_an_exported_program_is_saved_and_trains(tmp_path: Path) -> None:
 
 ELSEWHERE = """
 import sys, torch
-{}
 file, data = sys.argv[1:]
 x, expected = torch.load(data)
+try:
+    torch._inductor.aoti_load_package(file)
+except RuntimeError as error:
+    print(error)
+import sparsetrain
 torch.testing.assert_close(torch._inductor.aoti_load_package(file)(x), expected)
 """
 
@@ -142,17 +147,20 @@ torch.testing.assert_close(torch._inductor.aoti_load_package(file)(x), expected)
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor compiles C++, and there is no g++")
 def test_aot_inductor(tmp_path: Path) -> None:
-    """In a process of its own: it runs where sparsetrain is imported, and says what is missing where it is not."""
+    """In a process of its own: it runs once sparsetrain is imported, and says what is missing before."""
     model, x, other = made("SparseLinear")
     with torch.no_grad():
-        program = torch.export.export(nn.Sequential(model, nn.ReLU()), (x,), dynamic_shapes=({0: BATCH},))
-        torch.save((other, model(other).relu()), tmp_path / "data.pt")
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-    for line, code in (("import sparsetrain", 0), ("", 1)):
-        command = [sys.executable, "-c", ELSEWHERE.format(line), package, str(tmp_path / "data.pt")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-    assert "Could not find schema for sparsetrain::spmm" in done.stderr
+        program = torch.export.export(nn.Sequential(model), (x,), dynamic_shapes=({0: BATCH},))
+        torch.save((other, model(other)), tmp_path / "data.pt")
+    package = torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(tmp_path / "model.pt2"),
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},  # of the C++, which takes long
+    )
+    command = [sys.executable, "-c", ELSEWHERE, str(package), str(tmp_path / "data.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Could not find schema for sparsetrain::spmm" in done.stdout
 
 
 # ---- ONNX ------------------------------------------------------------------------------------------------------------
@@ -166,8 +174,9 @@ def exported(model: nn.Module, x: Tensor, path: Path) -> tuple[Any, Any]:
     return onnx.load(path), runtime.InferenceSession(str(path))
 
 
-@every_model
+@pytest.mark.parametrize("kind", ["tied", "LookupTable", "bag sum", "bag max", "ResNet"])
 def test_onnx_computes_the_same(kind: str, tmp_path: Path) -> None:
+    """What else there is comes as a dense copy, which is compared above."""
     model, x, other = made(kind)
     model.train()
     before = copy.deepcopy(model.state_dict())
