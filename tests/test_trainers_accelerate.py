@@ -109,3 +109,13 @@ def test_without_adopting_other_edges_are_refused(tmp_path: Path) -> None:
     accelerator.prepare(net)
     with pytest.raises(RuntimeError, match="go on with the stored edges"):
         accelerator.load_state(tmp_path)
+
+
+def test_a_file_of_a_prepared_optimizer_is_one_of_the_optimizer_inside(tmp_path: Path) -> None:
+    one, net = Prepared(network(0), RIGL), network(5)
+    one.train(0, 10)
+    st.io.save(tmp_path / "training.st", one.net, one.optimizer)
+    optimizer = st.optim.AdamW(net.parameters())
+    st.io.load(tmp_path / "training.st", net, optimizer, topology="adopt")
+    assert_same(net, one.net)
+    assert torch.equal(optimizer.state[net[0].values]["exp_avg"], one.optimizer.state[one.net[0].values]["exp_avg"])

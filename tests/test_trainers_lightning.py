@@ -1,6 +1,8 @@
 """EvolverCallback under Lightning: the same training as in a loop of one's own, from checkpoints too."""
 
 import copy
+import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +215,23 @@ def test_a_second_fit_goes_on(tmp_path: Path, rule: Any) -> None:
         trainer(tmp_path, callback, max_steps=4).fit(model, batches())
     assert callback.evolver is not None
     assert callback.evolver.steps == 8
+
+
+def test_what_is_no_rule_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"EvolverCallback: expected rule to be a Rule, got .*Pass rule=SET\(...\)"):
+        EvolverCallback(st.evolve.SET, SCHEDULE)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="layer"):
+        EvolverCallback(st.evolve.SET(), SCHEDULE, layer="net.0")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers"])
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for missing in ("lightning", "lightning.pytorch", "pytorch_lightning", "transformers"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    for ours in [module for module in sys.modules if module.startswith("sparsetrain.trainers.")]:
+        monkeypatch.delitem(sys.modules, ours)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install sparsetrain\[{name}\]"):
+        importlib.import_module(f"sparsetrain.trainers.{name}")
 
 
 class Two(Module):

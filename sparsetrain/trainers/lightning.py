@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from .. import evolve, io
 from ..convert.summaries import summary
 from ..evolve import Change, Evolver, Rule, Schedule
-from ..evolve.chosen import chosen
+from ..evolve.chosen import check_kinds, chosen
 from ..evolve.numbers import trained
 from ..extras import needed
 
@@ -46,14 +47,15 @@ class EvolverCallback(_Callback):
         rule: which edges go and come, see evolve.
         schedule: when, and how many.
         on_change: gets each Change, for instance to let an average of weights follow (``change.follow``).
-        options: of Evolver: ``layers`` (by their names in the LightningModule), ``distribution``, ``warm_up``,
-            ``generator``, ``group``.
+        layers: which ones change, by their names in the LightningModule; as Evolver takes them, and so are
+            distribution, warm_up, generator and group.
 
     Attributes:
         evolver: the Evolver, from the start of the training on.
 
     Raises:
-        ValueError: when training starts, with what Evolver raises; or the layers' values are in several optimizers.
+        TypeError: no rule, no schedule. ValueError: as training starts, what Evolver raises; or the layers' values are
+            in several optimizers.
 
     Example:
         >>> from sparsetrain import evolve
@@ -63,9 +65,12 @@ class EvolverCallback(_Callback):
     """
 
     def __init__(
-        self, rule: Rule, schedule: Schedule, *, on_change: Callable[[Change], Any] | None = None, **options: Any
-    ) -> None:
-        self.rule, self.schedule, self.on_change, self.options = rule, schedule, on_change, options
+        self, rule: Rule, schedule: Schedule, *, on_change: Callable[[Change], Any] | None = None, layers: Any = None,
+        distribution: str = "uniform", warm_up: int = 0, generator: torch.Generator | None = None, group: Any = None,
+    ) -> None:  # fmt: skip
+        check_kinds("EvolverCallback", rule=(rule, Rule), schedule=(schedule, Schedule))
+        self.rule, self.schedule, self.on_change, self.layers = rule, schedule, on_change, layers
+        self.options = {"distribution": distribution, "warm_up": warm_up, "generator": generator, "group": group}
         self.evolver: Evolver | None = None
         self._saved: Mapping[str, Any] | None = None  # the state of an Evolver that is yet to be made
         self._handles: list[Any] = []
@@ -74,7 +79,7 @@ class EvolverCallback(_Callback):
     @property
     def state_key(self) -> str:
         """The name of its state in a checkpoint, which differs for callbacks of other layers."""
-        return str(self._generate_state_key(layers=repr(self.options.get("layers"))))
+        return str(self._generate_state_key(layers=repr(self.layers)))
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Edges of the checkpoint that is loaded next are those that the module goes on with."""
@@ -90,9 +95,9 @@ class EvolverCallback(_Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the Evolver: model and optimizers are as the checkpoint has them."""
         saved = self.evolver.state_dict() if self.evolver and not self._saved else self._saved  # fitted once more
-        optimizer = _optimizer(pl_module, trainer.optimizers, self.options.get("layers"))
+        optimizer = _optimizer(pl_module, trainer.optimizers, self.layers)
         rule = copy.deepcopy(self.rule)  # which may keep something of a training
-        self.evolver = Evolver(pl_module, optimizer, rule, self.schedule, **self.options)
+        self.evolver = Evolver(pl_module, optimizer, rule, self.schedule, layers=self.layers, **self.options)
         if saved is not None:
             self.evolver.load_state_dict(saved)
         self._saved, self._loggers = None, trainer.loggers
