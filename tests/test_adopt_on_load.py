@@ -51,7 +51,11 @@ def test_wrappers_and_parts_of_a_state() -> None:
     wrapped.load_state_dict(AveragedModel(other, use_buffers=True).state_dict())
     assert identical(model.state_dict(), other.state_dict())
 
-    third = network(2).state_dict()
+    parallel, third = nn.DataParallel(network(3)), network(2).state_dict()
+    st.io.adopt_on_load(parallel)
+    parallel.module.load_state_dict(third)
+    assert identical(parallel.module.state_dict(), third)
+
     part = {key: tensor for key, tensor in third.items() if key.startswith("0.")}
     model.load_state_dict(part, strict=False)
     assert identical(model[0].state_dict(), {key[2:]: tensor for key, tensor in part.items()})

@@ -153,11 +153,12 @@ def test_a_training_that_was_interrupted_goes_on(tmp_path: Path, rule: Any, sche
     assert resumed[0].topology.digest not in (before, half[0].topology.digest)
     assert_same(resumed, whole)
 
-    other = network(4)
-    trainer(tmp_path, EvolverCallback(rule, schedule)).validate(
-        Module(other), batches(), ckpt_path=tmp_path / "half.ckpt", verbose=False
-    )
+    other, callback = network(4), EvolverCallback(rule, schedule)
+    one = trainer(tmp_path, callback, max_epochs=1)
+    one.validate(Module(other), batches(), ckpt_path=tmp_path / "half.ckpt", verbose=False)
     assert_same(other, half)
+    one.fit(Module(network(6)), batches())  # of another model, from the beginning
+    assert callback.evolver.steps == 10
 
 
 def test_changes_are_logged_and_handed_on(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ..evolve.chosen import named_modules
 from . import matching
 from .arguments import check_of_model, check_parts
 from .checkpoint import undone_on_error
@@ -67,7 +68,7 @@ def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> Remov
     loaded as usual.
 
     Args:
-        model: any module; a wrapper that is loaded in its place, such as DistributedDataParallel, is served too.
+        model: any module; states may be loaded into it or into a wrapper around it, such as DistributedDataParallel.
         optimizer: of its parameters; what it holds for edges that stay is carried along.
 
     Returns:
@@ -86,7 +87,8 @@ def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> Remov
     """
     check_parts(ON_LOAD, model, optimizer)
     check_of_model(ON_LOAD, model, optimizer)
-    return model.register_load_state_dict_pre_hook(_Adopting(optimizer))  # type: ignore[no-any-return, no-untyped-call]
+    inner: Any = named_modules(model)[""]  # which is loaded through whatever is wrapped around it, or by itself
+    return inner.register_load_state_dict_pre_hook(_Adopting(optimizer))  # type: ignore[no-any-return]
 
 
 class _Adopting:

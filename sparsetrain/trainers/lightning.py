@@ -84,6 +84,7 @@ class EvolverCallback(_Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Edges of the checkpoint that is loaded next are those that the module goes on with."""
         self._release()
+        self._saved = None  # of a checkpoint that was loaded to validate or to test
         self._handles.append(io.adopt_on_load(pl_module))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
