@@ -54,7 +54,10 @@ templates_path = ["_templates"]
 exclude_patterns = ["programs"]  # the gallery is made of them
 highlight_language = "none"  # of blocks that do not say theirs
 
-autosummary_context = {"public": {room: public_names(room) for room in ("sparsetrain", *rooms)}}  # for module.rst
+trainers = ["sparsetrain.trainers.lightning", "sparsetrain.trainers.transformers"]  # a page each
+autosummary_context = {
+    "public": {room: public_names(room) for room in ("sparsetrain", *rooms, *trainers)}
+}  # for module.rst
 autodoc_typehints = "signature"
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"

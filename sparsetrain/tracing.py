@@ -55,6 +55,11 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether torch.export is tracing."""
+    return torch.compiler.is_exporting()
+
+
 def recording() -> bool:
     """Whether torch.jit.trace or the TorchScript exporter of ONNX is recording operators."""
     return not compiling() and torch._C._get_tracing_state() is not None

@@ -90,9 +90,19 @@ def public_names() -> Iterator[str]:
         elif (PACKAGE / name).is_dir():
             yield from (f"sparsetrain.{name}.{member}" for _, member in imported(PACKAGE / name / "__init__.py"))
         else:
-            defined = ast.parse((PACKAGE / f"{name}.py").read_text()).body
-            names = {node.name for node in defined if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-            yield from (f"sparsetrain.{name}.{member}" for member in names if not member.startswith("_"))
+            yield from of_file(name)
+    yield from of_file("trainers.lightning")
+    yield from (
+        f"sparsetrain.trainers.transformers.{name}"
+        for _, name in imported(PACKAGE / "trainers/transformers/__init__.py")
+    )
+
+
+def of_file(module: str) -> Iterator[str]:
+    """The functions and classes that a file defines."""
+    defined = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text()).body
+    names = {node.name for node in defined if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    yield from (f"sparsetrain.{module}.{member}" for member in names if not member.startswith("_"))
 
 
 def imported(contents: Path) -> Iterator[tuple[str | None, str]]:

@@ -1,4 +1,4 @@
-"""Sparse layers in models of transformers, accelerate and Lightning, where these are installed."""
+"""Sparse layers in models of transformers, accelerate and Lightning."""
 
 import warnings
 from pathlib import Path
@@ -168,7 +168,7 @@ def test_a_hook_on_loading_adopts(tmp_path: Path) -> None:
 
 
 def test_lightning_loads_and_resumes(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("pytorch_lightning")
     x, y = torch.randn(32, 20), torch.randn(32, 5)
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
 

@@ -33,6 +33,7 @@ FLOORS: tuple[set[str], ...] = (
     {"nn", "optim"},
     {"convert", "evolve", "subtensor"},
     {"io", "data", "cli"},
+    {"trainers"},
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = 1  # the rooms of this floor are one family: files of structure that use each other
@@ -117,6 +118,15 @@ def test_triton_is_imported_where_it_computes() -> None:
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in top for alias in node.names} | {getattr(node, "module", "") for node in top}
         assert not {name.split(".")[0] for name in names if name} & {"sparsetrain_triton"}, path
+
+
+def test_trainers_of_others_are_imported_by_whoever_wants_them() -> None:
+    """Their packages take seconds to import, and are not installed everywhere."""
+    for path in FILES:
+        if "trainers" not in path.parts:
+            others = {name.split(".")[0] for name in imported(path)}
+            assert not others & {"lightning", "pytorch_lightning", "transformers", "accelerate", "onnx"}, path
+            assert "trainers" not in {room_of(name) for name in imported(path)}, path
 
 
 def test_every_room_has_a_name_that_says_something() -> None:

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
 from ..layer_names import by_any_name, stands_for
-from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention
+from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention, TransposedSparseLinear
 from ..nn.attention_parts import OF_ATTENTION
 from ..nn.sparse_convolution import CONVOLUTIONS
 
@@ -23,6 +23,7 @@ OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other a
     SparseMultiheadAttention: {"head_dim", "q_proj", "k_proj", "v_proj", "out_proj"},
     SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed", "_dense_kind"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
+    TransposedSparseLinear: {"values", "bias", "_tied", "_listed", "_apart", "_own_topology", "sparse_grad", "_agreed"},
     SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
 }
 OF_DENSE = {"weight", "bias", "transposed", "output_padding", "_reversed_padding_repeated_twice"}
@@ -147,7 +148,7 @@ def take_over(old: nn.Module, layer: Layer) -> Layer:
     for key in [key for key, hook in hooks.items() if isinstance(hook, BasePruningMethod)]:
         del hooks[key]
     for name, value in vars(old).items():
-        if "hook" in name or not (name in vars(layer) or name in own(type(old))):
+        if "hook" in name or not (name in vars(layer) or name in own(kind_of(old))):
             vars(layer)[name] = value
     return layer
 

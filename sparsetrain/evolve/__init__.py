@@ -1,5 +1,6 @@
 """Edges that change while a model trains: rules that choose them, schedules that say when."""
 
+from .attached import attach as attach
 from .cannistraci_hebb import CHT as CHT
 from .change import Change as Change
 from .change import LayerChange as LayerChange

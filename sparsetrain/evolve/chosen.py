@@ -21,7 +21,7 @@ def check_kinds(where: str, **given: tuple[Any, type]) -> None:
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             made = f" Pass {name}={value.__name__}(...), an object." if isinstance(value, type) else ""
-            article = "an" if kind is Optimizer else "a"
+            article = "an" if kind.__name__[0] in "AEIOU" else "a"
             raise TypeError(f"{where}: expected {name} to be {article} {kind.__name__}, got {value!r}.{made}")
 
 

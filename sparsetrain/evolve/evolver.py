@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from .. import checks
 from ..edges.module import EdgeModule
 from ..optim import carry
+from ..optim.wrapped import unwrapped
 from ..structure.edit import Edit
 from . import budget, checkpoint, evidence
 from . import chosen as of_model
@@ -36,7 +37,7 @@ class Evolver:
     Args:
         model: whose layers over edges (or masked layers) change; may be wrapped by torch.compile or
             DistributedDataParallel.
-        optimizer: of their values.
+        optimizer: of their values; may be wrapped by Lightning or accelerate.
         rule: which edges go and come: Static, SET, RigL, SNFS, TopKAST, CHT, GMP, GlobalMagnitude, or one of
             your own.
         schedule: when, and how many: Constant, Cosine, Linear, Cubic.
@@ -87,7 +88,8 @@ class Evolver:
         of_model.check_kinds(where, optimizer=(optimizer, Optimizer), rule=(rule, Rule), schedule=(schedule, Schedule))
         layers_of = of_model.chosen(where, model, layers)
         of_model.check(where, model, optimizer, layers_of)
-        self.optimizer, self.rule, self.schedule, self.distribution = optimizer, rule, schedule, distribution
+        self.model, self.optimizer = model, unwrapped(optimizer)
+        self.rule, self.schedule, self.distribution = rule, schedule, distribution
         self.modules: dict[str, Any] = {name: module for name, (module, _) in layers_of.items()}
         self.rates = {name: rate for name, (_, rate) in layers_of.items()}
         self.warm_up = WarmUp(where, warm_up)

@@ -1,6 +1,9 @@
 """Files and other libraries' graphs: training, saved and resumed; edges that users bring."""
 
 from .adoption import adopt as adopt
+from .adoption import adopt_on_load as adopt_on_load
+from .binsparse_matrix import from_binsparse as from_binsparse
+from .binsparse_matrix import to_binsparse as to_binsparse
 from .checkpoint import load as load
 from .checkpoint import save as save
 from .csv_table import read_csv as read_csv

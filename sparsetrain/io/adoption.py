@@ -1,4 +1,4 @@
-"""Edges of a state dict taken over by a model that has others."""
+"""Edges of a state dict taken over by a model that has others: at once, or whenever a state is loaded."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -6,11 +6,15 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from ..evolve.chosen import named_modules
 from . import matching
 from .arguments import check_of_model, check_parts
 from .checkpoint import undone_on_error
 from .matching import changed_edges
+
+ON_LOAD = "io.adopt_on_load"
 
 
 def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
@@ -54,3 +58,53 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
         change.layers()
         model.load_state_dict(state)
     change.optimizer()
+
+
+def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> RemovableHandle:
+    """From now on the model goes on with the edges of each state that is loaded into it, as by io.adopt.
+
+    For trainers that call ``load_state_dict`` themselves: Lightning, accelerate's ``load_state``, transformers'
+    Trainer. Parts of a state are loaded as far as they reach, with ``strict=False``. Layers whose edges agree are
+    loaded as usual.
+
+    Args:
+        model: any module; states may be loaded into it or into a wrapper around it, such as DistributedDataParallel.
+        optimizer: of its parameters; what it holds for edges that stay is carried along.
+
+    Returns:
+        A handle: ``handle.remove()`` ends it, and so does leaving a ``with`` block of it.
+
+    Raises:
+        TypeError, ValueError: as io.adopt, and so does each load, before it has changed anything.
+
+    Example:
+        >>> from sparsetrain.nn import SparseLinear
+        >>> model, other = SparseLinear(20, 10, density=0.1), SparseLinear(20, 10, density=0.1)
+        >>> with adopt_on_load(other):
+        ...     _ = other.load_state_dict(model.state_dict())
+        >>> other.topology.digest == model.topology.digest
+        True
+    """
+    check_parts(ON_LOAD, model, optimizer)
+    check_of_model(ON_LOAD, model, optimizer)
+    inner: Any = named_modules(model)[""]  # which is loaded through whatever is wrapped around it, or by itself
+    return inner.register_load_state_dict_pre_hook(_Adopting(optimizer))  # type: ignore[no-any-return]
+
+
+class _Adopting:
+    """The hook: an object, as models are pickled with it. A copy of the model is none of the optimizer's."""
+
+    def __init__(self, optimizer: Optimizer | None = None) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        own = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
+        own = matching.upgraded(ON_LOAD, module, own)
+        layers = {name: layer for name, layer in matching.edge_layers(module).items() if not layer.awaits_edges}
+        adopted = matching.with_other_edges(ON_LOAD, layers, own)
+        change = changed_edges(ON_LOAD, self.optimizer, list(adopted.values()))
+        change.layers()
+        change.optimizer()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Adopting, ()

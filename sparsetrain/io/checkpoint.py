@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
+from ..optim.wrapped import unwrapped
 from . import archive, layout, matching, parts
 from .arguments import check_of_optimizer, check_parts
 from .matching import Adopted, Groups
@@ -69,6 +70,7 @@ def save(
     """
     where = "io.save"
     check_parts(where, model, optimizer, evolver)
+    optimizer = unwrapped(optimizer)
     schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
     _share_edges(model, state)
@@ -131,6 +133,7 @@ def load(
     if topology not in ("strict", "adopt"):
         raise ValueError(f"{where}: expected topology to be 'strict' or 'adopt', got {topology!r}.")
     check_parts(where, model, optimizer, evolver)
+    optimizer = unwrapped(optimizer)
     content = archive.read(where, path)
     if "model" not in content:
         raise ValueError(f"{where}: expected a checkpoint, {os.fspath(path)!r} has edges alone. Use io.load_edges.")

@@ -57,8 +57,20 @@ def check_model(
 ) -> list[Adopted]:
     """The state, ``upgraded``, fits the model; what comes back are the layers that it fits once they have its edges."""
     ours = model.state_dict(keep_vars=True)
-    layers = edge_layers(model)
     _check_keys(where, model, ours, stored)
+    layers = edge_layers(model)
+    adopted = with_other_edges(where, layers, stored, adopt)
+    for prefix in layers:
+        ours.pop(prefix + KEY, None)
+    _check_tensors(where, ours, stored, resized=set(adopted), dtypes=dtypes)
+    _check_ties(where, ours, stored)
+    return list(adopted.values())
+
+
+def with_other_edges(
+    where: str, layers: Mapping[str, EdgeModule], stored: Mapping[str, Any], adopt: bool = True
+) -> dict[str, Adopted]:
+    """The layers, by the key of their values, whose stored edges are others; those that agree share a topology."""
     adopted: dict[str, Adopted] = {}
     shared: dict[tuple[Any, ...], Topology] = {}
     for prefix, module in layers.items():
@@ -74,10 +86,7 @@ def check_model(
             new = _adopted(layer, module, edges, stored.get(f"{prefix}values"))
             same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
             adopted[f"{prefix}values"] = new._replace(topology=shared.setdefault(same, new.topology))
-        ours.pop(prefix + KEY, None)
-    _check_tensors(where, ours, stored, resized=set(adopted), dtypes=dtypes)
-    _check_ties(where, ours, stored)
-    return list(adopted.values())
+    return adopted
 
 
 def changed_edges(where: str, optimizer: Optimizer | None, adopted: list[Adopted]) -> Carried:

@@ -162,7 +162,8 @@ class LookupTable(nn.Module):
         return lookup(ids, self.weight, self.padding_idx)
 
     def _pooled(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
-        if tracing.transforming():
+        # torch's embedding_bag by maximum would be exported for one number of bags alone
+        if tracing.transforming() or (self.pool == "max" and tracing.exporting()):
             return pooled(self._looked_up(ids), ids, offsets, str(self.pool), weights, self.padding_idx)
         if self.pool == "max":  # torch's has a gradient of the whole table, which the rows that are read bound here
             return most_of_bags(self._looked_up(ids), ids, offsets, self.padding_idx)
@@ -180,8 +181,10 @@ class LookupTable(nn.Module):
         return pooled_lookup(ids, self.weight, offsets, self.pool, self.padding_idx)  # type: ignore[arg-type]
 
     def _in_operators(self) -> bool:
-        """Whether a graph is compiled that our operators can be in."""
-        return tracing.compiling() and self.max_norm is None
+        """Whether a graph is compiled that our operators can be in: they are there for the gradient alone, and a graph
+        that is exported without one is read by programs that do not have them."""
+        without_gradient = tracing.exporting() and not torch.is_grad_enabled()
+        return tracing.compiling() and self.max_norm is None and not without_gradient
 
     def _by_torch(self, ids: Tensor) -> bool:
         """Whether torch's own embeddings compute: traced, or of a dtype that rows are not stepped in."""

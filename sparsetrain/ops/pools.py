@@ -32,8 +32,8 @@ def pooled(
     padding counts in none, and a bag of nothing is 0."""
     bags = offsets.shape[0]
     # the last bag that begins at or before a place; one of no ids begins where the next one does
-    places = torch.arange(ids.shape[0], device=ids.device, dtype=offsets.dtype)
-    bag = torch.searchsorted(offsets, places, right=True) - 1
+    begun = offsets.new_zeros(ids.shape[0] + 1).index_add(0, offsets, torch.ones_like(offsets)).cumsum(0)
+    bag = begun[: ids.shape[0]] - 1  # torch.searchsorted can't be exported
     counts = torch.ones_like(ids, dtype=torch.bool) if padding_idx is None else ids != padding_idx
     if pool == "max":
         return _largest(rows, counts, bag, bags)

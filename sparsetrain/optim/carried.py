@@ -13,6 +13,7 @@ from ..edges.weights import count_change, replace_numbers
 from ..structure.edit import Edit
 from . import state as of_optimizers
 from .row_optimizer import RowOptimizer
+from .wrapped import unwrapped
 
 WHERE = "optim.carry"
 Group = dict[str, Any]
@@ -80,6 +81,7 @@ class Carried:
         values: Mapping[Any, Tensor] | None = None,
     ) -> None:
         _check_arguments(where, optimizer, edits, values)
+        optimizer = unwrapped(optimizer)
         if isinstance(optimizer, RowOptimizer):
             optimizer.flush()
         self._optimizer = optimizer
@@ -100,7 +102,7 @@ class Carried:
         """What the optimizer holds for them."""
         for p, moved in self._states.items():
             if moved:
-                _put(self._optimizer.state[p], moved)  # type: ignore[union-attr]
+                _put(self._optimizer.state[p], moved)
             if isinstance(self._optimizer, RowOptimizer) and not self._plans[p][0].slots.keeps_size:
                 self._optimizer.resized(p)
         for group, l1 in self._penalties:
