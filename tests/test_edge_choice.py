@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparsetrain import Topology, patterns
 from sparsetrain.ops import edge_choice, largest_products, smallest_scores
-from sparsetrain.ops.edge_choice import largest_of_rows, largest_vacant, random_vacant, smallest
+from sparsetrain.ops.edge_choice import largest_of_columns, largest_of_rows, largest_vacant, random_vacant, smallest
 
 quick = settings(deadline=None, max_examples=60)
 seeds = some.integers(0, 2**32 - 1)
@@ -146,6 +146,11 @@ def test_the_largest_of_each_row_are_those_of_a_stable_sort(
         start, end = int(t.crow[i]), int(t.crow[i + 1])
         expected[start + scores[start:end].argsort(descending=True, stable=True)[:count]] = True
     assert torch.equal(largest_of_rows(t, scores, count), expected)
+    back = t.transpose()
+    perm = back.transposed.perm.long()
+    of_back = torch.empty_like(scores)
+    of_back[perm] = scores
+    assert torch.equal(largest_of_columns(back, of_back, count)[perm], expected)
 
 
 # ---- at random ---------------------------------------------------------------------------------------------------------

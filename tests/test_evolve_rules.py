@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -184,6 +184,75 @@ def test_a_floor_that_does_not_fit() -> None:
             evolve.GlobalMagnitude(),
             evolve.Linear(stop=10, final_density=0.05),
         )
+
+
+@given(
+    st.integers(0, 5), st.sampled_from(["outputs", "inputs"]), st.floats(0.3, 1), st.floats(0.05, 1), st.integers(0, 99)
+)
+@settings(max_examples=60, deadline=None)
+def test_gradual_magnitude_keeps_edges_of_each_neuron(
+    floor: int, neurons: Any, first: float, last: float, seed: int
+) -> None:
+    """Beside a sort of each row or column of the dense matrix, and one of what is left."""
+    generator = torch.Generator().manual_seed(seed)
+    layer: Any = SparseLinear(13, 19, density=first, generator=generator, dtype=torch.float64)
+    mask, weight = layer.topology.to_mask(), layer.to_dense().weight.detach().abs()
+    dim = 1 if neurons == "outputs" else 0
+    ranked = weight.masked_fill(~mask, -1).argsort(dim=dim, descending=True).narrow(dim, 0, floor)
+    protected = torch.zeros_like(mask).scatter_(dim, ranked, True) & mask
+    total = round(min(first, last) * mask.numel())
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    schedule = evolve.Linear(interval=1, start=1, stop=1, final_density=min(first, last))
+    rule = evolve.GMP(floor, neurons)
+    if total < protected.sum():
+        with pytest.raises(ValueError, match="keeps"):
+            evolve.Evolver(layer, optimizer, rule, schedule)
+        return
+    assume(total >= 19)  # fewer edges than outputs: tests/test_evolve_floor.py
+    evolve.Evolver(layer, optimizer, rule, schedule).step()
+    scores = weight.masked_fill(~mask, -1).masked_fill(protected, torch.inf).flatten()
+    expected = torch.zeros(mask.numel(), dtype=torch.bool)
+    expected[scores.argsort(descending=True)[: min(total, layer.topology.nnz)]] = True
+    assert torch.equal(layer.topology.to_mask(), expected.view_as(mask))
+
+
+def test_two_evolvers_for_neurons_on_two_sides() -> None:
+    """Hidden neurons keep edges that enter them, and edges that leave them, under one optimizer."""
+    model = nn.Sequential(SparseLinear(30, 40, density=1.0), nn.Tanh(), SparseLinear(40, 20, density=1.0))
+    with torch.no_grad():
+        model[0].values[model[0].topology.row < 20] *= 1e-3  # type: ignore[index, operator, union-attr]
+        model[2].values[model[2].topology.col < 20] *= 1e-3  # type: ignore[index, operator, union-attr]
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = evolve.Linear(interval=2, stop=6, final_density=0.2)
+    evolvers = [
+        evolve.Evolver(model, optimizer, evolve.GMP(3), schedule, layers="0"),
+        evolve.Evolver(model, optimizer, evolve.GMP(3, "inputs"), schedule, layers="2"),
+    ]
+    for _ in range(8):
+        optimizer.zero_grad()
+        model(torch.randn(6, 30)).square().mean().backward()
+        optimizer.step()
+        for evolver in evolvers:
+            evolver.step()
+    first, last = (model[k].topology for k in (0, 2))  # type: ignore[union-attr]
+    assert (first.nnz, last.nnz) == (240, 160)  # type: ignore[union-attr]
+    assert int(first.fan_in.min()) == int(last.fan_out.min()) == 3  # type: ignore[union-attr, operator]
+    assert optimizer.state[model[2].values]["exp_avg"].shape == (160,)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("neurons", ["outputs", "inputs"])
+def test_a_floor_of_gradual_magnitude_that_does_not_fit(neurons: Any) -> None:
+    model = two_layers()
+    schedule = evolve.Linear(stop=10, final_density=0.15)
+    edges = int(model[0].topology.fan_in.clamp(max=4).sum() if neurons == "outputs" else 60)  # type: ignore[union-attr]
+    message = f"leaves layer '0' the {edges} edges that GMP(floor=4, neurons='{neurons}') keeps, got final_density=0.15"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evolve.Evolver(model, torch.optim.SGD(model.parameters(), lr=0.1), evolve.GMP(4, neurons), schedule)
+
+
+def test_neurons_that_are_neither() -> None:
+    with pytest.raises(ValueError, match="expected neurons to be 'outputs' or 'inputs', got 'rows'"):
+        evolve.GMP(4, "rows")  # type: ignore[arg-type]
 
 
 class Oldest(evolve.Rule):

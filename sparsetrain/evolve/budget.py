@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ..patterns import allocate
 from .layers import Layer
+from .rule import Rule
 from .schedules import Schedule
 
 DISTRIBUTIONS = ("uniform", "er", "erk")
@@ -39,12 +40,12 @@ def floors(layers: Sequence[Layer], schedule: Schedule, initial: Sequence[int], 
     return fewest
 
 
-def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows: bool) -> None:
+def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, rule: Rule) -> None:
     """The final density can be reached.
 
     Raises:
-        ValueError: an unknown distribution, or a layer would need more edges than it has, under a rule that only drops
-            them.
+        ValueError: an unknown distribution, a layer would need more edges than it has, under a rule that only drops
+            them, or it would have fewer than the rule lets it have.
 
     Warns:
         UserWarning: a layer would be left with fewer edges than outputs, and each keeps its largest.
@@ -53,8 +54,15 @@ def check(layers: Sequence[Layer], schedule: Schedule, distribution: str, grows:
         raise ValueError(f"Evolver: expected distribution to be one of {DISTRIBUTIONS}, got {distribution!r}.")
     if schedule.final_density is None:
         return
+    grows = rule.shares_budget or not rule.only_prunes
     for layer, wanted in zip(layers, _final(layers, schedule, distribution), strict=True):
         edges = round(wanted * layer.topology.numel)
+        if edges < (fewest := rule.fewest(layer)):
+            raise ValueError(
+                f"Evolver: expected a final density that leaves layer {layer.name!r} the {fewest} edges that {rule!r} "
+                f"keeps, got final_density={schedule.final_density:g}, which is {edges}. Raise it, lower the floor, or "
+                "leave the layer out with layers=."
+            )
         if not grows and edges > layer.nnz:
             raise ValueError(
                 f"Evolver: expected layer {layer.name!r} to start with its final {edges} edges at least, it has "

@@ -102,7 +102,7 @@ class Evolver:
         views = self._views()
         rule.check(schedule, views)
         check_constraints(where, views, grows=not (rule.only_prunes or isinstance(rule, Static)))
-        budget.check(views, schedule, distribution, grows=rule.shares_budget or not rule.only_prunes)
+        budget.check(views, schedule, distribution, rule)
         if rule.steps:
             of_model.unshare(self.modules)
             for name, module in self.modules.items():

@@ -16,9 +16,8 @@ from .schedules import Schedule
 class GlobalMagnitude(Rule):
     r"""The smallest values of all layers together go, but each neuron keeps its ``floor`` largest.
 
-    One threshold for the whole model decides, so that layers end with densities of their own. Anneal from dense layers
-    with a Linear or Cubic schedule, as weight-sparse transformers are trained. There, weights below the threshold live
-    on and may return; here they are gone, and so are their memory and time.
+    One threshold for the whole model decides, so that layers end with densities of their own; GMP with a ``floor``
+    leaves all the same. Anneal from dense layers with a Linear or Cubic schedule.
 
     Args:
         floor: edges that each output keeps, or all that it has where it has fewer. With 0 an output may be left with
@@ -27,8 +26,8 @@ class GlobalMagnitude(Rule):
     Raises:
         ValueError: floor is negative.
 
-    Source: Gao et al. (2025), Weight-sparse transformers have interpretable circuits, arXiv 2511.13653; the floor of
-    four weights for a neuron as there.
+    Source: the floor of four weights for a neuron as in Gao et al. (2025), Weight-sparse transformers have
+    interpretable circuits, arXiv 2511.13653.
 
     Example:
         >>> from sparsetrain import evolve

@@ -67,6 +67,10 @@ class Rule:
         """
         return layer.largest(layer.values.abs(), count)
 
+    def fewest(self, layer: Layer) -> int:
+        """Edges that the layer keeps whatever the schedule says; a final density that leaves fewer is refused."""
+        return 0
+
     def grow(self, layer: Layer, kept: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """(rows, columns) of so many positions that have no kept edge: random ones."""
         return layer.random_vacant(kept, count)

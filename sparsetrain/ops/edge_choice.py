@@ -125,6 +125,27 @@ def largest_of_rows(t: Topology, scores: Tensor, count: int) -> Tensor:
     return taken
 
 
+def largest_of_columns(t: Topology, scores: Tensor, count: int) -> Tensor:
+    """Booleans (nnz,), true at the ``count`` largest scores of each column, or at all where it has fewer.
+
+    Of equal ones of a column those come first that are first.
+
+    Args:
+        t: the edges.
+        scores: a real number for each edge, none of them NaN.
+        count: how many of each column.
+
+    Example:
+        >>> t = Topology.from_mask([[1, 1, 1], [0, 0, 0], [0, 1, 1]])
+        >>> largest_of_columns(t, torch.tensor([2.0, 3.0, 3.0, -1.0, 4.0]), 1).tolist()
+        [True, True, False, False, True]
+    """
+    perm = t.transposed.perm.long()
+    taken = torch.empty(t.nnz, dtype=torch.bool, device=scores.device)
+    taken[perm] = largest_of_rows(t.transpose(), scores[perm], count)
+    return taken
+
+
 def _check(where: str, t: Topology, kept: Tensor, count: int) -> int:
     """How many positions are vacant, once they are enough."""
     if t.numel >= COUNTABLE:
