@@ -122,7 +122,12 @@ def weight_normed() -> nn.Module:
         (mlp, {"masks": {"0": torch.ones(30, 20)}, "skip": "0"}, ValueError, "got '0' in masks and in skip."),
         (tied_to_embedding, {"density": {"*": 0.1}}, ValueError, "embedding.weight and head.weight are one tensor"),
         (tied_to_embedding, {"density": {"*": 0.1}, "skip": "body"}, ValueError, "as it is with skip=['head']"),
-        (tied_to_embedding, {"density": 0.1, "skip": "body"}, ValueError, "convolutional layers to replace, found none"),
+        (
+            tied_to_embedding,
+            {"density": 0.1, "skip": "body"},
+            ValueError,
+            "convolutional layers to replace, found none",
+        ),
         (lambda: tied_linears(False), {"density": {"*": 0.1}, "skip": "a"}, ValueError, "skip=['b']"),
         (
             lambda: tied_linears(True),

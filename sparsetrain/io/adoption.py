@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ..evolve.chosen import named_modules
+from ..layer_names import named_modules
 from . import matching
 from .arguments import check_of_model, check_parts
 from .checkpoint import undone_on_error

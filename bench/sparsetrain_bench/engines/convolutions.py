@@ -61,7 +61,8 @@ class DenseConvolution(_OfCase, Dense):
     """nn.Conv2d, which torch computes by oneDNN."""
 
     def layer(self, t: st.Topology, values: Tensor, bias: Tensor) -> nn.Module:
-        return sparse_convolution(self.case, t, values, bias).to_dense()
+        layer: nn.Module = sparse_convolution(self.case, t, values, bias).to_dense()
+        return layer
 
     def edge_gradient(self, layer: Any, t: st.Topology) -> Tensor:
         gradient: Tensor = layer.weight.grad.reshape(t.shape)
