@@ -85,15 +85,19 @@ def resnet(density: float, layers: int) -> dict[str, Step]:
 
     sparse = st.convert.sparsify(copy.deepcopy(dense), {"0": None, nn.Conv2d: density})
     check(sparse, x[:8])
-    last: Any = torch.channels_last
     steps = {
         "sparsetrain": Step(sparse, x, loss),
         "dense": Step(copy.deepcopy(dense), x, loss),
-        "dense, channels_last": Step(dense.to(memory_format=last), x.to(memory_format=last), loss),
+        "dense, channels_last": Step(channels_last(dense), channels_last(x), loss),
     }
     if installed("sparseprop"):
         steps["SparseProp"] = Step(sparseprop(st.convert.densify(copy.deepcopy(sparse)), x), x, loss)
     return steps
+
+
+def channels_last(either: Any) -> Any:
+    """A network or its input in that layout."""
+    return either.to(memory_format=torch.channels_last)
 
 
 def sparseprop(model: nn.Module, x: Tensor) -> nn.Module:
