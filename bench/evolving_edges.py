@@ -2,6 +2,7 @@
 
     python bench/evolving_edges.py published [--epochs 400] [--seeds 5] [--kinds set static dense]
     python bench/evolving_edges.py fashion   [--density 0.05 0.01] [--epochs 20] [--seeds 3]
+    python bench/evolving_edges.py convolutional [--density 0.1] [--epochs 10] [--seeds 3] [--kinds static rigl dense]
     python bench/evolving_edges.py pruning   [--epochs 12] [--plot FILE]
     python bench/evolving_edges.py scale     [--width 600000]
 
@@ -10,6 +11,8 @@ epsilon 13, with the options of the published code of SET (batch 40, dropout 0.2
 weights shrunk by 2e-4 at each step, He-uniform values, edges replaced after each epoch but in the last layer).
 fashion: all images, 784-1000-1000-10, batch 128, torch's Adam; rules, their masked twins, and dense. A kind such as
 "set counted" has sparsetrain.optim.Adam, which counts the steps of newborn edges from birth.
+convolutional: the same with two convolutions of 3 x 3, to 32 and 64 channels, each pooled, and 3136-128-128-10; the
+first convolution is dense, the other layers have the density.
 pruning: gradual magnitude pruning from density 1.0 to 0.05, epoch by epoch.
 scale: 3312-w-w-w-5 with epsilon 20, batch 2: one step and one SET update.
 
@@ -38,7 +41,7 @@ from sparsetrain import data, evolve, optim, patterns
 from sparsetrain.backends.dense_products import fastest_precision
 from sparsetrain.cli import memory
 from sparsetrain.cli.environment import surroundings
-from sparsetrain.nn import MaskedLinear, SparseLinear
+from sparsetrain.nn import MaskedLinear, SparseConv2d, SparseLinear
 
 Record = dict[str, Any]
 
@@ -67,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--samples", type=int, help="training images, by default as said above")
     parser.add_argument("--width", type=int, help="of hidden layers, 1000 or 600000 by default")
-    parser.add_argument("--density", nargs="*", type=float, default=[0.05, 0.01])
+    parser.add_argument("--density", nargs="*", type=float, help="0.05 and 0.01 by default, 0.1 of convolutions")
     parser.add_argument("--kinds", nargs="*", help="which networks, by default all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -89,7 +92,12 @@ def jobs(args: argparse.Namespace) -> list[Record]:
     if args.what == "fashion":
         kinds = args.kinds or ["static", "set", "rigl", "gmp", "set masked", "rigl masked", "gmp masked"]
         options = {"epochs": args.epochs or 20, "width": args.width or 1000}
-        cases = [(kind, density) for density in args.density for kind in kinds]
+        cases = [(kind, density) for density in args.density or [0.05, 0.01] for kind in kinds]
+        cases += [] if args.kinds else [("dense", 1.0)]
+        return [common | options | {"kind": k, "density": d, "seed": s} for s in seeds(args, 3) for k, d in cases]
+    if args.what == "convolutional":
+        options = {"epochs": args.epochs or 10, "convolutional": True}
+        cases = [(kind, density) for density in args.density or [0.1] for kind in args.kinds or ["static", "rigl"]]
         cases += [] if args.kinds else [("dense", 1.0)]
         return [common | options | {"kind": k, "density": d, "seed": s} for s in seeds(args, 3) for k, d in cases]
     if args.what == "pruning":
@@ -167,15 +175,12 @@ def fashion(job: Record) -> Record:
     rule, *how = job["kind"].split()
     masked, counted = "masked" in how, "counted" in how
     density = 1.0 if rule == "gmp" else job["density"]
-    sizes = (784, job["width"], job["width"], 10)
     generator = torch.Generator().manual_seed(job["seed"])
-    layers: list[Any] = [
-        nn.Linear(i, o) if rule == "dense" else SparseLinear(i, o, density=density, generator=generator)
-        for i, o in pairwise(sizes)
-    ]
-    if masked:
-        layers = [MaskedLinear.from_sparse(layer, form="forward") for layer in layers]
-    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    if "convolutional" in job:
+        model = convolutional(None if rule == "dense" else density, generator)
+    else:
+        sizes = (784, job["width"], job["width"], 10)
+        model = perceptron(sizes, None if rule == "dense" else density, masked, generator)
     optimizer = (optim.Adam if counted else torch.optim.Adam)(model.parameters(), lr=1e-3)
     steps = len(images[0]) // 128 * job["epochs"]
     stop = max(1, 3 * steps // 4)
@@ -188,6 +193,29 @@ def fashion(job: Record) -> Record:
     epochs: list[Record] = []
     accuracies, seconds = train(model, optimizer, evolver, images, 128, job["epochs"], notes=epochs)
     return job | summary(accuracies, seconds, before) | {"epochs": epochs}
+
+
+def perceptron(
+    sizes: tuple[int, ...], density: float | None, masked: bool, generator: torch.Generator
+) -> nn.Sequential:
+    layers: list[Any] = [
+        nn.Linear(i, o) if density is None else SparseLinear(i, o, density=density, generator=generator)
+        for i, o in pairwise(sizes)
+    ]
+    if masked:
+        layers = [MaskedLinear.from_sparse(layer, form="forward") for layer in layers]
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+
+
+def convolutional(density: float | None, generator: torch.Generator) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, 28, 28))]
+    for i, o in ((1, 32), (32, 64)):
+        if density is None or i == 1:
+            layers.append(nn.Conv2d(i, o, 3, padding=1))
+        else:
+            layers.append(SparseConv2d(i, o, 3, padding=1, density=density, generator=generator))
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), *perceptron((3136, 128, 128, 10), density, False, generator))
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------
@@ -327,7 +355,7 @@ def draw(epochs: list[Record], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-RUNS = {"published": published, "fashion": fashion, "pruning": fashion, "scale": scale}
+RUNS = {"published": published, "fashion": fashion, "convolutional": fashion, "pruning": fashion, "scale": scale}
 
 if __name__ == "__main__":
     main()
