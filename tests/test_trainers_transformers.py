@@ -192,6 +192,19 @@ def test_another_head_and_the_base_alone(tmp_path: Path) -> None:
     assert_same(head.bert.encoder, model.bert.encoder)
 
 
+def test_layers_that_a_model_initializes_from_outside(tmp_path: Path) -> None:
+    """GPT-2's Conv1D, whose module draws ``c_proj.weight`` once more where it was not loaded."""
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=2, n_embd=16, vocab_size=30, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    model = st.convert.sparsify(transformers.GPT2LMHeadModel(config), 0.2).eval()
+    model.save_pretrained(tmp_path)
+    other = from_pretrained(type(model), tmp_path)
+    assert_same(other, model)
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(other(ids).logits, model(ids).logits, rtol=0, atol=0)
+
+
 def test_a_model_in_parts_with_tied_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

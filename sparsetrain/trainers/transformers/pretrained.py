@@ -67,11 +67,20 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
         masks = {k: mask for k, mask in places.items() if k and not isinstance(modules[k], EdgeModule)}
         if masks:
             sparsify(model, masks=masks)
+        _keep_inner_values(model)
 
     sparse: Any = type(kind.__name__, (kind,), {"__init__": made_sparse, "__module__": kind.__module__})
     model = sparse.from_pretrained(name, *arguments, **options)
     (model[0] if isinstance(model, tuple) else model).__class__ = kind
     return model
+
+
+def _keep_inner_values(model: Any) -> None:
+    """GPT-2 draws weights of layers from the modules that they are in, after loading and as ``layer.weight``."""
+    for module in model.modules():
+        within = any(isinstance(child, EdgeModule) for child in module.children())
+        if within and not [*module.parameters(recurse=False)]:
+            module._is_hf_initialized = True
 
 
 def _place(modules: Mapping[str, Any], base: str, layer: str) -> str | None:
