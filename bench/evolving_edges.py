@@ -11,8 +11,8 @@ epsilon 13, with the options of the published code of SET (batch 40, dropout 0.2
 weights shrunk by 2e-4 at each step, He-uniform values, edges replaced after each epoch but in the last layer).
 fashion: all images, 784-1000-1000-10, batch 128, torch's Adam; rules, their masked twins, and dense. A kind such as
 "set counted" has sparsetrain.optim.Adam, which counts the steps of newborn edges from birth.
-convolutional: the same with two convolutions of 3 x 3, to 32 and 64 channels, each pooled, and 3136-128-128-10; the
-first convolution is dense, the other layers have the density.
+convolutional: the same with two convolutions of 3 x 3, to 32 and 64 channels, each normalized and pooled, and
+3136-256-256-10; the first convolution is dense, the other layers have the density.
 pruning: gradual magnitude pruning from density 1.0 to 0.05, epoch by epoch.
 scale: 3312-w-w-w-5 with epsilon 20, batch 2: one step and one SET update.
 
@@ -211,11 +211,11 @@ def convolutional(density: float | None, generator: torch.Generator) -> nn.Seque
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 28, 28))]
     for i, o in ((1, 32), (32, 64)):
         if density is None or i == 1:
-            layers.append(nn.Conv2d(i, o, 3, padding=1))
+            layers.append(nn.Conv2d(i, o, 3, padding=1, bias=False))
         else:
-            layers.append(SparseConv2d(i, o, 3, padding=1, density=density, generator=generator))
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), *perceptron((3136, 128, 128, 10), density, False, generator))
+            layers.append(SparseConv2d(i, o, 3, padding=1, bias=False, density=density, generator=generator))
+        layers += [nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), *perceptron((3136, 256, 256, 10), density, False, generator))
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------
