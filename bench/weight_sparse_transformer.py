@@ -17,6 +17,7 @@ import argparse
 import copy
 import datetime
 import importlib.util
+import math
 import os
 import random
 import statistics
@@ -47,11 +48,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.qkv(self.largest(self.before_attention(x))).chunk(3, -1)
-        q, k, v = (self.largest(part).unflatten(-1, (-1, self.head)).transpose(1, 2) for part in parts)
+        q, k, v = (self.heads(self.largest(part)) for part in parts)
         seen = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.largest(self.out(seen))
         hidden = self.largest(gelu(self.up(self.largest(self.before_mlp(x)))))
         return x + self.largest(self.down(hidden))
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self.head).transpose(1, 2)
 
     def largest(self, x: Tensor) -> Tensor:
         """AbsTopK: the largest magnitudes of each token; the others are 0."""
@@ -98,7 +102,8 @@ class Training:
     """A model, its optimizer, and what follows a step."""
 
     def __init__(self, model: Transformer, optimizer: type[torch.optim.AdamW], lr: float) -> None:
-        weights, others = [], []
+        weights: list[Tensor] = []
+        others: list[Tensor] = []
         for name, p in model.named_parameters():
             (weights if p.ndim == 2 or name.endswith("values") else others).append(p)
         groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -219,7 +224,7 @@ def agree(dense: Transformer, sparse: Transformer, ids: Tensor) -> None:
     for name, layer in sparse.named_modules():
         if isinstance(layer, st.nn.SparseLinear):
             t, weight = layer.topology, dense.get_submodule(name).weight
-            expected = weight.grad[t.row.long(), t.col.long()]  # type: ignore[union-attr, index]
+            expected = weight.grad[t.row.long(), t.col.long()]  # type: ignore[index]
             off = (layer.values.grad - expected).abs().max() / expected.abs().max()  # type: ignore[operator]
             if off > 1e-4 or abs(losses[0] - losses[1]) > 1e-5 * losses[0]:
                 raise SystemExit(f"{name}: gradients differ by {off:.0e} of the largest; not timed.")
@@ -277,7 +282,7 @@ def bytes_of_news() -> tuple[Tensor, Tensor]:
 def rate(step: int, steps: int, density: float) -> float:
     """Sharkfin: up in the first steps, then down in a line, and lower where the density is higher."""
     warm = max(1, steps // 50)
-    return min(step / warm, 1 - (step - warm) / steps) * density**0.5
+    return min(step / warm, 1 - (step - warm) / steps) * math.sqrt(density)
 
 
 def train(kind: str, seed: int, args: argparse.Namespace) -> tuple[list[float], float, float]:
