@@ -403,7 +403,7 @@ def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
     lanes_source = package / "lanes.py"
     text = lanes_source.read_text()
     changed = text.replace(
-        "emit.fma(weight, emit.load(x, i), s)", "emit.fma(weight, emit.fma(weight, emit.load(x, i), s), s)"
+        "emit.fma(weight, emit.load(run, i), s)", "emit.fma(weight, emit.fma(weight, emit.load(run, i), s), s)"
     )
     assert changed != text
     lanes_source.write_text(changed.replace('"""y[at_y', '"""(changed) y[at_y'))

@@ -22,6 +22,42 @@ from .vectors import I32, I64, Emit
 GATHERED = 8  # edges of a step where samples are gathered
 
 
+def add_runs(emit: Emit, here: Any, values: Any, first: Any, last: Any, run_of: Any, vectors: int) -> None:
+    """here[: vectors] += sum of values[k] * run_of(k)[: vectors] over first <= k < last, the sums in registers"""
+
+    def body(k: Any, sums: list[Any]) -> list[Any]:
+        weight, run = emit.splat(emit.builder.load(emit.at(values, k))), run_of(k)
+        return [emit.fma(weight, emit.load(run, i), s) for i, s in enumerate(sums)]
+
+    sums = [emit.load(here, i) for i in range(vectors)]
+    for i, s in enumerate(emit.loop(first, last, sums, body)):
+        emit.store(s, here, i)
+
+
+def both_products(
+    emit: Emit, here: Any, x: Any, weights: Any, grads: Any, first: Any, last: Any, run_of: Any, vectors: int
+) -> None:
+    """One load of a run serves both: here += weights[k] * run_of(k) and grads[k] += x . run_of(k) for first <= k < last"""
+    held = [emit.load(x, i) for i in range(vectors)]
+
+    def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
+        sums, dots = list(held_sums), []
+        for k in edges:
+            weight = emit.splat(emit.builder.load(emit.at(weights, k)))
+            run, dot = run_of(k), emit.zero
+            for i in range(vectors):
+                vector = emit.load(run, i)
+                sums[i] = emit.fma(weight, vector, sums[i])
+                dot = emit.fma(vector, held[i], dot)
+            dots.append(dot)
+        emit.add_to(emit.at(grads, edges[0]), emit.sums(dots))
+        return sums
+
+    sums = [emit.load(here, i) for i in range(vectors)]
+    for i, s in enumerate(emit.edges(first, last, sums, body)):
+        emit.store(s, here, i)
+
+
 @intrinsic
 def axpy_segment(typing: Any, y: Any, at_y: Any, col: Any, values: Any, start: Any, stop: Any, panel: Any, at_panel: Any, width: Any) -> Any:
     """y[at_y : +tile] += sum of values[k] * panel[at_panel + col[k]*tile : +tile] over start <= k < stop"""
@@ -33,14 +69,10 @@ def axpy_segment(typing: Any, y: Any, at_y: Any, col: Any, values: Any, start: A
         here, source = emit.at(y_data, args[1]), emit.at(panel_data, args[7])
         tile = ir.Constant(I64, width.count * emit.lanes)
 
-        def body(k: Any, sums: list[Any]) -> list[Any]:
-            weight = emit.splat(builder.load(emit.at(values_data, k)))
-            x = emit.at(source, builder.mul(emit.index(col_data, k), tile))
-            return [emit.fma(weight, emit.load(x, i), s) for i, s in enumerate(sums)]
+        def run_of(k: Any) -> Any:
+            return emit.at(source, builder.mul(emit.index(col_data, k), tile))
 
-        sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.loop(args[4], args[5], sums, body)):
-            emit.store(s, here, i)
+        add_runs(emit, here, values_data, args[4], args[5], run_of, width.count)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -91,25 +123,13 @@ def backward_segment(
             emit.data(signature, args, i) for i in (0, 2, 4, 5, 7, 11)
         )
         here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[12])
-        held = [emit.load(emit.at(x_data, args[3]), i) for i in range(width.count)]
         tile = ir.Constant(I64, width.count * emit.lanes)
 
-        def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
-            sums, dots = list(held_sums), []
-            for k in edges:
-                weight = emit.splat(builder.load(emit.at(weights_data, builder.add(k, args[6]))))
-                dy, dot = emit.at(source, builder.mul(emit.index(row_data, k), tile)), emit.zero
-                for i in range(width.count):
-                    vector = emit.load(dy, i)
-                    sums[i] = emit.fma(weight, vector, sums[i])
-                    dot = emit.fma(vector, held[i], dot)
-                dots.append(dot)
-            emit.add_to(emit.at(grads_data, builder.add(edges[0], args[8])), emit.sums(dots))
-            return sums
+        def run_of(k: Any) -> Any:
+            return emit.at(source, builder.mul(emit.index(row_data, k), tile))
 
-        sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.edges(args[9], args[10], sums, body)):
-            emit.store(s, here, i)
+        weights, grads = emit.at(weights_data, args[6]), emit.at(grads_data, args[8])
+        both_products(emit, here, emit.at(x_data, args[3]), weights, grads, args[9], args[10], run_of, width.count)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -7,6 +7,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ..half_vectors import Operand
+from ..lanes import add_runs, both_products
 from ..vectors import Emit
 
 
@@ -22,14 +23,10 @@ def shifted_axpy(
         y_data, code_data, values_data, start_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 6, 7))
         here, source = emit.at(y_data, args[1]), emit.at(panel_data, args[8])
 
-        def body(k: Any, sums: list[Any]) -> list[Any]:
-            weight = emit.splat(builder.load(emit.at(values_data, k)))
-            x = emit.at(source, emit.index(start_data, emit.index(code_data, k)))
-            return [emit.fma(weight, emit.load(x, i), s) for i, s in enumerate(sums)]
+        def run_of(k: Any) -> Any:
+            return emit.at(source, emit.index(start_data, emit.index(code_data, k)))
 
-        sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.loop(args[4], args[5], sums, body)):
-            emit.store(s, here, i)
+        add_runs(emit, here, values_data, args[4], args[5], run_of, width.count)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -50,24 +47,12 @@ def shifted_backward(
             emit.data(signature, args, i) for i in (0, 2, 4, 5, 6, 10, 11)
         )
         here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[12])
-        held = [emit.load(emit.at(x_data, args[3]), i) for i in range(width.count)]
 
-        def body(edges: list[Any], held_sums: list[Any]) -> list[Any]:
-            sums, dots = list(held_sums), []
-            for k in edges:
-                weight = emit.splat(builder.load(emit.at(weights_data, k)))
-                dy, dot = emit.at(source, emit.index(start_data, emit.index(code_data, k))), emit.zero
-                for i in range(width.count):
-                    vector = emit.load(dy, i)
-                    sums[i] = emit.fma(weight, vector, sums[i])
-                    dot = emit.fma(vector, held[i], dot)
-                dots.append(dot)
-            emit.add_to(emit.at(grads_data, builder.add(edges[0], args[7])), emit.sums(dots))
-            return sums
+        def run_of(k: Any) -> Any:
+            return emit.at(source, emit.index(start_data, emit.index(code_data, k)))
 
-        sums = [emit.load(here, i) for i in range(width.count)]
-        for i, s in enumerate(emit.edges(args[8], args[9], sums, body)):
-            emit.store(s, here, i)
+        x_here, grads = emit.at(x_data, args[3]), emit.at(grads_data, args[7])
+        both_products(emit, here, x_here, weights_data, grads, args[8], args[9], run_of, width.count)
         return context.get_dummy_value()
 
     return signature, codegen
