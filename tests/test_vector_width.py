@@ -17,7 +17,7 @@ WHAT = "spmm or sddmm or backward or pack or of_this_cpu or panels or tile_width
 NARROWEST = "blocks_are_used or segments_of or (identity and tiles)"  # in float64 two numbers in a register
 HALVES = "conversions_of or nan_stays"  # what is read and written in half precision
 DENSE = "dense_blocks and (each_length or shared)"
-CONVOLUTIONS = "both_passes or in_spans"
+CONVOLUTIONS = "both_passes"
 FILES = (
     "tests/test_kernels.py", "tests/test_half_conversions.py", "tests/test_dense_blocks.py",
     "tests/test_convolution_kernels.py",

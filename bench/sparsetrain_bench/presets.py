@@ -72,7 +72,7 @@ def scale(settings: Settings) -> list[Case]:
 # outputs, channels, batch, size, kernel, stride: SparseProp's own, those of residual networks, and a pointwise one
 IMAGES = (
     (256, 128, 8, 7, 3, 1), (128, 64, 32, 28, 3, 1), (64, 64, 32, 56, 3, 1), (128, 64, 32, 56, 3, 2),
-    (512, 512, 32, 7, 3, 1), (256, 64, 32, 28, 1, 1),
+    (256, 64, 32, 28, 1, 1),
 )  # fmt: skip
 
 

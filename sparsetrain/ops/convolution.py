@@ -1,12 +1,16 @@
 """Convolutions as layers call them: checked, and in the form that the code below expects."""
 
+import torch
 from torch import Tensor
 
-from ..backends.choice import asked_for
+from .. import tracing
+from ..backends.choice import AUTOMATIC, asked_for
 from ..backends.convolution.geometry import Geometry
 from ..structure.topology import Topology
 from . import convolution_operators
+from .autograd import as_matrix
 from .convolution_autograd import Form, contract
+from .gradient_factors import listening
 from .operands import check_dense, check_values, in_graph, operands, ready
 
 SPACE = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -36,10 +40,22 @@ def checked_convolution(where: str, x: Tensor, t: Topology, values: Tensor, bias
         x, values, *rest = operands(where, t, named)
         bias = rest[0] if rest else None
     batch = x[None] if single else x
-    form = Form(t, g, tuple(batch.shape[2:]), asked_for(x.device))
+    request = asked_for(x.device)
+    if as_expected and request == AUTOMATIC and not tracing.compiling() and _as_torch(t, x, values, g):
+        weight = as_matrix(t, values).view(t.shape[0], -1, *g.kernel)
+        before = [first for first, _ in g.padding]
+        y = torch.convolution(batch, weight, bias, g.stride, before, g.dilation, False, [0] * len(g.kernel), g.groups)
+        return y[0] if single else y
+    form = Form(t, g, tuple(batch.shape[2:]), request)
     compute = convolution_operators.convolution if in_graph() else contract
     y = compute(form, values, batch, None, bias)
     return y[0] if single else y
+
+
+def _as_torch(t: Topology, x: Tensor, values: Tensor, g: Geometry) -> bool:
+    """Whether torch's own convolution over the values as a weight will do, with its gradients."""
+    full, even = t.nnz == t.numel > 0, all(before == after for before, after in g.padding)
+    return full and even and x.dtype is values.dtype and not listening(t)
 
 
 def check_input(where: str, x: Tensor, channels: int, dimensions: int) -> None:
