@@ -59,6 +59,7 @@ def test_layers_that_make_no_sense(options: Any, error: type[Exception], message
          "SparseConv2d: expected 4 input channels, got 2 (x has shape (2, 4, 8))."),
         ({}, torch.ones(8, 8), ValueError, "expected x of shape (batch, channels, height, width) or (channels, height, width), got (8, 8), 2 dimensions."),
         ({}, torch.ones(2, 3, 8, 8), ValueError, "expected 4 input channels, got 3 (x has shape (2, 3, 8, 8))."),
+        ({"padding": 2}, torch.ones(2, 4, 0, 8), ValueError, "expected at least one position in each dimension, got x of shape (2, 4, 0, 8)"),
         ({}, torch.ones(2, 4, 2, 8), ValueError, "expected an input that is as large as the kernel, which spans (3, 3), got (2, 8) with its padding"),
         ({"dilation": 4, "padding": 1}, torch.ones(2, 4, 6, 7), ValueError, "which spans (9, 9), got (8, 9) with its padding"),
         ({}, torch.ones(2, 4, 0, 8), ValueError, "got (0, 8) with its padding"),

@@ -20,8 +20,8 @@ def checked_convolution(where: str, x: Tensor, t: Topology, values: Tensor, bias
     """The convolution of x, (batch, channels, ...) or (channels, ...), by the shape rules of torch's F.conv2d.
 
     Raises:
-        ValueError: a shape does not fit, or the kernel is larger than the padded input. TypeError: a dtype or device
-        does not fit.
+        ValueError: a shape does not fit, an image is empty, or the kernel is larger than the padded input. TypeError: a
+        dtype or device does not fit.
     """
     as_expected = ready(t, x, values, bias)
     if not as_expected:
@@ -34,6 +34,11 @@ def checked_convolution(where: str, x: Tensor, t: Topology, values: Tensor, bias
         raise ValueError(
             f"{where}: expected an input that is as large as the kernel, which spans {g.reach}, got {padded} with its "
             f"padding (x has shape {tuple(x.shape)}). Pad more, or take a smaller kernel or dilation."
+        )
+    if 0 in x.shape[-len(g.kernel) :] and (single or x.shape[0] != 0):  # torch refuses these too
+        raise ValueError(
+            f"{where}: expected at least one position in each dimension, got x of shape {tuple(x.shape)}. "
+            "Leave such images out of the batch."
         )
     if not as_expected:
         named = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
