@@ -7,15 +7,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs wheel bench bench-peers gpu clean
+.PHONY: demo test pytest lint docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
 	$(BIN)/sparsetrain compare --json compare.json --plot compare.png
 
+test: $(VENV)/installed
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
 # processes that share cores must not spin where threads wait for each other: small steps took three times as long
-test: export OMP_WAIT_POLICY := passive
-test: $(VENV)/installed lint
+pytest: export OMP_WAIT_POLICY := passive
+pytest: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
@@ -55,7 +58,7 @@ $(VENV)/bench-installed: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]"
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
 	touch $@
 

@@ -17,7 +17,7 @@ WHAT = "spmm or sddmm or backward or pack or of_this_cpu or panels or tile_width
 NARROWEST = "blocks_are_used or segments_of or (identity and tiles)"  # in float64 two numbers in a register
 HALVES = "conversions_of or nan_stays"  # what is read and written in half precision
 DENSE = "dense_blocks and (each_length or shared)"
-CONVOLUTIONS = "both_passes"
+CONVOLUTIONS = "both_passes"  # whose code depends on the width through the same loops
 FILES = (
     "tests/test_kernels.py", "tests/test_half_conversions.py", "tests/test_dense_blocks.py",
     "tests/test_convolution_kernels.py",
@@ -34,7 +34,7 @@ def python(*arguments: str, width: object, **settings: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("width", NARROWER)
 def test_kernels_at_a_narrower_width(width: int) -> None:
-    what = f"{WHAT} or {HALVES} or ({DENSE}) or {CONVOLUTIONS}" + (f" or {NARROWEST}" if width == min(WIDTHS) else "")
+    what = f"{WHAT} or {HALVES} or ({DENSE})" + f" or {NARROWEST if width == min(WIDTHS) else CONVOLUTIONS}"
     done = python("-m", "pytest", "-o", "addopts=-q", *FILES, "-k", what, width=width)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
