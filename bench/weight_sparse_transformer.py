@@ -4,11 +4,12 @@
     python bench/weight_sparse_transformer.py step --features 2048 --sentences 8 --activations 1
 
 Gao et al. (2025), Weight-sparse transformers have interpretable circuits, arXiv 2511.13653: after each step of dense
-Adam every matrix keeps its largest weights, with four at least of each neuron; activations keep the largest quarter;
-gradients are divided by their root mean square. The density falls in a line from 1 to its end at half of the training.
-``step`` times a step at the final density: forward, backward, Adam, and for the recipe the choice of weights, by the
-faster of torch's two float32 products. Loss and gradients must agree before anything is timed. ``losses`` trains both
-from the same weights on the same bytes of gensim's news articles, and prints processor time as well.
+Adam every matrix keeps its largest weights, with four at least of each neuron; activations keep the largest quarter
+(AbsTopK); gradients are divided by their root mean square. The density falls in a line from 1 to its end at half of the
+training. ``step`` times a step at the final density: forward, backward, Adam, and for the recipe the choice of weights,
+by both of torch's float32 products. AbsTopK is torch.topk's in the recipe and ``st.ops.abs_topk`` in ours; two more
+lines have them exchanged. Loss and gradients must agree before anything is timed. ``losses`` trains both from the same
+weights on the same bytes of gensim's news articles, and prints processor time as well.
 
 Tables of bytes and of pairs of bytes stay dense in both; the recipe prunes the former, too.
 """
@@ -36,12 +37,22 @@ BYTES, FLOOR = 128, 4
 READ, WRITTEN = ("*.qkv", "*.up", "head"), ("*.out", "*.down")  # whose neurons are outputs, and inputs
 
 
+def by_torch(x: Tensor, count: int) -> Tensor:
+    """AbsTopK by torch's own operators."""
+    with torch.no_grad():
+        sizes = x.abs()
+        limit = sizes.topk(count, -1, sorted=False).values.amin(-1, keepdim=True)
+        stay = (sizes >= limit).to(x.dtype)  # booleans multiply half as fast
+    return x * stay
+
+
 class Block(nn.Module):
     """Attention and an MLP, whose activations keep the largest."""
 
     def __init__(self, features: int, head: int, activations: float) -> None:
         super().__init__()
         self.head, self.activations = head, activations
+        self.abs_topk: Callable[[Tensor, int], Tensor] = st.ops.abs_topk
         self.before_attention, self.before_mlp = nn.RMSNorm(features), nn.RMSNorm(features)
         self.qkv, self.out = nn.Linear(features, 3 * features), nn.Linear(features, features)
         self.up, self.down = nn.Linear(features, 4 * features), nn.Linear(4 * features, features)
@@ -61,12 +72,7 @@ class Block(nn.Module):
         """AbsTopK: the largest magnitudes of each token; the others are 0."""
         if self.activations == 1:
             return x
-        with torch.no_grad():
-            sizes = x.abs()
-            count = round(self.activations * x.shape[-1])
-            limit = sizes.topk(count, -1, sorted=False).values.amin(-1, keepdim=True)
-            stay = (sizes >= limit).to(x.dtype)  # booleans multiply half as fast
-        return x * stay
+        return self.abs_topk(x, round(self.activations * x.shape[-1]))
 
 
 class Transformer(nn.Module):
@@ -235,20 +241,23 @@ def agree(dense: Transformer, sparse: Transformer, ids: Tensor) -> None:
 def time_steps(args: argparse.Namespace) -> None:
     recipe, ours, ids = contestants(args)
 
-    def under(precision: str) -> Callable[[], object]:
-        def step() -> None:
+    def step(training: Training, precision: str, abs_topk: Callable[[Tensor, int], Tensor]) -> Callable[[], object]:
+        def run() -> None:
             torch.set_float32_matmul_precision(precision)
-            recipe.step(ids)
+            for block in training.model.blocks:
+                block.abs_topk = abs_topk  # type: ignore[assignment]
+            training.step(ids)
 
-        return step
-
-    def sparse() -> None:
-        torch.set_float32_matmul_precision("highest")
-        ours.step(ids)
+        return run
 
     steps: dict[str, Callable[[], object]] = {
-        "recipe": under("highest"), "recipe, oneDNN": under("medium"), "sparse": sparse,
-    }  # fmt: skip
+        "recipe": step(recipe, "highest", by_torch),
+        "recipe, oneDNN": step(recipe, "medium", by_torch),
+        "sparse": step(ours, "highest", st.ops.abs_topk),
+    }
+    if args.activations < 1:
+        steps["recipe, abs_topk"] = step(recipe, "highest", st.ops.abs_topk)
+        steps["sparse, topk"] = step(ours, "highest", by_torch)
     steps["its choice"] = recipe.choose
     times = measure(steps, args.rounds, random.Random(0), warmup=1)
     torch.set_float32_matmul_precision("highest")
@@ -259,10 +268,10 @@ def time_steps(args: argparse.Namespace) -> None:
     )
     for name, run in times.items():
         low, middle, high = (1e3 * seconds for seconds in quartiles(run))
-        print(f"  {name:15s} {middle:9.1f} ms ({low:.1f} to {high:.1f})  {ratio(run, times['sparse']):6.2f} of sparse")
+        print(f"  {name:16s} {middle:9.1f} ms ({low:.1f} to {high:.1f})  {ratio(run, times['sparse']):6.2f} of sparse")
     if args.profile:
         with torch.profiler.profile() as profile:
-            ours.step(ids)
+            steps["sparse"]()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=50))
 
 

@@ -11,6 +11,8 @@ from .larger import compact as compact
 from .larger import take as take
 from .links import links as links
 from .links import paths as paths
+from .magnitudes import limits as limits
+from .magnitudes import reaching as reaching
 from .merge import merge as merge
 from .plan import Plan as Plan
 from .plan import plan as plan

@@ -97,6 +97,12 @@ def merge(crow, col, kept, grown_crow, grown_col, edges, threads=1, revive=False
     return new_crow.astype(crow.dtype), new_col, source, -1
 
 
+def reaching(x, count, numbers):
+    """``magnitudes.reaching`` of ``magnitudes.limits``."""
+    sizes = np.abs(x).view(f"i{x.itemsize}")  # NaN above all others
+    return np.where(sizes >= np.sort(sizes, 1)[:, -count, None], numbers, numbers.dtype.type(0))
+
+
 def smallest(scores, count, threads=1):
     chosen = np.zeros(scores.size, np.bool_)
     chosen[sorted(range(scores.size), key=lambda k: scores[k])[:count]] = True

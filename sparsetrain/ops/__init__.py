@@ -6,6 +6,7 @@ from ..backends.choice import backend_for as backend_for
 from ..backends.choice import choice as choice
 from ..backends.choice import use_backend as use_backend
 from ..backends.layout import feature_major as feature_major
+from .abs_topk import abs_topk as abs_topk
 from .verbs import linear as linear
 from .verbs import sddmm as sddmm
 from .verbs import spmm as spmm
