@@ -110,7 +110,7 @@ def backward(
     units = -(-batch // layout.images) * layout.spans
     parts = min(units, SEGMENTS)
     work = 2 * values.size * units * layout.span // lanes(dtype)
-    room = rows * layout.stride + 2 * layout.span
+    room = rows * layout.stride + 2 * layout.span + layout.lanes
     grads, bias_grads = np.empty((parts, values.size), dtype), np.zeros((parts, 0 if bias_grad is None else rows), dtype)
     launch(backward_serial, backward_parallel, (x.dtype.char, e.code.dtype.char), work, threads,
            *scratch(room, dtype, threads, work), layout, g.inputs, g.read_outputs, e.crow, e.code, e.bounds, e.starts(g),
