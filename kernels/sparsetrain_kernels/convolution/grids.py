@@ -62,7 +62,11 @@ class Layout(NamedTuple):
 
 class Grid(NamedTuple):
     """A layout, shift and phase of each tap, and where inputs and outputs stand: in spans, and in the windows that are read,
-    of inputs with what comes after a span, of outputs with what was before."""
+    of inputs with what comes after a span, of outputs with what was before.
+
+    ``from_inputs[channel*taps + tap]`` is where that column of the weight reads in a panel of inputs, and
+    ``from_outputs[tap*outputs + output]`` where it reads in one of the gradients of outputs, whose rows begin ``lead``
+    positions early."""
 
     layout: Layout
     shift: Array
@@ -71,6 +75,8 @@ class Grid(NamedTuple):
     outputs: Cells
     read_inputs: Cells
     read_outputs: Cells
+    from_inputs: Array
+    from_outputs: Array
 
 
 class _Dimension(NamedTuple):
@@ -126,10 +132,13 @@ def grid(
     ]
     of_outputs = _runs([(0, n, 0) for n in out], list(out), steps, (1,) * len(out))
     plane, lead, step = math.prod(pitches), layout.lead, stride[-1]
+    shifts, phase = np.array(shift, np.int64), np.array([phases.index(chosen) for chosen, _ in taps], np.int64)
     return Grid(
-        layout, np.array(shift, np.int64), np.array([phases.index(chosen) for chosen, _ in taps], np.int64),
+        layout, shifts, phase,
         _cells(of_inputs, step, plane, layout), _cells([of_outputs], 1, plane, layout),
         _cells(of_inputs, step, plane, layout, after=lead), _cells([of_outputs], 1, plane, layout, before=lead),
+        ((np.arange(channels)[:, None] * len(phases) + phase) * layout.stride + shifts).ravel(),
+        (np.arange(outputs) * layout.stride + lead - shifts[:, None]).ravel(),
     )
 
 
