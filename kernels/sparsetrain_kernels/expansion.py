@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .half_vectors import Operand
 from .vectors import I32, I64, Emit
 from .width import VECTOR_BYTES, host_bytes
 
@@ -115,19 +116,20 @@ VECTORS = VECTOR_BYTES >= 32 and host_bytes() >= 32  # else positions are spread
 
 @intrinsic
 def expand_steps(typing: Any, values: Any, k: Any, bits: Any, at_bits: Any, steps: Any, out: Any, at_out: Any) -> Any:
-    """Spread values[k], values[k + 1], ... over so many steps of out by the bits from byte at_bits on; the next k."""
+    """Spread values[k], values[k + 1], ... over so many steps of out by the bits from byte at_bits on; the next k. A step
+    reads as many values as it writes. They may be in half precision."""
     signature = types.int64(values, k, bits, at_bits, steps, out, at_out)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = Emit(context, builder, values.dtype)
-        spread = Spread(emit)
+        emit = Operand(context, builder, values.dtype)
+        spread = Spread(Emit(context, builder, out.dtype))
         source, bitmap, target = (emit.data(signature, args, i) for i in (0, 2, 5))
         bitmap, target = emit.at(bitmap, args[3]), emit.at(target, args[6])
 
         def body(step: Any, carried: list[Any]) -> list[Any]:
             mask = spread.mask(bitmap, step)
             vector = spread.expanded(emit.load(emit.at(source, carried[0])), mask)
-            emit.store(vector, emit.at(target, builder.mul(step, ir.Constant(I64, spread.positions))))
+            spread.emit.store(vector, emit.at(target, builder.mul(step, ir.Constant(I64, spread.positions))))
             return [builder.add(carried[0], spread.count(mask))]
 
         return emit.loop(ir.Constant(I64, 0), args[4], [args[1]], body)[0]
@@ -138,19 +140,19 @@ def expand_steps(typing: Any, values: Any, k: Any, bits: Any, at_bits: Any, step
 @intrinsic
 def compress_steps(typing: Any, dense: Any, at: Any, bits: Any, at_bits: Any, steps: Any, out: Any, k: Any) -> Any:
     """Take from so many steps of dense the numbers whose bits are set to out[k], out[k + 1], ...; the next k. A step
-    writes as many numbers as it reads, of which those beyond the next k mean nothing."""
+    writes as many numbers as it reads, of which those beyond the next k mean nothing. out may be in half precision."""
     signature = types.int64(dense, at, bits, at_bits, steps, out, k)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, dense.dtype)
-        spread = Spread(emit)
+        spread, taken = Spread(emit), Operand(context, builder, out.dtype)
         source, bitmap, target = (emit.data(signature, args, i) for i in (0, 2, 5))
         source, bitmap = emit.at(source, args[1]), emit.at(bitmap, args[3])
 
         def body(step: Any, carried: list[Any]) -> list[Any]:
             mask = spread.mask(bitmap, step)
             vector = emit.load(emit.at(source, builder.mul(step, ir.Constant(I64, spread.positions))))
-            emit.store(spread.compressed(vector, mask), emit.at(target, carried[0]))
+            taken.store(spread.compressed(vector, mask), emit.at(target, carried[0]))
             return [builder.add(carried[0], spread.count(mask))]
 
         return emit.loop(ir.Constant(I64, 0), args[4], [args[6]], body)[0]

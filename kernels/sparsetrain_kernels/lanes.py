@@ -253,7 +253,17 @@ def transpose_block(typing: Any, source: Any, at_source: Any, source_stride: Any
 @intrinsic
 def ask(typing: Any, array: Any, at: Any) -> Any:
     """Ask for the cache line of array[at], which is read a little later."""
-    signature = types.void(array, at)
+    return types.void(array, at), _asking(3)
+
+
+@intrinsic
+def ask_early(typing: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of array[at], which is used so much later that it would be in the way in L1."""
+    return types.void(array, at), _asking(2)
+
+
+def _asking(locality: int) -> Any:
+    """How LLVM counts: 3 is for all caches, 2 for all but L1."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i8, i32 = ir.IntType(8), ir.IntType(32)
@@ -261,7 +271,7 @@ def ask(typing: Any, array: Any, at: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         line = builder.bitcast(builder.gep(data, [args[1]]), i8.as_pointer())
-        builder.call(prefetch, [line, *(ir.Constant(i32, n) for n in (0, 3, 1))])
+        builder.call(prefetch, [line, *(ir.Constant(i32, n) for n in (0, locality, 1))])
         return context.get_dummy_value()
 
-    return signature, codegen
+    return codegen

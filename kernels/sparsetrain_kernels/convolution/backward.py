@@ -110,10 +110,10 @@ def backward(
     units = -(-batch // layout.images) * layout.spans
     parts = min(units, SEGMENTS)
     work = 2 * values.size * units * layout.span // lanes(dtype)
-    room = rows * layout.stride + 2 * layout.span
+    room = rows * layout.stride + 2 * layout.span + layout.lanes
     grads, bias_grads = np.empty((parts, values.size), dtype), np.zeros((parts, 0 if bias_grad is None else rows), dtype)
     launch(backward_serial, backward_parallel, (x.dtype.char, e.code.dtype.char), work, threads,
-           *scratch(room, dtype, threads, work), layout, g.inputs, g.read_outputs, e.crow, e.code, e.bounds, e.starts(g),
+           *scratch(room, dtype, threads, work), layout, g.inputs, g.read_outputs, e.crow, e.code, e.bounds, g.from_outputs,
            values[e.perm], grads.reshape(-1), bias_grads.reshape(-1), parts, x.reshape(-1),
            x.reshape(-1)[:0] if dx is None else dx.reshape(-1), channels, inputs, dy.reshape(-1), rows, outputs, batch, WIDTH)
     grad[e.perm] = grads.sum(0)

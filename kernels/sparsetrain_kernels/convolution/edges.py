@@ -6,7 +6,6 @@ import numpy as np
 
 from ..plan import Array, chunks
 from ..transpose import transpose
-from .grids import Grid
 
 
 class Edges(NamedTuple):
@@ -24,11 +23,6 @@ class Edges(NamedTuple):
         """Bytes that it adds to the structure."""
         return self.bounds.nbytes
 
-    def starts(self, g: Grid) -> Array:
-        """Where each column of the weight reads in a panel of the inputs of its group."""
-        channel, tap = np.divmod(np.arange(self.columns), self.taps)
-        return (channel * g.layout.phases + g.phase[tap]) * g.layout.stride + g.shift[tap]
-
 
 class EdgesByInput(NamedTuple):
     """The same edges by input channel: row ``channel*phases + phase``, and in it by output channel. ``code[k]`` is
@@ -44,11 +38,6 @@ class EdgesByInput(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return self.crow.nbytes + self.code.nbytes + self.perm.nbytes + self.bounds.nbytes
-
-    def starts(self, g: Grid) -> Array:
-        """Where each code reads in a panel of the gradients of outputs, whose rows begin ``lead`` positions early."""
-        rows = np.arange(self.outputs) * g.layout.stride + g.layout.lead
-        return (rows[None, :] - g.shift[:, None]).ravel()
 
 
 def edges(crow: Array, col: Array, columns: int, taps: int, groups: int = 1) -> Edges:

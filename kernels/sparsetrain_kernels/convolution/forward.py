@@ -84,10 +84,9 @@ def forward(e: Edges, g: Grid, values: Array, x: Array, y: Array, bias: Array | 
     if y.size == 0:
         return
     rows, dtype = y.shape[1], computed(x.dtype)
-    start = e.starts(g)
     work = values.size * -(-batch // g.layout.images) * g.layout.length // lanes(dtype)
     layout, cells_x, cells_y = g.layout, g.read_inputs, g.outputs
-    room = channels * layout.phases * layout.stride + layout.span
+    room = channels * layout.phases * layout.stride + layout.span + layout.lanes
     launch(forward_serial, forward_parallel, (x.dtype.char, e.col.dtype.char), work, threads, *scratch(room, dtype, threads, work),
-           layout, cells_x, cells_y, e.crow, e.col, e.bounds, values, values[:0] if bias is None else bias, start, rows // e.groups,
+           layout, cells_x, cells_y, e.crow, e.col, e.bounds, values, values[:0] if bias is None else bias, g.from_inputs, rows // e.groups,
            channels // e.groups * layout.phases * layout.stride, x.reshape(-1), channels, inputs, y.reshape(-1), y.shape[2], batch, WIDTH)

@@ -21,6 +21,8 @@ import numpy as np
 
 from ..panels import ALIGNMENT
 from ..plan import Array, cache_bytes
+from ..width import VECTOR_BYTES
+from .pieces import pieces_of
 
 POSITIONS = 1024  # of a group of images, at most, where an image is smaller: small ones fill tiles together
 WASTE = 1.05  # of positions in tiles that are not full, beside what the best number of images wastes
@@ -31,7 +33,7 @@ SPAN = 4  # times what taps read beyond a span, which is packed again with the n
 class Cells(NamedTuple):
     """The runs of neighbouring numbers of one phase after another, window by window: so many ``numbers`` from position
     ``place`` of the window on, which an image holds from ``source`` on, ``step`` apart. ``bounds[phase*spans + span]`` is
-    the first run of a window."""
+    the first run of a window. Where possible they are in ``pieces`` too, with bounds and ``bits`` of their own."""
 
     bounds: Array
     place: Array
@@ -39,11 +41,14 @@ class Cells(NamedTuple):
     source: Array
     numbers: Array
     step: int
+    piece_bounds: Array
+    pieces: Array
+    bits: Array
 
 
 class Layout(NamedTuple):
     """So many ``images`` make a group, whose ``length`` positions are computed span by span. Panels hold the window of a span:
-    it and ``lead`` positions more, in rows of ``stride`` numbers."""
+    it and ``lead`` positions more, in rows of ``stride`` numbers. A vector has so many ``lanes``."""
 
     images: int
     length: int
@@ -52,11 +57,16 @@ class Layout(NamedTuple):
     span: int
     spans: int
     phases: int
+    lanes: int
 
 
 class Grid(NamedTuple):
     """A layout, shift and phase of each tap, and where inputs and outputs stand: in spans, and in the windows that are read,
-    of inputs with what comes after a span, of outputs with what was before."""
+    of inputs with what comes after a span, of outputs with what was before.
+
+    ``from_inputs[channel*taps + tap]`` is where that column of the weight reads in a panel of inputs, and
+    ``from_outputs[tap*outputs + output]`` where it reads in one of the gradients of outputs, whose rows begin ``lead``
+    positions early."""
 
     layout: Layout
     shift: Array
@@ -65,6 +75,8 @@ class Grid(NamedTuple):
     outputs: Cells
     read_inputs: Cells
     read_outputs: Cells
+    from_inputs: Array
+    from_outputs: Array
 
 
 class _Dimension(NamedTuple):
@@ -120,10 +132,13 @@ def grid(
     ]
     of_outputs = _runs([(0, n, 0) for n in out], list(out), steps, (1,) * len(out))
     plane, lead, step = math.prod(pitches), layout.lead, stride[-1]
+    shifts, phase = np.array(shift, np.int64), np.array([phases.index(chosen) for chosen, _ in taps], np.int64)
     return Grid(
-        layout, np.array(shift, np.int64), np.array([phases.index(chosen) for chosen, _ in taps], np.int64),
+        layout, shifts, phase,
         _cells(of_inputs, step, plane, layout), _cells([of_outputs], 1, plane, layout),
         _cells(of_inputs, step, plane, layout, after=lead), _cells([of_outputs], 1, plane, layout, before=lead),
+        ((np.arange(channels)[:, None] * len(phases) + phase) * layout.stride + shifts).ravel(),
+        (np.arange(outputs) * layout.stride + lead - shifts[:, None]).ravel(),
     )
 
 
@@ -135,7 +150,7 @@ def _layout(plane: int, lead: int, phases: int, batch: int, rows: int, tile: int
     line = ALIGNMENT // itemsize
     stride = -(-(lead + span) // line) * line
     stride += line if stride * itemsize % 1024 == 0 else 0  # rows that are a power of two apart would share few cache lines
-    return Layout(images, length, lead, stride, span, -(-length // span), phases)
+    return Layout(images, length, lead, stride, span, -(-length // span), phases, VECTOR_BYTES // itemsize)
 
 
 def _images_together(plane: int, batch: int, tile: int) -> int:
@@ -176,4 +191,5 @@ def _cells(
             parts.append(part)
             bounds.append(bounds[-1] + part.shape[1])
     place, image, source, numbers = np.concatenate(parts, axis=1).astype(np.int64)
-    return Cells(np.array(bounds, np.int64), place, image, source, numbers, step)
+    runs_of = np.array(bounds, np.int64), place, image, source, numbers
+    return Cells(*runs_of, step, *pieces_of(*runs_of, step, layout.lanes))
