@@ -31,6 +31,7 @@ FLOORS: tuple[set[str], ...] = (
     {"ops"},
     {"init", "penalty", "constrain", "curvature"},
     {"nn", "optim"},
+    {"distributed"},
     {"convert", "evolve", "subtensor"},
     {"io", "data", "cli"},
     {"trainers"},

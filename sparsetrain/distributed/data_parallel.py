@@ -15,8 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..edges.module import EdgeModule
 from ..edges.stored_edges import packed, unpacked
-from .lookup_table import LookupTable
-from .sparse_linear import SparseLinear
+from ..nn import LookupTable, SparseLinear
 
 _ask = DistributedDataParallel._build_params_for_reducer
 
