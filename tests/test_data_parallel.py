@@ -68,10 +68,12 @@ def a_wrapper_of_former_layers_is_refused() -> None:
 
 def constrained_layers_are_refused(rank: int) -> None:
     torch.manual_seed(rank)
-    layer = st.constrain.positive(SparseLinear(8, 4, density=0.5), project=True)
-    with pytest.raises(RuntimeError, match="the edges of '0' differ between ranks, and its values are computed"):
+    layer = st.constrain.positive(SparseLinear(8, 4, density=0.5), edges=[0, 1], project=True)
+    with pytest.raises(RuntimeError, match=r"layer '0': .* Rank 1 can't go on with the edges of rank 0"):
         DistributedDataParallel(nn.Sequential(layer))
-    with pytest.raises(RuntimeError, match="expected '0' in one shape on all ranks"):
+    everywhere = st.constrain.positive(SparseLinear(8, 4, density=0.5), project=True)
+    equal_everywhere(DistributedDataParallel(everywhere).module.edges().values.tolist())
+    with pytest.raises(RuntimeError, match=r"layer '0' to be on rank 1 what it is on rank 0, .*\(4, 8\).*\(4, 9\)"):
         DistributedDataParallel(nn.Sequential(SparseLinear(8 + rank, 4, density=0.5)))
 
 

@@ -21,6 +21,7 @@ FLOORS: tuple[set[str], ...] = (
         "tracing",
         "checks",
         "extras",
+        "ranks",
         "layer_names",
         "text_table",
         "structure",

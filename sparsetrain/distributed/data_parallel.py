@@ -9,48 +9,71 @@ from functools import wraps
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .. import ranks
 from ..edges.module import EdgeModule
-from ..edges.stored_edges import packed, unpacked
 from ..nn import LookupTable, SparseLinear
+from ..structure.topology import Topology
+from .same_topology import check_same_edges, layers_of, said_by_all
+from .sync_topology import follow_first
 
+WHERE = "DistributedDataParallel"
 _ask = DistributedDataParallel._build_params_for_reducer
 
 
 @wraps(_ask)
 def _told(self: Any) -> Any:
-    share_edges(self.module, self.process_group)
-    self.register_forward_pre_hook(StillReduced(self.module))
+    layers = {
+        name: layer
+        for name, layer in layers_of(self.module).items()
+        if f"{name}.values".removeprefix(".") not in self.parameters_to_ignore
+    }
+    if ranks.count(WHERE, self.process_group) > 1:
+        follow_first(WHERE, layers, self.process_group)
+    self.register_forward_pre_hook(StillReduced(layers))
     parameters, expect_sparse = _ask(self)  # type: ignore[no-untyped-call]
     ours = row_sparse(self.module)
     return parameters, [sparse or p in ours for p, sparse in zip(parameters, expect_sparse, strict=True)]
 
 
 class StillReduced:
-    """Whether the wrapper still averages the gradients of all values, asked before each forward pass.
+    """Whether the wrapper still averages the gradients of all values, and all ranks have the same edges, asked before
+    each forward pass.
 
     Values that get another number of edges, or other edges by ``replace_edges``, get a new node in autograd's graph,
-    which the wrapper does not know: its ranks would train apart without a word.
+    which the wrapper does not know: its ranks would train apart without a word. Edges are compared over ranks at the
+    first pass whose gradients are averaged, and when they have changed since: in other passes ranks exchange nothing.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
-        self.nodes = [_accumulator(layer) for layer in self.layers]
+    def __init__(self, layers: dict[str, Any]) -> None:
+        self.layers = {name: layer for name, layer in layers.items() if isinstance(layer, EdgeModule)}
+        self.nodes = [_accumulator(layer) for layer in self.layers.values()]
+        self.compared: list[Topology] | None = None
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, wrapper: Any, *_: Any) -> None:
         """RuntimeError: it does not."""
         if torch.compiler.is_compiling():
             return
-        for layer, node in zip(self.layers, self.nodes, strict=True):
+        for (name, layer), node in zip(self.layers.items(), self.nodes, strict=True):
             if node is not None and _accumulator(layer) is not node:
                 raise RuntimeError(
-                    f"DistributedDataParallel: expected the edges that a {type(layer).__name__} had when the model was "
-                    f"wrapped, got {layer.topology!r} that it changed to, whose gradients would not be averaged over "
-                    "ranks. Wrap the model again after its number of edges changes."
+                    f"{WHERE}: expected the edges that {type(layer).__name__} {name or '(the model itself)'!r} had "
+                    f"when the model was wrapped, got {layer.topology!r} that it changed to, whose gradients would not "
+                    "be averaged over ranks. Wrap the model again after its number of edges changes."
                 )
+        if torch.is_grad_enabled() and wrapper.require_backward_grad_sync and not wrapper._join_config.enable:
+            self._compare(wrapper.process_group)
+
+    def _compare(self, group: Any) -> None:
+        now = [layer.topology for layer in self.layers.values()]
+        known = self.compared
+        if known is None or any(one is not other for one, other in zip(known, now, strict=True)):
+            if ranks.count(WHERE, group) > 1:
+                said = said_by_all(WHERE, self.layers, group)
+                check_same_edges(WHERE, said, group)
+            self.compared = now
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()  # nodes can't be sent; a wrapper that is unpickled asks for parameters anew
@@ -81,49 +104,3 @@ def row_sparse(model: nn.Module) -> set[nn.Parameter]:
         elif isinstance(module, SparseLinear) and module.sparse_grad and isinstance(module.values, nn.Parameter):
             found.add(module.values)
     return found
-
-
-@torch.no_grad()
-def share_edges(model: nn.Module, group: Any = None) -> None:
-    """Give all ranks the edges of the group's first, with its values, where theirs differ. All ranks call it.
-
-    RuntimeError, on all of them: they differ in layers that can't go on with other edges, or ranks have other layers.
-    """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, EdgeModule)}
-    ranks = dist.get_world_size(group)
-    if not layers or ranks < 2:
-        return
-    said: list[Any] = [None] * ranks
-    dist.all_gather_object(said, {name: _identity(layer) for name, layer in layers.items()}, group)
-    if any(each.keys() != said[0].keys() for each in said):
-        raise RuntimeError("DistributedDataParallel: expected the same layers over edges on all ranks, got others.")
-    differ = [name for name in layers if any(each[name] != said[0][name] for each in said)]
-    if not differ:
-        return
-    for name in differ:
-        _check_replaceable(name, layers[name], {each[name][0] for each in said})
-    first = 0 if group is None else dist.get_global_rank(group, 0)
-    sent: list[Any] = [None] * len(differ)
-    if dist.get_rank() == first:
-        sent = [(packed(layer.topology), layer.values.detach()) for layer in map(layers.__getitem__, differ)]
-    dist.broadcast_object_list(sent, first, group)
-    for name, (edges, values) in zip(differ, sent, strict=True):
-        if said[dist.get_rank(group)][name] != said[0][name]:
-            layers[name].replace_edges(unpacked(edges).topology(), values)
-
-
-def _identity(layer: EdgeModule) -> tuple[Any, ...]:
-    t = layer.topology
-    return t.shape, t.digest, t.inputs, t.outputs
-
-
-def _check_replaceable(name: str, layer: EdgeModule, shapes: set[tuple[int, int]]) -> None:
-    if len(shapes) > 1:
-        raise RuntimeError(f"DistributedDataParallel: expected {name!r} in one shape on all ranks, got {shapes}.")
-    computed = not isinstance(layer.values, nn.Parameter)
-    if computed:
-        raise RuntimeError(
-            f"DistributedDataParallel: the edges of {name!r} differ between ranks, and its values are computed from "
-            "others, so that it can't go on with those of rank 0. Draw edges from a generator with the same seed on "
-            "all ranks."
-        )
