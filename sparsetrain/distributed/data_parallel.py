@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import ranks
+from ..curvature.used_rows import in_recorded_pass
 from ..edges.module import EdgeModule
 from ..nn import LookupTable, SparseLinear
 from ..structure.topology import Topology
@@ -63,6 +64,12 @@ class StillReduced:
                     f"when the model was wrapped, got {layer.topology!r} that it changed to, whose gradients would not "
                     "be averaged over ranks. Wrap the model again after its number of edges changes."
                 )
+        if in_recorded_pass():
+            raise RuntimeError(
+                f"{WHERE}: expected passes of which gradients are averaged over ranks, got one for second derivatives, "
+                f"which would be of the samples of rank {ranks.own_place()} alone. Pass wrapped.module to curvature, "
+                "and average its products; train by HessianFree in one process, as ranks would train apart."
+            )
         if torch.is_grad_enabled() and wrapper.require_backward_grad_sync and not wrapper._join_config.enable:
             self._compare(wrapper.process_group)
 
