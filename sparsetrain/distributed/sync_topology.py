@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import ranks
-from ..edges.same_edges import is_sharded
+from ..edges.sharded import is_sharded
 from ..edges.stored_edges import packed, unpacked
 from ..edges.weights import weights_of
 from ..optim.carried import Carried

@@ -1,4 +1,4 @@
-"""Whether all ranks that share the values of a layer share its edges."""
+"""Values that fully_shard has spread over ranks, as DTensors: what must hold of them, and what is refused."""
 
 from typing import Any
 
@@ -24,3 +24,20 @@ def check_same_edges(kind: str, t: Topology, mesh: Any) -> None:
 def is_sharded(values: Any) -> bool:
     """Whether these are a DTensor with numbers, as fully_shard makes of parameters."""
     return type(values).__name__ == "DTensor" and not values.is_meta
+
+
+def row_sparse_refused(kind: str, advice: str) -> NotImplementedError:
+    """Of a layer whose gradients are row-sparse, which the first backward pass would find out."""
+    return NotImplementedError(f"{kind}: fully_shard can't reduce gradients that are sparse over rows. {advice}")
+
+
+def misfit(ours: Any, stored: Any) -> str:
+    """What speaks against loading values that may be sharded in place of ours, or nothing."""
+    here, there = (values.device_mesh.size() if is_sharded(values) else 1 for values in (ours, stored))
+    if here == there or stored is None:
+        return ""
+    return (
+        f"expected values that are sharded over as many ranks as the layer's, {here}, the checkpoint has them over "
+        f"{there}. Save and load by torch.distributed.checkpoint, which fits any number of ranks; or gather whole "
+        "values by its get_model_state_dict, and set them by set_model_state_dict, with full_state_dict=True."
+    )
