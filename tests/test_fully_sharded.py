@@ -1,6 +1,7 @@
 """FSDP2 and torch.distributed.checkpoint over sparse layers, in two processes, against one."""
 
 import copy
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ def check_sharded(rank: int, folder: Path) -> None:
     for make in (torch.optim.Adam, torch.optim.SGD, *OURS):
         trains_as_one_process(rank, make)
     in_half_precision(rank)
+    as_in_the_guide()
     saved_on_two_loads_on_any_number(rank, folder)
     states_of_whole_models(rank)
     what_needs_whole_values_is_refused(rank, folder)
@@ -119,6 +121,14 @@ def in_half_precision(rank: int) -> None:
                 # there ranks are added after each has been rounded, here before
                 step = float(torch.finfo(dtype).eps)
                 torch.testing.assert_close(p.grad.full_tensor(), expected, rtol=2 * step, atol=step / 8)
+
+
+def as_in_the_guide() -> None:
+    page = Path(__file__).parent.parent / "docs" / "guide" / "several-processes.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"model": small(dist.get_rank()), "st": st, "torch": torch}
+    exec(next(block for block in blocks if "fully_shard(model" in block), names)
+    stepped(names["model"], names["optimizer"])
 
 
 def small(seed: int) -> nn.Sequential:

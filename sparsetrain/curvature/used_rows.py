@@ -30,7 +30,7 @@ class Read(NamedTuple):
 
 def in_recorded_pass() -> bool:
     """Whether a pass for second derivatives runs, of HessianFree or of curvature."""
-    return any(isinstance(mode, UsedRows) for mode in _get_current_function_mode_stack())
+    return any(isinstance(mode, UsedRows) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 class UsedRows(TorchFunctionMode):
