@@ -25,6 +25,11 @@ def test_one_process_has_nothing_to_share() -> None:
     st.distributed.sync_topology(model)
     st.distributed.check_topology(model)
     assert model[0].topology is topology
+    for share in (st.distributed.sync_topology, st.distributed.check_topology):
+        with pytest.raises(TypeError, match=r"topology: expected model to be a torch.nn.Module, got dict"):
+            share(dict(model.state_dict()))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a torch optimizer or None, got list"):
+        st.distributed.sync_topology(model, optimizer=list(model.parameters()))  # type: ignore[arg-type]
 
 
 def test_ranks_share_edges_and_refuse_what_differs(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _ask = DistributedDataParallel._build_params_for_reducer
 def _told(self: Any) -> Any:
     layers = {
         name: layer
-        for name, layer in layers_of(self.module).items()
+        for name, layer in layers_of(WHERE, self.module).items()
         if f"{name}.values".removeprefix(".") not in self.parameters_to_ignore
     }
     if ranks.count(WHERE, self.process_group) > 1:

@@ -39,19 +39,22 @@ def check_topology(model: nn.Module, group: Any = None) -> None:
 
     Raises:
         RuntimeError: on all ranks, naming a rank and a layer: it has another layer there, another shape, or other
-            edges; or a rank does not take part. ValueError: this rank is not in the group.
+            edges; or a rank does not take part. ValueError: this rank is not in the group. TypeError: no module.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
         >>> check_topology(nn.Sequential(SparseLinear(8, 4, density=0.5)))
     """
     where = "distributed.check_topology"
+    layers = layers_of(where, model)
     if ranks.count(where, group) > 1:
-        check_same_edges(where, said_by_all(where, layers_of(model), group), group)
+        check_same_edges(where, said_by_all(where, layers, group), group)
 
 
-def layers_of(model: nn.Module) -> dict[str, Any]:
-    """The layers whose edges can change, by the names that they have in the model itself."""
+def layers_of(where: str, model: nn.Module) -> dict[str, Any]:
+    """The layers whose edges can change, by their names in the model itself. TypeError: it is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where}: expected model to be a torch.nn.Module, got {type(model).__name__}.")
     return {name: each for name, each in named_modules(model).items() if isinstance(each, EdgeModule | MaskedLinear)}
 
 

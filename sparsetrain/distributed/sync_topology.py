@@ -27,8 +27,8 @@ def sync_topology(model: nn.Module, group: Any = None, *, optimizer: Optimizer |
     .. math:: w'_e = w_e \ \text{if the rank has edge } e, \ \text{else } w_e \text{ of the first rank}.
 
     Layers whose edges agree are left as they are. DistributedDataParallel does all this as it wraps a model, and sends
-    the values of the first rank after. Call it for models that are trained otherwise, before fully_shard for instance.
-    Without a group, or with one rank, it does nothing.
+    the values of the first rank after. Call it for models that are trained otherwise, before fully_shard for instance,
+    and make an Evolver afterwards. Without a group, or with one rank, it does nothing.
 
     Args:
         model: the same layers on all ranks, drawn with any seeds.
@@ -40,6 +40,7 @@ def sync_topology(model: nn.Module, group: Any = None, *, optimizer: Optimizer |
         RuntimeError: on all ranks, naming one of them and a layer: models differ in more than edges, a layer can't
             go on with other edges (they are sharded already, or constrained edge by edge), or a rank does not take
             part. Nothing is changed then. ValueError: this rank is not in the group.
+        TypeError: the model is no module, or the optimizer none.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -47,8 +48,11 @@ def sync_topology(model: nn.Module, group: Any = None, *, optimizer: Optimizer |
         >>> sync_topology(model)  # under torchrun; in one process there is nothing to do
     """
     where = "distributed.sync_topology"
+    layers = layers_of(where, model)
+    if not (optimizer is None or isinstance(optimizer, Optimizer)):
+        raise TypeError(f"{where}: expected a torch optimizer or None, got {type(optimizer).__name__}.")
     if ranks.count(where, group) > 1:
-        follow_first(where, layers_of(model), group, optimizer)
+        follow_first(where, layers, group, optimizer)
 
 
 @torch.no_grad()
@@ -65,7 +69,7 @@ def follow_first(where: str, layers: Mapping[str, Any], group: Any, optimizer: O
     change, fault = None, None
     try:
         change = _change(where, {name: layers[name] for name in differ if ours[name] != first[name]}, sent, optimizer)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         fault = str(error)
     _check_all(where, group, fault)
     if change is not None:
