@@ -4,6 +4,7 @@ from . import constrain as constrain
 from . import convert as convert
 from . import curvature as curvature
 from . import data as data
+from . import distributed as distributed
 from . import evolve as evolve
 from . import init as init
 from . import io as io

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -22,6 +23,8 @@ def _run(rank: int, check: Callable[..., None], folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     try:
         check(rank, Path(folder))
+    except pytest.fail.Exception as failed:  # no Exception, which alone is sent to the process that waits
+        raise AssertionError(str(failed)) from failed
     finally:
         gc.collect()  # what waits in cycles must not outlive the group, whose threads abort the process then
         dist.destroy_process_group()

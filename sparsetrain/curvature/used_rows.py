@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ..edges.pending import bring_up_to_date
 from ..ops.autograd import spmm
@@ -26,6 +26,11 @@ class Read(NamedTuple):
     table: Tensor
     rows: Tensor  # (u,) ascending
     leaf: Tensor  # (u, ...) what stood there
+
+
+def in_recorded_pass() -> bool:
+    """Whether a pass for second derivatives runs, of HessianFree or of curvature."""
+    return any(isinstance(mode, UsedRows) for mode in _get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 class UsedRows(TorchFunctionMode):

@@ -13,8 +13,8 @@ from ..tracing import refuse_script
 from . import holders
 from .frames import aligned, edge_frame
 from .pending import bring_up_to_date
-from .same_edges import check_same_edges, is_sharded
 from .settable_state import Buffers
+from .sharded import check_same_edges, is_sharded, misfit, row_sparse_refused
 from .slots import Plan, SlotMap, started
 from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
 from .weights import check_replacement, replace_numbers
@@ -55,6 +55,8 @@ class EdgeModule(nn.Module):
         return self.get_extra_state()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "values" and is_sharded(value) and getattr(self, "sparse_grad", False):
+            raise row_sparse_refused(type(self).__name__, "Set layer.sparse_grad = False before.")
         if name == KEY:  # an empty tensor from transformers, for what a checkpoint lacks
             return
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
@@ -109,6 +111,7 @@ class EdgeModule(nn.Module):
                 self.set_extra_state(state_dict[prefix + KEY])
             stored = stored_in(state_dict, prefix)
             error = difference(self.topology, stored) if stored else ""
+            error = error or misfit(self._parameters.get("values"), state_dict.get(prefix + "values"))
         except ValueError as damaged:
             error = str(damaged)
         if error:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from .. import ranks
 from ..ops.factors import Factors
 from ..structure.edit import Edit
 
@@ -18,9 +18,8 @@ class Agreement:
     """
 
     def __init__(self, group: Any) -> None:
-        several = dist.is_available() and dist.is_initialized()
-        self.group = group if several else None
-        self.size = dist.get_world_size(group) if several else 1
+        self.size = ranks.count("Evolver", group)
+        self.group = group if self.size > 1 else None
 
     def generator(self, given: torch.Generator | None) -> torch.Generator:
         """A source of random numbers that is in the same state in all processes: that of the first."""
@@ -61,8 +60,4 @@ class Agreement:
                     )
 
     def _gathered(self, item: Any) -> list[Any]:
-        if self.size < 2:
-            return [item]
-        every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, item, group=self.group)
-        return every
+        return ranks.gathered("Evolver", item, self.group) if self.size > 1 else [item]

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from .. import checks
 from ..edges.holders import check_reached
 from ..edges.module import EdgeModule
+from ..edges.sharded import is_sharded
 from ..layer_names import Pattern, first_fits, named_modules, pattern, without_layer
 from ..nn import MaskedLinear, TransposedSparseLinear
 from ..structure.topology import Topology
@@ -75,7 +76,12 @@ def check(where: str, model: nn.Module, optimizer: Optimizer, modules: Mapping[s
 
 
 def check_trains(where: str, name: str, module: Any) -> None:
-    """ValueError: the values of this layer are frozen, and a change of edges would lose them."""
+    """ValueError: the values of this layer are frozen, and a change of edges would lose them; or they are sharded."""
+    if is_sharded(weight_of(module)):
+        raise ValueError(
+            f"{where}: expected whole values in layer {name!r}, they are sharded over ranks. Change edges before "
+            "fully_shard, or train by DistributedDataParallel. Edges are as they were."
+        )
     if not trained(module).requires_grad:
         raise ValueError(
             f"{where}: expected values that train in layer {name!r}, they are frozen (requires_grad=False), and edges "

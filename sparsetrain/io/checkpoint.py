@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from ..edges.sharded import is_sharded
 from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
 from ..optim.wrapped import unwrapped
@@ -73,6 +74,7 @@ def save(
     optimizer = unwrapped(optimizer)
     schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
+    _check_whole(where, state)
     _share_edges(model, state)
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
     if optimizer is not None:
@@ -168,6 +170,17 @@ def load(
             "as scheduler=.",
             stacklevel=2,
         )
+
+
+def _check_whole(where: str, state: State) -> None:
+    """TypeError: a tensor is sharded over ranks, of which each would write its part."""
+    for key, tensor in state.items():
+        if is_sharded(tensor):
+            raise TypeError(
+                f"{where}: expected whole tensors, got {key} sharded over {tensor.device_mesh.size()} ranks. Save by "
+                "torch.distributed.checkpoint, or write what its get_model_state_dict gathers on one rank with "
+                "StateDictOptions(full_state_dict=True)."
+            )
 
 
 def _share_edges(model: nn.Module, state: State) -> None:

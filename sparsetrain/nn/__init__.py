@@ -1,7 +1,5 @@
 """Layers whose weights exist at the edges of a topology."""
 
-import sparsetrain.nn.data_parallel as _data_parallel  # no public name, which are imported below
-
 from ..edges.module import EdgeModule as EdgeModule
 from .hierarchy import Hierarchy as Hierarchy
 from .lookup_table import LookupTable as LookupTable
@@ -13,5 +11,3 @@ from .sparse_convolution import SparseConv3d as SparseConv3d
 from .sparse_delta import SparseDeltaLinear as SparseDeltaLinear
 from .sparse_linear import SparseLinear as SparseLinear
 from .sparse_linear import TransposedSparseLinear as TransposedSparseLinear
-
-_data_parallel.extend()

@@ -10,6 +10,7 @@ from torch.nn import functional
 from .. import checks, tracing
 from ..dtypes import FLOATS, HALVES, accepted, keeping_wide, wide, widen_loaded, widened
 from ..edges.pending import bring_up_to_date
+from ..edges.sharded import is_sharded, row_sparse_refused
 from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
 from ..ops.pools import pooled, rows_read
@@ -105,6 +106,15 @@ class LookupTable(nn.Module):
         self.output_dtype = asked if asked in HALVES else None
         self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=wide(asked)))
         self.reset_parameters(generator)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and is_sharded(value):
+            raise row_sparse_refused(
+                "LookupTable",
+                "Leave the table out, fully_shard(model, ignored_params={table.weight}), as a "
+                "sparsetrain.distributed.ShardedLookupTable, which spreads its rows itself, or take nn.Embedding.",
+            )
+        super().__setattr__(name, value)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -77,7 +77,7 @@ class SparseConvolution(EdgeModule):
             return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         if self._beside and isinstance(input, Tensor):
             input = self._padded(where, input)
-        return checked_convolution(where, input, self.topology, self.values, self.bias, self.geometry)
+        return checked_convolution(where, input, self.topology, widened(self.values), self.bias, self.geometry)
 
     def _padded(self, where: str, x: Tensor) -> Tensor:
         """The input with what the padding mode puts beside it."""

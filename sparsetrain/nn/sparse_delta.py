@@ -93,12 +93,12 @@ class SparseDeltaLinear(EdgeModule):
         if tracing.is_symbolic(input):
             return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         x = input
-        linear, where = self.linear, type(self).__name__
+        linear, where, values = self.linear, type(self).__name__, widened(self.values)
         hooks = (linear._forward_hooks, linear._forward_pre_hooks, linear._backward_hooks, linear._backward_pre_hooks)
         if type(linear) is nn.Linear and not any(hooks):
-            return delta_linear(where, x, linear.weight, linear.bias, self.topology, self.values)
+            return delta_linear(where, x, linear.weight, linear.bias, self.topology, values)
         wide = widened(x) if isinstance(x, Tensor) else x
-        delta = checked_linear(where, wide, self.topology, self.values, None, transpose=False)
+        delta = checked_linear(where, wide, self.topology, values, None, transpose=False)
         y: Tensor = linear(x)
         return (y + delta).to(y.dtype)
 

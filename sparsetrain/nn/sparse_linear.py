@@ -114,8 +114,9 @@ class SparseLinear(FromData):
                 "SparseLinear: sparse_grad=True needs values that are a Parameter, got values that are computed from "
                 "others, which torch has no sparse gradients for. Set layer.sparse_grad = False."
             )
+        values = widened(self.values)  # in half precision under fully_shard's param_dtype
         return checked_linear(
-            "SparseLinear", input, self.topology, self.values, self.bias, transpose=False, sparse_grad=self.sparse_grad
+            "SparseLinear", input, self.topology, values, self.bias, transpose=False, sparse_grad=self.sparse_grad
         )
 
     @classmethod
@@ -242,6 +243,7 @@ class TransposedSparseLinear(EdgeModule):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "values" and not self._apart:
             self.origin.values = value
+            self._follow()  # as who sets parameters reads their names next, fully_shard for one
         else:
             super().__setattr__(name, value)
 
@@ -286,7 +288,9 @@ class TransposedSparseLinear(EdgeModule):
         if tracing.is_symbolic(input):
             return tracing.as_leaf(self, input)  # type: ignore[no-any-return]
         self.bring_up_to_date()
-        return checked_linear("TransposedSparseLinear", input, self.topology, self.values, self.bias, transpose=True)
+        return checked_linear(
+            "TransposedSparseLinear", input, self.topology, widened(self.values), self.bias, transpose=True
+        )
 
     extra_repr: Any = SparseLinear.extra_repr
 

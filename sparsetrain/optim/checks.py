@@ -15,6 +15,7 @@ from ..backends.row_gradient import RowGradient
 from ..checks import assert_there, away
 from ..dtypes import FLOATS
 from ..edges.pending import pending_of
+from ..edges.sharded import is_sharded
 from .lazy_updates import LazyUpdates
 from .loading import OURS
 
@@ -147,6 +148,16 @@ def gradient(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tenso
     if options["check_finite"] and not bool(torch.isfinite(values).all()):
         bad = "NaN" if bool(torch.isnan(values).any()) else "infinity"
         raise refuse(ValueError, "to be finite (check_finite=True)", bad)
+
+
+def whole(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tensor) -> None:
+    """A parameter that is stepped by rows is no DTensor."""
+    if is_sharded(p):
+        name, where = name_of(optimizer, options, place), type(optimizer).__name__
+        raise TypeError(
+            f"{where}: expected {name} to be a whole tensor, as each of its rows counts its steps, got a DTensor that "
+            "is sharded over ranks. Use rowwise=False, and change edges before fully_shard. Nothing was changed."
+        )
 
 
 def rows(optimizer: Optimizer, options: dict[str, Any], p: Tensor, g: RowGradient) -> None:

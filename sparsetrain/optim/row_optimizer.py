@@ -209,6 +209,7 @@ class RowOptimizer(Optimizer):
                 if p.grad.is_sparse:
                     found.append((group, p, RowGradient.of_sparse(p.grad)))
                 elif rows := self._rows_of_dense(group, p):
+                    checks.whole(self, group, place, p)
                     found.append((group, p, RowGradient.of_dense(p.grad, rows)))
         for group, p, g in found:
             checks.rows(self, group, p, g)

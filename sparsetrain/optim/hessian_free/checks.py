@@ -1,7 +1,7 @@
 """What users pass to HessianFree."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...curvature.entries import Entries
+from ...edges.sharded import is_sharded
 
 WHERE = "HessianFree"
 KINDS = ("ggn", "hessian")
@@ -55,6 +56,15 @@ def functions(forward: Any, loss: Any, curvature_batch: Any) -> None:
     batch = curvature_batch
     if batch is not None and not (isinstance(batch, tuple) and len(batch) == 2 and all(map(callable, batch))):
         raise TypeError(f"{WHERE}: expected curvature_batch to be (forward, loss), got {batch!r}.")
+
+
+def whole(parameters: Iterable[Tensor]) -> None:
+    """No parameter is sharded over ranks, each of which would see a part of the curvature."""
+    if any(is_sharded(p) for p in parameters):
+        raise TypeError(
+            f"{WHERE}.step: expected whole parameters, got DTensors that are sharded over ranks. Train in one process, "
+            "or by another optimizer of sparsetrain.optim or torch.optim."
+        )
 
 
 def gradient(entries: Entries, vector: Tensor) -> None:

@@ -145,6 +145,7 @@ class HessianFree(Optimizer):
         checks.functions(forward, loss, curvature_batch)
         checks.groups(self.param_groups)
         parameters = self._parameters()
+        checks.whole(parameters.values())
         draws = SameDraws(next(iter(parameters.values())).device)
         of_gradient, of_curvature = self._passes(parameters, forward, loss, curvature_batch)
         draws.passed()
