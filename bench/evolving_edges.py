@@ -12,7 +12,7 @@ weights shrunk by 2e-4 at each step, He-uniform values, edges replaced after eac
 fashion: all images, 784-1000-1000-10, batch 128, torch's Adam; rules, their masked twins, and dense. A kind such as
 "set counted" has sparsetrain.optim.Adam, which counts the steps of newborn edges from birth.
 convolutional: the same with two convolutions of 3 x 3, to 32 and 64 channels, each normalized and pooled, and
-3136-256-256-10; the first convolution is dense, the other layers have the density.
+3136-256-256-10; the first convolution is dense, and the others share the density by "erk", as RigL's authors do.
 pruning: gradual magnitude pruning from density 1.0 to 0.05, epoch by epoch.
 scale: 3312-w-w-w-5 with epsilon 20, batch 2: one step and one SET update.
 
@@ -25,6 +25,7 @@ import math
 import multiprocessing
 import resource
 import statistics
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -180,7 +181,7 @@ def fashion(job: Record) -> Record:
         model = convolutional(None if rule == "dense" else density, generator)
     else:
         sizes = (784, job["width"], job["width"], 10)
-        model = perceptron(sizes, None if rule == "dense" else density, masked, generator)
+        model = perceptron(sizes, [None if rule == "dense" else density] * 3, masked, generator)
     optimizer = (optim.Adam if counted else torch.optim.Adam)(model.parameters(), lr=1e-3)
     steps = len(images[0]) // 128 * job["epochs"]
     stop = max(1, 3 * steps // 4)
@@ -196,11 +197,11 @@ def fashion(job: Record) -> Record:
 
 
 def perceptron(
-    sizes: tuple[int, ...], density: float | None, masked: bool, generator: torch.Generator
+    sizes: tuple[int, ...], densities: Sequence[float | None], masked: bool, generator: torch.Generator
 ) -> nn.Sequential:
     layers: list[Any] = [
         nn.Linear(i, o) if density is None else SparseLinear(i, o, density=density, generator=generator)
-        for i, o in pairwise(sizes)
+        for (i, o), density in zip(pairwise(sizes), densities, strict=True)
     ]
     if masked:
         layers = [MaskedLinear.from_sparse(layer, form="forward") for layer in layers]
@@ -208,14 +209,17 @@ def perceptron(
 
 
 def convolutional(density: float | None, generator: torch.Generator) -> nn.Sequential:
+    sizes = (3136, 256, 256, 10)
+    shapes = [(64, 32, 3, 3), *((o, i) for i, o in pairwise(sizes))]
+    densities = [None] * 4 if density is None else patterns.allocate(shapes, density, "erk")
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 28, 28))]
-    for i, o in ((1, 32), (32, 64)):
-        if density is None or i == 1:
+    for i, o, part in ((1, 32, None), (32, 64, densities[0])):
+        if part is None:
             layers.append(nn.Conv2d(i, o, 3, padding=1, bias=False))
         else:
-            layers.append(SparseConv2d(i, o, 3, padding=1, bias=False, density=density, generator=generator))
+            layers.append(SparseConv2d(i, o, 3, padding=1, bias=False, density=part, generator=generator))
         layers += [nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), *perceptron((3136, 256, 256, 10), density, False, generator))
+    return nn.Sequential(*layers, nn.Flatten(), *perceptron(sizes, densities[1:], False, generator))
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------
