@@ -1,6 +1,6 @@
 """Whole models out: sparse layers become dense again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,13 +11,13 @@ from ..dtypes import HALVES
 from ..nn import MaskedLinear, SparseLinear
 from ..nn.sparse_convolution import CONVOLUTIONS
 from .closed import check_closable, closable, closed, transposed_back
-from .swap import OWN, check_names_free, check_not_compiled, check_untied, exchange, kind_of, skipped
+from .swap import OWN, Skip, check_names_free, check_not_compiled, check_untied, exchange, kind_of, skipped
 from .ties import sharing_values
 
 DENSE = {SparseLinear: nn.Linear, MaskedLinear: nn.Linear} | {sparse: dense for dense, sparse in CONVOLUTIONS.items()}
 
 
-def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
+def densify(model: nn.Module, skip: Skip = ()) -> nn.Module:
     r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
 
     A SparseMultiheadAttention becomes an nn.MultiheadAttention, and what was a Conv1D is one again: states have the
@@ -26,7 +26,7 @@ def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
 
     Args:
         model: any module.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as in sparsify.
 
     Returns:
         The model; for a model that is itself such a layer, the new layer.

@@ -1,6 +1,6 @@
 """A few weights of a trained model made to train, and folded back into it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from .choice import by_density, by_mask, check_select, named
 from .gradients import by_gradient
 from .kinds import is_linear
 from .rules import Density, by_rules, share_out
-from .swap import check_names_free, check_not_compiled, check_untied, exchange, skipped
+from .swap import Skip, check_names_free, check_not_compiled, check_untied, exchange, skipped
 
 LINEAR = "nn.Linear"
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
@@ -29,7 +29,7 @@ def train_edges(
     masks: Mapping[str, Any] | None = None,
     select: Literal["random", "magnitude", "gradient"] = "random",
     closure: Callable[[], Tensor] | None = None,
-    skip: str | Iterable[str] = (),
+    skip: Skip = (),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     r"""Replace the nn.Linear layers of a model, in place, by SparseDeltaLinear layers: a few of their weights train.
@@ -52,7 +52,7 @@ def train_edges(
         closure: for ``"gradient"``: takes no arguments, runs the model and returns the loss, without a backward pass.
             The gradient is searched in blocks of rows; none of the weights' full shape is made, nor any left behind in
             ``grad`` of the model. What a forward pass changes, such as statistics of batch normalization, it changes.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as in sparsify.
         generator: of random edges.
 
     Returns:

@@ -1,12 +1,13 @@
 """Whole models in: linear layers and convolutions become sparse."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
 from .. import checks
+from ..layer_names import Names
 from ..nn import SparseLinear
 from ..nn.sparse_convolution import CONVOLUTIONS, SparseConvolution
 from ..nn.sparse_linear import dense_linear
@@ -16,7 +17,7 @@ from .kinds import is_linear, is_pruned, is_replaceable
 from .opened import Opened
 from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
-from .swap import check_not_compiled, exchange, skipped
+from .swap import Skip, check_not_compiled, exchange, skipped
 from .ties import Followers, followers, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
@@ -31,7 +32,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[False] = ...,
 ) -> nn.Module: ...
@@ -43,7 +44,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[True],
 ) -> Summary: ...
@@ -55,7 +56,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: bool,
 ) -> nn.Module | Summary: ...
@@ -66,7 +67,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = None,
     select: Literal["magnitude", "random"] = "magnitude",
-    skip: str | Iterable[str] = (),
+    skip: Skip = (),
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
@@ -98,18 +99,19 @@ def sparsify(
 
     Args:
         model: any module.
-        density: fraction of the edges that exist, from 0 to 1; or such fractions by rules. A rule is a dotted layer
-            name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or compiled), or a
-            class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``, ``"attn.v_proj"`` and
-            ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all of them. A subclass of
-            nn.Linear takes part if a rule names that very class, by which its user says that it computes what
-            nn.Linear does. Names are those inside of wrappers such as torch.compile and DistributedDataParallel.
+        density: fraction of the edges that exist, above 0, at most 1; or such fractions by rules. A rule is a dotted
+            layer name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or
+            compiled), or a class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``,
+            ``"attn.v_proj"`` and ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all
+            of them. A subclass of nn.Linear takes part if a rule names that very class, by which its user says that it
+            computes what nn.Linear does. Names are those inside of wrappers such as torch.compile and
+            DistributedDataParallel.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
         masks: by dotted layer name, or that of an ``in_proj_weight``, zeros and ones in the shape of the weight, or a
             Topology of the matrix (out, in), which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as above.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
@@ -200,6 +202,8 @@ def _wanted(
         wanted, otherwise = share_out(where, own, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in layers if is_pruned(m)}, "not pruned"
+    if density is not None:
+        _check_not_empty(where, opened.names, wanted)
     if not wanted:
         what = f"{WHAT} layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
@@ -216,3 +220,14 @@ def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:
         layer = CONVOLUTIONS[type(dense)].of_weight(dense, weight, t)
     layer.bias = bias  # the Parameter itself, where it was not pruned
     return layer
+
+
+def _check_not_empty(where: str, names: Names, densities: Mapping[Any, float]) -> None:
+    """A density of 0 is most often meant to be a sparsity."""
+    empty = next((names[layer][0] for layer, density in densities.items() if density == 0), None)
+    if empty is not None:
+        raise ValueError(
+            f"{where}: expected densities above 0, got 0 for {empty or 'the model'!r}, which would give its bias "
+            "alone. A density is the fraction of edges that exist: for a sparsity s pass 1 - s. To start without "
+            "edges pass masks of zeros."
+        )
