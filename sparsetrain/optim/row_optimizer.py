@@ -140,6 +140,9 @@ class RowOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of the same optimizer, ours or torch's, checked before anything is changed.
 
+        Adam and AdamW take that of torch's SparseAdam too, which is Adam with ``bias_correction="global"`` and without
+        weight decay.
+
         Raises:
             ValueError: it is the state of another optimizer, or of parameters of other shapes.
         """
