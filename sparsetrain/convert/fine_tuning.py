@@ -110,8 +110,14 @@ def train_edges(
                 check_select(where, select)
                 edges = by_density(where, wanted, select, generator)
     trained = {p for module in left for p in module.parameters() if p.requires_grad}
+    asked = {
+        linear: {name for name, p in linear._parameters.items() if p is not None and p.requires_grad}
+        for linear in edges
+    }
     model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    for linear, layer in new.items():
+        layer._asked = asked[linear]
     for layer in new.values():  # as in sparsify
         layer.awaits_edges = density is not None and layer.values.is_meta
     for parameter in trained:  # also where a layer that was replaced has it too
@@ -122,7 +128,8 @@ def train_edges(
 def merge_edges(model: nn.Module) -> nn.Module:
     """Replace the SparseDeltaLinear layers of a model, in place, by their nn.Linear layers with the values added.
 
-    The weights stay frozen; ``model.requires_grad_()`` changes that.
+    Weights and biases of these layers train again where they did before. What train_edges froze beside them stays
+    frozen; ``model.requires_grad_()`` changes that.
 
     Args:
         model: any module.
@@ -148,7 +155,9 @@ def merge_edges(model: nn.Module) -> nn.Module:
             layer.check_resets()
         except ValueError as error:
             raise ValueError(f"convert.merge_edges: {name!r} can't be merged. {error}") from None
-    return exchange(model, {layer: layer.merge() for layer in layers.values()})
+    for layer in layers.values():
+        layer.merge()
+    return exchange(model, {layer: layer.thawed() for layer in layers.values()})
 
 
 def _densities(where: str, model: nn.Module, left: set[nn.Module], density: Any, method: Any) -> dict[nn.Module, float]:

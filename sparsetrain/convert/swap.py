@@ -26,7 +26,7 @@ OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other a
     SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed", "_dense_kind"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
     TransposedSparseLinear: {"values", "bias", "_tied", "_listed", "_apart", "_own_topology", "sparse_grad", "_agreed"},
-    SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
+    SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed", "_asked"},
 }
 OF_DENSE = {"weight", "bias", "transposed", "output_padding", "_reversed_padding_repeated_twice"}
 OF_SPARSE = {"values", "bias", "topology", "awaits_edges", "_agreed", "geometry", "_beside"}

@@ -111,8 +111,8 @@ class LookupTable(nn.Module):
         """A table of these numbers, as nn.Embedding.from_pretrained makes one; it trains unless ``freeze`` is set.
 
         Args:
-            weight: a tensor or an array of shape (rows, dim), also with ``columns=True``. A contiguous tensor of float32
-                or float64 is taken without a copy, so that training changes it; pass ``weight.clone()`` to keep it.
+            weight: a tensor or an array of shape (rows, dim), also with ``columns=True``. A contiguous tensor, float32
+                or float64, is taken without a copy, so that training changes it; pass ``weight.clone()`` to keep it.
                 Numbers in half precision are copied to float32, and rows are returned in their dtype.
             freeze: the table does not train.
             options: columns, padding_idx, max_norm, norm_type, pool and include_last_offset of the class. The row of
