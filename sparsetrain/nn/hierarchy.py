@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .. import tracing
-from ..edges.frames import aligned
+from ..edges.frames import Unknown, aligned
 from ..edges.module import EdgeModule
 from ..extras import needed
 from ..structure.names import checked, text
@@ -173,9 +173,9 @@ class Hierarchy(nn.Module):
             raise IndexError(f"Hierarchy.layer: expected a level from 1 to {len(self.levels)}, got {number}.")
         return cast(SparseLinear, self.levels[number - 1])
 
-    def align(self, frame: Any) -> Any:
+    def align(self, frame: Any, unknown: Unknown = "drop") -> Any:
         """The columns of a data frame in the order of the inputs; see SparseLinear.align for what is refused."""
-        return aligned("Hierarchy.align", frame, self.inputs)
+        return aligned("Hierarchy.align", frame, self.inputs, unknown)
 
     def edges(self) -> Any:
         """A data frame of all edges: source, target and weight, level by level.
