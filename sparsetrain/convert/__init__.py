@@ -9,4 +9,5 @@ from .onnx_file import to_onnx as to_onnx
 from .sparsify import sparsify as sparsify
 from .summaries import Summary as Summary
 from .summaries import SummaryRow as SummaryRow
+from .tables import to_lookup_tables as to_lookup_tables
 from .zeros import drop_zeros as drop_zeros
