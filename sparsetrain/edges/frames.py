@@ -124,7 +124,7 @@ def _first(names: list[Any]) -> str:
 
 def edge_frame(where: str, topology: Topology, values: Tensor, backwards: bool) -> Any:
     """Source, target and weight of each edge, in the order of the values; backwards from outputs to inputs."""
-    pandas = needed(where, "pandas", "edges")
+    pandas = needed(where, "pandas")
     ends = [(topology.inputs, topology.shape[1], topology.col), (topology.outputs, topology.shape[0], topology.row)]
     (source_names, sources, source), (target_names, targets, target) = ends[::-1] if backwards else ends
     weights = values.detach().cpu()

@@ -183,7 +183,7 @@ class Hierarchy(nn.Module):
         convert.from_hierarchy takes it, unless all edges into some node have been dropped: the node, a constant here,
         would be an input there, and is named.
         """
-        pandas = needed("Hierarchy.edges", "pandas", "edges")
+        pandas = needed("Hierarchy.edges", "pandas")
         frame = pandas.concat([cast(SparseLinear, layer).edges() for layer in self.levels], ignore_index=True)
         frame.attrs = {"inputs": self.inputs, "outputs": self.outputs}
         return frame
