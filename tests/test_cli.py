@@ -107,7 +107,16 @@ def test_times_and_surroundings_are_all_there(figures: dict[str, Any]) -> None:
 def test_the_table_fits_a_terminal_and_the_plot_is_a_picture(compared: tuple[Result, Path]) -> None:
     result, out = compared
     assert max(map(len, report_lines(result.stdout))) <= 100
-    for word in (*KINDS, "test accuracy", "backward", "peak memory", "optimizer state", "784-8-10", "Masked ran with"):
+    for word in (
+        *KINDS,
+        "test accuracy",
+        "backward",
+        "peak memory",
+        "optimizer state",
+        "784-8-10",
+        "70 training images",
+        "Masked ran with",
+    ):
         assert word in result.stdout
     assert "Loading the kernels" in result.stderr
     assert f"epoch {EPOCHS}/{EPOCHS}" in result.stderr  # progress, without a terminal as well

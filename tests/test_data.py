@@ -161,6 +161,8 @@ def test_digits_are_split_evenly_and_always_alike() -> None:
     pixels, labels = mnist_data()  # sorted by class, so every fifth digit is every fifth of its class
     assert torch.equal(digits.test_images, torch.from_numpy(pixels[4::5] / 255).float())
     assert digits.test_labels.tolist() == labels[4::5].tolist()
+    assert min(len(batch.unique()) for batch in digits.train_labels.split(100)) == 10  # in no order of classes
+    assert digits.train_labels.equal(data.mnist().train_labels)
     assert len(torch.cat([digits.train_images, digits.test_images]).unique(dim=0)) == len(np.unique(pixels, axis=0))
 
 

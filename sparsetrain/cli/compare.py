@@ -109,6 +109,7 @@ def _setting(
     return Setting(
         evolution=evolution_of(rule, rest["density"], interval, prune_fraction, steps),
         data=images.name,
+        images=available,
         sizes=(features, *hidden, data.CLASSES),
         lr=OPTIMIZERS[rest["optimizer"]][2] if lr is None else lr,
         threads=threads or torch.get_num_threads(),
