@@ -241,6 +241,6 @@ def test_names_travel(layer: SparseLinear, tmp_path: Path) -> None:
 def test_without_pandas(layer: SparseLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"^SparseLinear.edges: expected the package pandas.*pip install sparsetrain\[edges\]"
+        ModuleNotFoundError, match=r"^SparseLinear.edges: expected the package pandas.*pip install pandas$"
     ):
         layer.edges()
