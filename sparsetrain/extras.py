@@ -4,12 +4,15 @@ from importlib import import_module
 from typing import Any
 
 
-def needed(where: str, package: str, extra: str) -> Any:
-    """The package, or a ModuleNotFoundError that says which extra installs it."""
+def needed(where: str, package: str) -> Any:
+    """The package, or a ModuleNotFoundError that says how to install it."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{where}: expected the package {package.split('.')[0]}, got: {error}. "
-            f"Run: pip install sparsetrain[{extra}]"
-        ) from None
+        name = package.partition(".")[0]
+        raise ModuleNotFoundError(f"{where}: expected the package {name}, got: {error}. {installed_by(name)}") from None
+
+
+def installed_by(*names: str) -> str:
+    """What to run for modules, which pip knows by the same names; our own extras have names that no index knows."""
+    return f"Run: pip install {' '.join(name.replace('_', '-') for name in names)}"

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 Names = dict[nn.Module, list[str]]
+Rule = str | re.Pattern[str] | type[nn.Module]  # as users write it
 
 
 class Pattern(NamedTuple):

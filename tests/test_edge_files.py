@@ -46,6 +46,35 @@ def test_edges_load_into_layers_that_have_others(tmp_path: Path) -> None:
     assert torch.equal(other(x), model(x))
 
 
+@pytest.mark.parametrize("as_delta", [False, True])
+def test_edges_are_refused_beside_other_weights(tmp_path: Path, as_delta: bool) -> None:
+    dense = mlp()
+    model = trained(train_edges(copy.deepcopy(dense), 0.1))
+    st.io.save_edges(tmp_path / "edges", model)
+    other = copy.deepcopy(dense)
+    with torch.no_grad():
+        other[2].weight[3, 4] += 1e-6
+    if as_delta:
+        other = train_edges(other, 0.2)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^io\.load_edges: expected the weight of '2' that .* got other numbers\. Load"
+    ):
+        st.io.load_edges(tmp_path / "edges", other)
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), before.values(), strict=True))
+    other = st.io.load_edges(tmp_path / "edges", other, check_base=False)
+    assert other[2].values.equal(model[2].values)
+    half = copy.deepcopy(dense).to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"'0' .* got bfloat16, the edges were trained beside float32"):
+        st.io.load_edges(tmp_path / "edges", half)
+
+
+def test_files_of_before_load_without_a_checksum(tmp_path: Path) -> None:
+    entry = {"shape": [30, 20], "position": torch.tensor([2, 3]), "values": torch.ones(2)}
+    st.io.archive.write("test", tmp_path / "edges", {"edges": {"": entry}})
+    assert st.io.load_edges(tmp_path / "edges", nn.Linear(20, 30)).topology.nnz == 2
+
+
 def test_what_trains_beside_the_edges_is_named_when_they_are_saved(tmp_path: Path) -> None:
     model = train_edges(mlp(), 0.1, skip="2")
     with pytest.warns(UserWarning, match=r"'2.weight', '2.bias' train too and are not in the file"):
@@ -95,7 +124,7 @@ GOOD = {"shape": [30, 20], "position": torch.tensor([2, 3]), "values": torch.one
 @pytest.mark.parametrize(
     "edges",
     [
-        {}, [], {"": 3}, {"": {}}, {1: GOOD}, {"": {**GOOD, "more": 1}}, {"": {**GOOD, "shape": 30}},
+        {}, [], {"": 3}, {"": {}}, {1: GOOD}, {"": {**GOOD, "more": 1}}, {"": {**GOOD, "base": 7}}, {"": {**GOOD, "shape": 30}},
         {"": {**GOOD, "shape": ["30", 20]}}, {"": {**GOOD, "position": [2, 3]}}, {"": {**GOOD, "values": None}},
         {"": {**GOOD, "position": torch.ones(2)}}, {"": {**GOOD, "position": torch.ones(2, 1).long()}},
         {"": {**GOOD, "values": torch.ones(2, dtype=torch.int64)}}, {"": {**GOOD, "values": torch.ones(2, 1)}},

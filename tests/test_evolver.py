@@ -128,3 +128,15 @@ def test_updates_of_newborn_edges_grow_from_none_to_whole() -> None:
         moved = before - layer.values.detach()
         torch.testing.assert_close(moved[newborn], torch.full((newborn.numel(),), part))
         torch.testing.assert_close(moved[old], torch.ones(int(old.sum())))
+
+
+def test_what_is_printed_is_short() -> None:
+    layers = nn.Sequential(*(SparseLinear(200, 200, density=0.1) for _ in range(20)))
+    optimizer = torch.optim.SGD(layers.parameters(), lr=0.1)
+    evolver = st.evolve.Evolver(layers, optimizer, st.evolve.SET(), st.evolve.Constant(1, prune_fraction=0.1))
+    assert repr(evolver).endswith("layers=20)")
+    layers(torch.zeros(1, 200)).sum().backward()
+    change = evolver.step()
+    assert change is not None
+    assert len(repr(change.layers["0"])) < 120
+    assert "tensor" not in repr(change)

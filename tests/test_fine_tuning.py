@@ -230,6 +230,23 @@ def test_an_input_changed_in_place_is_noticed() -> None:
     assert model.linear.weight.requires_grad
 
 
+def test_merged_layers_train_again_where_they_did_before() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].weight.requires_grad_(False)
+    tuned = copy.deepcopy(train_edges(model, 0.5))
+    assert not any(p.requires_grad for p in tuned[0].linear.parameters())
+    tuned[0].merge()  # within a training the weight stays frozen
+    assert not tuned[0].linear.weight.requires_grad
+    names = [name for name, p in merge_edges(tuned).named_parameters() if p.requires_grad]
+    assert names == ["0.weight", "0.bias", "2.bias", "3.weight", "3.bias"]
+
+
+def test_layers_that_share_a_bias_train_again_too() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].bias = model[0].bias
+    assert all(p.requires_grad for p in merge_edges(train_edges(model, 0.5)).parameters())
+
+
 def test_a_tied_weight_is_not_merged() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9, bias=False))
     model[1].weight = model[0].weight

@@ -64,6 +64,28 @@ def test_frames_that_do_not_fit(layer: SparseLinear) -> None:
         SparseLinear(2, 2, density=1).align(pd.DataFrame({"a": [1.0]}))
 
 
+def test_a_frame_that_is_transposed(layer: SparseLinear) -> None:
+    frame = pd.DataFrame({"MYC": [1.0, 2.0], "TP53": [3.0, 4.0]}, index=["s1", "s2"])
+    with pytest.raises(
+        ValueError, match=r"got none for 2: 'TP53', 'MYC'\. These are names of its rows.* pass frame\.T\."
+    ):
+        layer.align(frame.T)
+    assert layer.align(frame.T.T).shape == (2, 2)
+    odd = pd.DataFrame({"a": [1.0, 2.0]}, index=[("MYC", 1), ("TP53", None)])
+    with pytest.raises(ValueError, match=r"got none for 2: .* Add them"):
+        layer.align(odd)
+
+
+def test_unknown_columns_are_dropped_or_refused(layer: SparseLinear) -> None:
+    frame = pd.DataFrame({"MYC": [1.0], "tp53": [9.0], 7: [8.0], "TP53": [3.0]})
+    assert list(layer.align(frame, unknown="drop").columns) == ["TP53", "MYC"]
+    with pytest.raises(ValueError, match=r"columns of the 2 inputs alone, got 2 others: 'tp53', 7\. Check"):
+        layer.align(frame, unknown="error")
+    assert layer.align(frame[["TP53", "MYC"]], unknown="error").shape == (1, 2)
+    with pytest.raises(ValueError, match="expected unknown to be 'drop' or 'error', got 'keep'"):
+        layer.align(frame, unknown="keep")  # type: ignore[arg-type]
+
+
 def test_columns_that_collide_and_are_not_read_do_not_matter(layer: SparseLinear) -> None:
     frame = pd.DataFrame([[1.0, 2.0, 3.0, 4.0]], columns=["MYC", 1, "1", "TP53"])
     assert layer.align(frame).to_numpy().tolist() == [[4.0, 1.0]]
@@ -219,6 +241,6 @@ def test_names_travel(layer: SparseLinear, tmp_path: Path) -> None:
 def test_without_pandas(layer: SparseLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"^SparseLinear.edges: expected the package pandas.*pip install sparsetrain\[edges\]"
+        ModuleNotFoundError, match=r"^SparseLinear.edges: expected the package pandas.*pip install pandas$"
     ):
         layer.edges()

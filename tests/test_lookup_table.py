@@ -237,6 +237,38 @@ def test_its_state_is_that_of_an_embedding(options: dict[str, Any]) -> None:
         table.load_state_dict(nn.Embedding(6, 3).state_dict())
 
 
+@pytest.mark.parametrize("options", [{}, {"columns": True}, {"padding_idx": 2, "max_norm": 1.5}], ids=str)
+def test_from_pretrained(options: dict[str, Any]) -> None:
+    weight = torch.randn(7, 3, dtype=torch.float64)
+    before = torch.get_rng_state()
+    table = LookupTable.from_pretrained(weight, **options)
+    assert torch.get_rng_state().equal(before)
+    assert table.weight.requires_grad
+    assert table.weight.data_ptr() == weight.data_ptr()  # as nn.Embedding, without a copy
+    assert (table.rows, table.dim) == (7, 3)
+    embedding = nn.Embedding.from_pretrained(weight.clone(), **{k: v for k, v in options.items() if k != "columns"})
+    ids = torch.tensor([2, 6, 2])
+    assert table(ids).equal(embedding(ids).t() if table.columns else embedding(ids))
+
+
+def test_from_pretrained_of_other_forms() -> None:
+    weight = torch.randn(7, 3)
+    frozen = LookupTable.from_pretrained(weight.numpy(), freeze=True, pool="mean")
+    assert not frozen.weight.requires_grad
+    assert frozen(torch.tensor([[1, 2]])).equal(weight[1:3].mean(0, keepdim=True))
+    half = LookupTable.from_pretrained(weight.to(torch.bfloat16))
+    assert (half.weight.dtype, half(torch.tensor([1])).dtype) == (torch.float32, torch.bfloat16)
+    turned = LookupTable.from_pretrained(torch.randn(3, 7).t())
+    assert turned.weight.is_contiguous()  # rows are stepped in such memory
+    for bad, error in (
+        (torch.zeros(7, 3, dtype=torch.long), TypeError),
+        (torch.zeros(7), ValueError),
+        ("x", TypeError),
+    ):
+        with pytest.raises(error, match=r"^LookupTable\.from_pretrained: expected"):
+            LookupTable.from_pretrained(bad)
+
+
 def test_initial_values() -> None:
     big = LookupTable(4000, 10, padding_idx=-1, generator=torch.Generator().manual_seed(1))
     assert abs(float(big.weight.detach().mean())) < 0.02

@@ -114,6 +114,32 @@ def test_a_state_of_torchs_is_loaded_and_goes_on(kind: str, options: dict[str, A
     assert apart(model, other) < ROUNDING
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_a_state_of_sparse_adam_is_loaded_and_goes_on(kind: str) -> None:
+    p, q = parameter(4, 2), parameter(4, 2)
+    theirs = torchs("SparseAdam", [q], lr=0.1, eps=1e-20)  # which adds eps before the correction
+    mine = ours(kind, [p], lr=0.7, eps=1e-3, weight_decay=0.1)
+    for step, ids in enumerate(([0], [0, 1], [2, 2], [3], [0, 3], [1, 1])):
+        p.grad, q.grad = rows_gradient(p, ids, seed=step), rows_gradient(q, ids, seed=step)
+        theirs.step()
+        if step == 2:
+            p.data.copy_(q.data)
+            mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        elif step > 2:
+            mine.step()
+    group = mine.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["bias_correction"]) == (0.1, 0.0, "global")
+    assert apart([p], [q]) < 1e-14
+    p.grad = torch.ones_like(p)  # torch's own step takes the state as well
+    mine.step()
+    assert int(mine.state[p]["step"]) == 7
+    with pytest.raises(ValueError, match="the state of another optimizer"):
+        ours("SGD", [p], lr=0.1).load_state_dict(theirs.state_dict())
+    for other in ("NAdam", "RAdam", "Adamax"):  # these have betas, too
+        with pytest.raises(ValueError, match=r"expected the state of Adam|of another optimizer"):
+            ours("Adam", [p]).load_state_dict(torchs(other, [q]).state_dict())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_state_from_before_the_first_step_is_loaded(kind: str) -> None:
     model, other = Mixed(), Mixed()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sparsetrain as st
+from sparsetrain.extras import needed
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +23,19 @@ print(st.__file__, sparsetrain_kernels.__file__, layer.values.grad.numel())
 
 def test_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", st.__version__)
+
+
+def test_advice_names_no_package_that_no_index_has() -> None:
+    texts = [*(ROOT / "sparsetrain").rglob("*.py"), *(ROOT / "bench").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]
+    advised = re.compile(r"pip install [^\n\"']*sparsetrain")  # from an index, where it is not; the folder is "."
+    assert [str(path.relative_to(ROOT)) for path in texts if advised.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_missing_packages_are_advised_by_their_own_names() -> None:
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^here: expected the package not_there, .* Run: pip install not-there$"
+    ):
+        needed("here", "not_there.inner")
 
 
 @pytest.mark.slow

@@ -349,15 +349,13 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_sparse", None)
     with pytest.raises(
         ModuleNotFoundError,
-        match=r"^io.to_torch_sparse: expected the package torch_sparse.*pip install sparsetrain\[torch-sparse\]",
+        match=r"^io.to_torch_sparse: expected the package torch_sparse.*pip install torch-sparse$",
     ):
         io.to_torch_sparse(Topology.from_mask([[1]]))
     with pytest.raises(TypeError, match=r"^io.from_torch_sparse: expected a torch_sparse\.SparseTensor, got Tensor"):
         io.from_torch_sparse(torch.eye(2))
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"^io.from_sets: expected the package pandas.*pip install sparsetrain\[edges\]"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"^io.from_sets: expected the package pandas.*pip install pandas$"):
         io.from_sets({"p": ["a"]})
 
 

@@ -3,6 +3,8 @@
 x is 0..11 in four rows of three.
 """
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,29 @@ X = [ROW_0, ROW_1, ROW_2, ROW_3]
 @pytest.fixture
 def x() -> Shared:
     return shared(np.arange(12.0).reshape(4, 3))
+
+
+class TestNames:
+    def test_a_name_stands_for_the_numbers_and_in_messages(self) -> None:
+        table, other = shared(np.zeros((3, 2)), name="W"), shared([1.0])
+        assert repr(table) == "Shared(W, shape=(3, 2), dtype=torch.float64)"
+        assert (table.name, other.name) == ("W", None)
+        assert "1." in repr(other)
+        with pytest.raises(ValueError, match=r"the target of update 1, W of shape \(3, 2\), comes twice"):
+            apply_updates([(table, table), (table, table)])
+        with pytest.raises(TypeError, match=r"the original shared variable W: expected shape \(3, 2\)"):
+            apply_updates([(table, other)])
+
+    def test_copies_keep_it(self) -> None:
+        table = shared([1.0, 2.0], name="W")
+        for again in (copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+            assert (again.name, again.tolist(), type(again)) == ("W", [1.0, 2.0], Shared)
+
+    def test_theanos_second_argument_is_the_name(self) -> None:
+        with pytest.raises(TypeError, match=r"expected borrow to be a bool, got 'W'\. A name is given as name='W'"):
+            shared([1.0], "W")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="expected name to be text or None, got 3"):
+            shared([1.0], name=3)  # type: ignore[arg-type]
 
 
 class TestWhatIsReturned:

@@ -334,6 +334,15 @@ class TestFunction:
         with pytest.raises(TypeError, match=r"function: expected the step to return \(outputs, updates\)"):
             function(lambda: returned)()
 
+    @pytest.mark.parametrize(
+        ("arguments", "options"),
+        [([[1], 2], {}), ([[1]], {}), ([], {"inputs": [1], "outputs": 2}), ([abs, 2], {}), ([abs], {"givens": {}})],
+        ids=str,
+    )
+    def test_arguments_of_theanos_function(self, arguments: Any, options: Any) -> None:
+        with pytest.raises(TypeError, match=r"got arguments as of theano\.function\. .* write @function over a Python"):
+            function(*arguments, **options)
+
     def test_a_refused_update_changes_nothing(self) -> None:
         a, b = shared(1.0), shared(2.0)
         step = function(lambda twice: (a, [(a, a + 1), (a if twice else b, b + 1)]), updates=[])

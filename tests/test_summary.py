@@ -109,6 +109,14 @@ def test_an_encoder_before_and_after() -> None:
     assert [row.edges for row in rows] == [row.edges for row in would_be.rows]
 
 
+def test_layers_without_edges_say_so() -> None:
+    model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 10))
+    would_be = st.convert.sparsify(model, {"0": 1e-9, "1": 0.1}, dry_run=True)
+    rows = st.summary(st.convert.sparsify(model, {"0": 1e-9, "1": 0.1})).rows
+    expected = ["no edges: it gives its bias alone", ""]
+    assert [row.note for row in would_be.rows] == [row.note for row in rows] == expected
+
+
 # ---- what is shared --------------------------------------------------------------------------------------------------
 
 

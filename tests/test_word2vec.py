@@ -160,5 +160,5 @@ def test_too_little_to_train_on_is_refused(word2vec: ModuleType, capsys: pytest.
 
 def test_without_gensim_it_says_what_to_install(word2vec: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"gensim, which ships the text.*pip install sparsetrain\[demo\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"gensim, which ships the text.*pip install gensim"):
         word2vec.read()

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import click
 
 from sparsetrain.cli import files
-from sparsetrain.cli.options import fraction, output, shape
+from sparsetrain.cli.options import fraction, output, shape, threads
+from sparsetrain.extras import installed_by
 
 from .case import OURS, installed
 from .machine import too_busy
@@ -31,7 +32,7 @@ existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="layers", help="What to measure.")
 @click.option("--shape", "shapes", type=shape, multiple=True, help="Of a layer: inputs x outputs x batch.")
 @click.option("--density", "densities", type=fraction, multiple=True, help="Fraction of edges that exist.")
-@click.option("--threads", type=click.IntRange(min=1), multiple=True, help="Threads of each contestant.")
+@click.option("--threads", metavar="INTEGER", type=threads, multiple=True, help="Threads of each contestant.")
 @click.option(
     "--engine",
     "engines",
@@ -91,10 +92,10 @@ def bench(
 
 
 def _need(*modules: str) -> None:
-    """End with one line of advice unless these modules of the extra ``bench`` are installed."""
+    """End with one line of advice unless these modules are installed."""
     missing = [module for module in modules if not installed(module)]
     if missing:
-        raise click.ClickException(f"This needs {' and '.join(missing)}. Run: pip install sparsetrain[bench]")
+        raise click.ClickException(f"This needs {' and '.join(missing)}. {installed_by(*missing)}")
 
 
 def _write(report: Report, html_file: Path | None, markdown_file: Path | None, plot_file: Path | None) -> None:

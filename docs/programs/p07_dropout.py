@@ -160,7 +160,7 @@ def train(network):
     """Mean training loss and test accuracy of each epoch."""
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     history = []
-    for _ in range(EPOCHS):
+    for epoch in range(1, EPOCHS + 1):
         network.train()
         total = 0.0
         for batch in torch.randperm(len(images)).split(BATCH):
@@ -170,6 +170,8 @@ def train(network):
             optimizer.step()
             total += loss.item() * len(batch)
         history.append((total / len(images), accuracy(network)))
+        loss, correct = history[-1]
+        print(f"epoch {epoch} of {EPOCHS}: loss {loss:.3f}, accuracy {correct:.3f}", flush=True)
     return torch.tensor(history)
 
 

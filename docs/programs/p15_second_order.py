@@ -204,14 +204,16 @@ def by_adam(epochs, batch, lr):
     return curve
 
 
-curves = {
-    "HessianFree": by_hessian_free(STEPS),
-    "Adam 0.003, batch 50": by_adam(EPOCHS, 50, 0.003),
-    "Adam 0.02, batch 50": by_adam(EPOCHS, 50, 0.02),
-    "Adam 0.02, all": by_adam(EPOCHS, len(images), 0.02),
+runs = {
+    "HessianFree": lambda: by_hessian_free(STEPS),
+    "Adam 0.003, batch 50": lambda: by_adam(EPOCHS, 50, 0.003),
+    "Adam 0.02, batch 50": lambda: by_adam(EPOCHS, 50, 0.02),
+    "Adam 0.02, all": lambda: by_adam(EPOCHS, len(images), 0.02),
 }
-for name, curve in curves.items():
-    print(f"{name:20} {len(curve):4} steps or epochs, loss {curve[-1][2]:.1f}")
+curves = {}
+for name, run in runs.items():
+    curve = curves[name] = run()
+    print(f"{name:20} {len(curve):4} steps or epochs, loss {curve[-1][2]:.1f}", flush=True)
 
 figure, panels = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True, layout="constrained")
 for place, (axes, label) in enumerate(

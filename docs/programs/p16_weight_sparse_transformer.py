@@ -140,6 +140,8 @@ def train(model, optimizer, after_step):
         after_step(step)
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
+        if step % max(1, STEPS // 5) == 0:
+            print(f"step {step} of {STEPS}: loss {losses[-1]:.3f}", flush=True)
     return losses, seconds
 
 

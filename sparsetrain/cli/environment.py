@@ -41,11 +41,16 @@ def cpu() -> dict[str, Any]:
     present = binding.get_host_cpu_features()
     return {
         "model": _model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "features": [name for name in FEATURES if present.get(name)],
         "vector_bytes": VECTOR_BYTES,
         "widest_vector_bytes": host_bytes(),
     }
+
+
+def cores() -> int:
+    """Hardware threads that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> dict[str, Any]:

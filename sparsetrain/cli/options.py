@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from .. import checks
+from ..extras import installed_by
 from . import files
+from .environment import cores
 
 
 def fraction(text: str | float) -> float:
@@ -49,6 +51,18 @@ def widths(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def threads(text: str) -> int:
+    """A number of threads that the machine has."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    most = cores()
+    if not 1 <= number <= most:
+        raise click.BadParameter(f"expected 1 to {most}, as many as this process may run on, got {text!r}.")
+    return number
+
+
 def shape(text: str) -> tuple[int, int, int]:
     """Inputs, outputs and batch of a layer."""
     try:
@@ -77,7 +91,7 @@ def output(*endings: str) -> Callable[[str], Path]:
 
 
 def need(*packages: str) -> None:
-    """End with one line of advice unless these packages of the extra ``demo`` are installed."""
+    """End with one line of advice unless these packages are installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise click.ClickException(f"This needs {' and '.join(missing)}. Run: pip install sparsetrain[demo]")
+        raise click.ClickException(f"This needs {' and '.join(missing)}. {installed_by(*missing)}")

@@ -37,6 +37,7 @@ class Setting:
     dtype: str
     precision: str
     evolution: Evolution | None = None
+    images: int | None = None  # for training
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -66,7 +67,8 @@ class Setting:
     @property
     def title(self) -> str:
         """The network and its data, in one line."""
-        return f"{'-'.join(map(str, self.sizes))} on {self.data}, density {self.density:g}"
+        images = "" if self.images is None else f" ({self.images:,} training images)"
+        return f"{'-'.join(map(str, self.sizes))} on {self.data}{images}, density {self.density:g}"
 
     @property
     def subtitle(self) -> str:

@@ -24,6 +24,7 @@ KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "a transposed convolution, without a sparse form"),
     *(((kind,), f"a subclass of nn.{kind.__name__}") for kind in CONVOLUTIONS),
 )
+NO_EDGES = "no edges: it gives its bias alone"
 
 
 class Reasons:
@@ -52,7 +53,8 @@ class Reasons:
         """Why a weight is dense; of one that is not, what else is to be known."""
         module: Any = held.module
         if isinstance(module, EdgeModule):
-            return "edges are placeholders until a state is loaded" if module.awaits_edges else ""
+            waits = "edges are placeholders until a state is loaded" if module.awaits_edges else ""
+            return waits or ("" if held.edges else NO_EDGES)
         if isinstance(module, MaskedLinear):
             return "a dense weight under a mask" + (" that has no data yet" if module.mask.is_meta else "")
         if module in self._frozen:

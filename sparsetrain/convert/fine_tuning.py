@@ -1,6 +1,6 @@
 """A few weights of a trained model made to train, and folded back into it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from .choice import by_density, by_mask, check_select, named
 from .gradients import by_gradient
 from .kinds import is_linear
 from .rules import Density, by_rules, share_out
-from .swap import check_names_free, check_not_compiled, check_untied, exchange, skipped
+from .swap import Skip, check_names_free, check_not_compiled, check_untied, exchange, skipped
 
 LINEAR = "nn.Linear"
 TIED = "so that edges can't be merged into one. Leave the layer as it is with skip=[{!r}], or untie them before."
@@ -29,7 +29,7 @@ def train_edges(
     masks: Mapping[str, Any] | None = None,
     select: Literal["random", "magnitude", "gradient"] = "random",
     closure: Callable[[], Tensor] | None = None,
-    skip: str | Iterable[str] = (),
+    skip: Skip = (),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     r"""Replace the nn.Linear layers of a model, in place, by SparseDeltaLinear layers: a few of their weights train.
@@ -52,7 +52,7 @@ def train_edges(
         closure: for ``"gradient"``: takes no arguments, runs the model and returns the loss, without a backward pass.
             The gradient is searched in blocks of rows; none of the weights' full shape is made, nor any left behind in
             ``grad`` of the model. What a forward pass changes, such as statistics of batch normalization, it changes.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as in sparsify.
         generator: of random edges.
 
     Returns:
@@ -110,8 +110,14 @@ def train_edges(
                 check_select(where, select)
                 edges = by_density(where, wanted, select, generator)
     trained = {p for module in left for p in module.parameters() if p.requires_grad}
+    asked = {
+        linear: {name for name, p in linear._parameters.items() if p is not None and p.requires_grad}
+        for linear in edges
+    }
     model.requires_grad_(False)
     new = {linear: SparseDeltaLinear(linear, t) for linear, t in edges.items()}  # type: ignore[arg-type]
+    for linear, layer in new.items():
+        layer._asked = asked[linear]
     for layer in new.values():  # as in sparsify
         layer.awaits_edges = density is not None and layer.values.is_meta
     for parameter in trained:  # also where a layer that was replaced has it too
@@ -122,7 +128,8 @@ def train_edges(
 def merge_edges(model: nn.Module) -> nn.Module:
     """Replace the SparseDeltaLinear layers of a model, in place, by their nn.Linear layers with the values added.
 
-    The weights stay frozen; ``model.requires_grad_()`` changes that.
+    Weights and biases of these layers train again where they did before. What train_edges froze beside them stays
+    frozen; ``model.requires_grad_()`` changes that.
 
     Args:
         model: any module.
@@ -148,7 +155,9 @@ def merge_edges(model: nn.Module) -> nn.Module:
             layer.check_resets()
         except ValueError as error:
             raise ValueError(f"convert.merge_edges: {name!r} can't be merged. {error}") from None
-    return exchange(model, {layer: layer.merge() for layer in layers.values()})
+    for layer in layers.values():
+        layer.merge()
+    return exchange(model, {layer: layer.thawed() for layer in layers.values()})
 
 
 def _densities(where: str, model: nn.Module, left: set[nn.Module], density: Any, method: Any) -> dict[nn.Module, float]:

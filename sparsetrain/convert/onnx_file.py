@@ -39,7 +39,7 @@ def to_onnx(model: nn.Module, args: tuple[Any, ...], path: str | os.PathLike[str
     if not isinstance(args, tuple):
         raise TypeError(f"{where}: expected args to be a tuple of inputs, got {type(args).__name__}.")
     dense = dense_copy(model).eval()
-    needed(where, "onnxscript", "onnx")
+    needed(where, "onnxscript")
     options = {"verbose": False, **options}
     with torch.no_grad():
         return torch.onnx.export(dense, args, os.fspath(path), dynamo=True, **options)

@@ -11,7 +11,7 @@ from ..nn.convolution_edges import matrix_shape
 from ..structure.derived import memory
 from ..structure.topology import Topology
 from ..text_table import aligned, size
-from .dense_reasons import Reasons
+from .dense_reasons import NO_EDGES, Reasons
 from .held_weights import Held, Once, held_weights
 from .kinds import sparse_kind
 from .ties import turns
@@ -183,7 +183,7 @@ def _planned_row(held: Held, edges: Any, once: Once, turned: bool) -> SummaryRow
         indices = (shape[0] + 1 + nnz) * (4 if max(*matrix_shape(shape), nnz) < 2**31 else 8)
     kind = sparse_kind(held.module).__name__
     values = nnz * max(4, held.tensors[0].element_size())  # half precision becomes float32
-    note = ""
+    note = "" if nnz else NO_EDGES
     if turned:
         kind = "TransposedSparseLinear"
     if shared:

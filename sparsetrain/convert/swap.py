@@ -1,5 +1,6 @@
 """Layers of a model exchanged for others, such that the rest of the model does not notice."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -11,12 +12,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 
-from ..layer_names import by_any_name, stands_for
+from ..layer_names import Rule, names_of, pattern, stands_for, without_layer
 from ..nn import MaskedLinear, SparseDeltaLinear, SparseLinear, SparseMultiheadAttention, TransposedSparseLinear
 from ..nn.attention_parts import OF_ATTENTION
 from ..nn.sparse_convolution import CONVOLUTIONS
 
 Layer = TypeVar("Layer", bound=nn.Module)
+Skip = Rule | Iterable[Rule]
 OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other attribute is its user's
     nn.Linear: {"weight", "bias", "_stands_for"},
     nn.MultiheadAttention: {"_qkv_same_embed_dim", "kdim", "vdim", *OF_ATTENTION},
@@ -24,7 +26,7 @@ OWN: dict[type[nn.Module], set[str]] = {  # what a layer is made of; any other a
     SparseLinear: {"values", "bias", "topology", "sparse_grad", "awaits_edges", "_agreed", "_dense_kind"},
     MaskedLinear: {"weight", "bias", "mask", "form"},
     TransposedSparseLinear: {"values", "bias", "_tied", "_listed", "_apart", "_own_topology", "sparse_grad", "_agreed"},
-    SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed"},
+    SparseDeltaLinear: {"linear", "values", "topology", "awaits_edges", "_agreed", "_asked"},
 }
 OF_DENSE = {"weight", "bias", "transposed", "output_padding", "_reversed_padding_repeated_twice"}
 OF_SPARSE = {"values", "bias", "topology", "awaits_edges", "_agreed", "geometry", "_beside"}
@@ -42,15 +44,16 @@ def own(kind: type) -> set[str]:
     return OWN.get(kind, OWN[nn.Linear] | {"nf", "nx"}) | {"in_features", "out_features"}
 
 
-def skipped(where: str, model: nn.Module, skip: str | Iterable[str]) -> set[nn.Module]:
-    """The modules with these names, and everything in them; and what layers keep frozen inside of them."""
-    modules = by_any_name(model)
-    names = [skip] if isinstance(skip, str) else list(skip)
-    for name in names:
-        if name not in modules:
-            raise ValueError(f"{where}: expected names of modules in skip, got {name!r}. There are {some(modules)}.")
-    frozen = {module.linear for module in modules.values() if isinstance(module, SparseDeltaLinear)}
-    return frozen | {inner for name in names for inner in modules[name].modules()}
+def skipped(where: str, model: nn.Module, skip: Skip) -> set[nn.Module]:
+    """The modules that these rules fit, and everything in them; and what layers keep frozen inside of them."""
+    names = names_of(model)
+    rules = [pattern(where, "skip", key) for key in ([skip] if isinstance(skip, (str, re.Pattern, type)) else skip)]
+    for rule in without_layer(rules, names):
+        known = [name for each in names.values() for name in each]
+        raise ValueError(f"{where}: expected names of modules in skip, got {rule.text!r}. There are {some(known)}.")
+    frozen = {module.linear for module in names if isinstance(module, SparseDeltaLinear)}
+    chosen = [module for module in names if any(rule.fits_any(names[module], module) for rule in rules)]
+    return frozen | {inner for module in chosen for inner in module.modules()}
 
 
 def owners_of(model: nn.Module) -> dict[tuple[object, int], list[str]]:

@@ -1,7 +1,7 @@
 """Data frames in and out of layers: labels, columns in the order of a layer's inputs, edges with their weights."""
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from ..extras import needed
 from ..structure.edge_list import WEIGHT, named_nodes
 from ..structure.names import Names, text
 from ..structure.topology import Topology
+
+Unknown = Literal["drop", "error"]
 
 
 def labels(matrix: Any) -> tuple[list[Any] | None, list[Any] | None]:
@@ -55,8 +57,10 @@ def _check_numeric(where: str, frame: Any) -> None:
         )
 
 
-def aligned(where: str, frame: Any, names: Names) -> Any:
+def aligned(where: str, frame: Any, names: Names, unknown: Unknown = "drop") -> Any:
     """The columns of a frame that have these names, in this order, finite numbers all."""
+    if unknown not in ("drop", "error"):
+        raise ValueError(f"{where}: expected unknown to be 'drop' or 'error', got {unknown!r}.")
     if names is None:
         raise ValueError(
             f"{where}: expected a layer with named inputs, got one without. Make it with from_edges, or from a "
@@ -69,10 +73,19 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
         places[text(column)].append(k)
     missing = [name for name in names if name not in places]
     if missing:
-        shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        advice = "Add them, for instance with what stands for no measurement."
+        if _is_transposed(frame, names, len(missing)):
+            advice = "These are names of its rows, which are to be samples: pass frame.T."
         raise ValueError(
-            f"{where}: expected a column for each of {len(names)} inputs, got none for {len(missing)}: {shown}. Add "
-            "them, for instance with what stands for no measurement."
+            f"{where}: expected a column for each of {len(names)} inputs, got none for {len(missing)}: "
+            f"{_first(missing)}. {advice}"
+        )
+    known = set(names)
+    others = [column for column in frame.columns if text(column) not in known] if unknown == "error" else []
+    if others:
+        raise ValueError(
+            f"{where}: expected columns of the {len(names)} inputs alone, got {len(others)} others: {_first(others)}. "
+            'Check their names, or drop them with unknown="drop".'
         )
     for name in names:
         if len(places[name]) > 1:
@@ -96,9 +109,22 @@ def aligned(where: str, frame: Any, names: Names) -> Any:
     return chosen
 
 
+def _is_transposed(frame: Any, names: Names, missing: int) -> bool:
+    """Whether more of the names are names of rows than of columns."""
+    try:
+        rows = set(map(text, frame.index))
+    except (TypeError, ValueError):
+        return False  # they are no names
+    return len(rows.intersection(names or ())) > len(names or ()) - missing
+
+
+def _first(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def edge_frame(where: str, topology: Topology, values: Tensor, backwards: bool) -> Any:
     """Source, target and weight of each edge, in the order of the values; backwards from outputs to inputs."""
-    pandas = needed(where, "pandas", "edges")
+    pandas = needed(where, "pandas")
     ends = [(topology.inputs, topology.shape[1], topology.col), (topology.outputs, topology.shape[0], topology.row)]
     (source_names, sources, source), (target_names, targets, target) = ends[::-1] if backwards else ends
     weights = values.detach().cpu()

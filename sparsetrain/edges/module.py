@@ -11,7 +11,7 @@ from ..structure.edit import Edit
 from ..structure.topology import Topology
 from ..tracing import refuse_script
 from . import holders
-from .frames import aligned, edge_frame
+from .frames import Unknown, aligned, edge_frame
 from .pending import bring_up_to_date
 from .settable_state import Buffers
 from .sharded import check_same_edges, is_sharded, misfit, row_sparse_refused
@@ -154,17 +154,18 @@ class EdgeModule(nn.Module):
         self.bring_up_to_date()
         return edge_frame(f"{type(self).__name__}.edges", self.topology, self.values, self.reads_transposed)
 
-    def align(self, frame: Any) -> Any:
-        """The columns of a data frame in the order of the layer's inputs, under their names; others are dropped.
+    def align(self, frame: Any, unknown: Unknown = "drop") -> Any:
+        """The columns of a data frame in the order of the layer's inputs, under their names.
 
         Names are compared as text, so that a column 1 is the input "1".
 
         Args:
             frame: a pandas data frame, a row for each sample.
+            unknown: what to do with columns that are no inputs: ``"drop"`` them, or ``"error"``.
 
         Raises:
             ValueError: the layer's inputs have no names, a column is missing, two read alike, or one holds
-                something else than finite numbers.
+                something else than finite numbers; or a column is unknown, with ``unknown="error"``.
             TypeError: it is no data frame.
 
         Example:
@@ -177,7 +178,7 @@ class EdgeModule(nn.Module):
             [[0.30000001192092896, 0.20000000298023224]]
         """
         names = self.topology.outputs if self.reads_transposed else self.topology.inputs
-        return aligned(f"{type(self).__name__}.align", frame, names)
+        return aligned(f"{type(self).__name__}.align", frame, names, unknown)
 
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
         """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.

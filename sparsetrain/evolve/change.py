@@ -1,6 +1,6 @@
 """Change: what an update did, for logs and plots."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class LayerChange:
 
     edit: Edit
     explored: float
-    age: Tensor
+    age: Tensor = field(repr=False)
 
     @property
     def edges(self) -> int:

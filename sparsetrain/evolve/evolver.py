@@ -189,7 +189,8 @@ class Evolver:
         self.warm_up.remember(self.modules, self.histories, self.steps, changed=True)
 
     def __repr__(self) -> str:
-        return f"Evolver({self.rule!r}, {self.schedule!r}, layers={list(self.modules)})"
+        names = list(self.modules)
+        return f"Evolver({self.rule!r}, {self.schedule!r}, layers={names if len(names) <= 5 else len(names)})"
 
     # ---- an update ---------------------------------------------------------------------------------------------------
 

@@ -33,8 +33,8 @@ def from_binsparse(tensor: Any) -> tuple[Topology, Tensor]:
         (Topology(shape=(2, 2), nnz=3, density=0.75), tensor([1., 1., 1.]))
     """
     where = "io.from_binsparse"
-    binsparse = needed(where, "binsparse", "binsparse")
-    scipy = needed(where, "binsparse.conversions.scipy", "binsparse")
+    binsparse = needed(where, "binsparse")
+    scipy = needed(where, "binsparse.conversions.scipy")
     if not isinstance(tensor, binsparse.BinsparseTensor):
         raise TypeError(f"{where}: expected a matrix of the package binsparse, got {type(tensor).__name__}.")
     try:
@@ -64,7 +64,7 @@ def to_binsparse(topology: Topology, values: Tensor) -> Any:
         'CSR'
     """
     where = "io.to_binsparse"
-    binsparse = needed(where, "binsparse", "binsparse")
+    binsparse = needed(where, "binsparse")
     if values.shape != (topology.nnz,):
         raise ValueError(f"{where}: expected {topology.nnz} values, got shape {tuple(values.shape)}.")
     crow, col, numbers = (array(each.detach().cpu().clone()) for each in (topology.crow, topology.col, values))

@@ -50,7 +50,7 @@ def read_csv(
         ...     read_csv(path, source="gene", target="pathway").values.tolist()
         [['TP53', 'apoptosis', 0.5], ['MYC', 'cycle', -1.0]]
     """
-    pandas = needed(WHERE, "pandas", "edges")
+    pandas = needed(WHERE, "pandas")
     for kind, name in (("source", source), ("target", target), (WEIGHT, weight), (CONSTRAINT, constraint)):
         if not isinstance(name, str):
             raise TypeError(f"{WHERE}: expected the name of a column as {kind}, got {name!r}.")

@@ -1,6 +1,7 @@
 """What fine-tuning changed, in a file of its own: the edges of SparseDeltaLinear layers, without the model."""
 
 import warnings
+import zlib
 from typing import Any
 
 import torch
@@ -68,23 +69,26 @@ def save_edges(path: Path, model: nn.Module) -> None:
     archive.write(where, path, {"edges": {name: _stored(layer) for name, layer in layers.items()}})
 
 
-def load_edges(path: Path, model: nn.Module) -> nn.Module:
+def load_edges(path: Path, model: nn.Module, *, check_base: bool = True) -> nn.Module:
     """Read edges that save_edges wrote into the model that they were trained on, all checked before anything changes.
 
     An nn.Linear becomes a SparseDeltaLinear, and is frozen; a SparseDeltaLinear goes on with the stored edges, in the
     same Parameter. The rest of the model is left as it is: call ``model.requires_grad_(False)`` before, if the edges
-    alone shall train on. Whether the frozen weights are those that the edges were trained with, the file does not know.
+    alone shall train on. The file has a checksum of the frozen weights that the edges were trained with, which have to
+    be those of the model; files of version 0.1 have none.
 
     Args:
         path: of a file written by save_edges.
         model: with a layer of the same shape under each stored name.
+        check_base: False puts the edges onto other weights too, such as the same ones in half precision.
 
     Returns:
         The model; for a model that is itself an nn.Linear, the new layer.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is damaged or another file, a layer is missing, or is of another
-            shape, or the model has SparseDeltaLinear layers of which the file says nothing. TypeError: a layer is no
+            shape or has other weights than the edges were trained with, or the model has SparseDeltaLinear layers of
+            which the file says nothing. TypeError: a layer is no
             nn.Linear. Whatever is raised, nothing has changed.
 
     Example: see save_edges.
@@ -106,6 +110,9 @@ def load_edges(path: Path, model: nn.Module) -> nn.Module:
     if lacking:
         raise ValueError(f"{where}: expected edges for {', '.join(map(repr, lacking))}, the file has none.")
     edges = {name: _checked(where, name, modules.get(name), entry) for name, entry in stored.items()}
+    if check_base:
+        for name, entry in stored.items():
+            _check_base(where, name, modules[name], entry)
     present = {name: modules[name] for name in edges if isinstance(modules[name], SparseDeltaLinear)}
     edits = {layer: Edit.between(layer.topology, edges[name][0]) for name, layer in present.items()}
     change = Carried(where, None, edits)
@@ -122,7 +129,29 @@ def _stored(layer: SparseDeltaLinear) -> dict[str, Any]:
     t = layer.topology
     position = t.row.long() * t.shape[1] + t.col.long()
     narrow = torch.int32 if t.numel <= 2**31 else torch.int64
-    return {"shape": list(t.shape), "position": position.to(narrow), "values": layer.values.detach()}
+    return {
+        "shape": list(t.shape), "position": position.to(narrow), "values": layer.values.detach(),
+        "base": _checksum(layer.linear.weight),
+    }  # fmt: skip
+
+
+def _checksum(weight: Tensor) -> str:
+    """The type of these numbers, and a CRC-32 of them as they are in memory."""
+    numbers: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return f"{str(weight.dtype).removeprefix('torch.')} {zlib.crc32(numbers):08x}"
+
+
+def _check_base(where: str, name: str, module: Any, entry: dict[str, Any]) -> None:
+    linear = module.linear if isinstance(module, SparseDeltaLinear) else module
+    wanted = entry.get("base")
+    if wanted is None or linear.weight.is_meta or wanted == (found := _checksum(linear.weight)):
+        return
+    types = found.split()[0], wanted.split()[0]
+    other = "other numbers" if types[0] == types[1] else f"{types[0]}, the edges were trained beside {types[1]}"
+    raise ValueError(
+        f"{where}: expected the weight of {name!r} that the edges were trained with, got {other}. Load the pretrained "
+        "weights before, or pass check_base=False to put the edges onto these."
+    )
 
 
 def _checked(where: str, name: str, module: nn.Module | None, entry: dict[str, Any]) -> tuple[Topology, Tensor]:

@@ -35,7 +35,7 @@ def from_edge_index(edge_index: Any, edge_attr: Any = None, names: Sequence[Hash
         [['TP53', 'cycle'], ['MYC', 'cycle']]
     """
     where = "io.from_edge_index"
-    pandas = needed(where, "pandas", "edges")
+    pandas = needed(where, "pandas")
     numbers = checks.numbers(where, "edge_index", edge_index)
     if numbers.ndim != 2 or numbers.shape[0] != 2:
         raise ValueError(

@@ -122,7 +122,7 @@ def _parted(where: str, genes: list[str], place: str) -> dict[str, float]:
 
 
 def _frame(where: str, sets: Mapping[Any, list[Any]]) -> Any:
-    pandas = needed(where, "pandas", "edges")
+    pandas = needed(where, "pandas")
     empty = next((name for name, members in sets.items() if not members), None)
     if empty is not None:
         raise ValueError(f"{where}: expected members in every set, got none in {empty!r}. Leave it out.")

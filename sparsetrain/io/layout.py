@@ -73,7 +73,8 @@ def _optimizer(value: Any) -> bool:
 
 
 _stateful = _record(**{"class": _is(str), "state": _is(object)})
-_delta = _record(shape=_list(_is(int)), position=_is(Tensor), values=_is(Tensor))
+_delta_of_before: dict[str, Fits] = {"shape": _list(_is(int)), "position": _is(Tensor), "values": _is(Tensor)}
+_delta = _record(**_delta_of_before, base=_is(str))
 
 PARTS: dict[str, Fits] = {
     "model": _dict(_is(object)),
@@ -82,5 +83,5 @@ PARTS: dict[str, Fits] = {
     "evolver": _stateful,
     "scheduler": _dict(_stateful),
     "extra": _record(states=_dict(_stateful), data=_dict(_is(object))),
-    "edges": _dict(_delta),
+    "edges": _dict(lambda value: _delta(value) or _record(**_delta_of_before)(value)),
 }

@@ -29,7 +29,7 @@ def from_networkx(graph: Any, *, weight: str = WEIGHT, constraint: str = CONSTRA
         [['TP53', 'apoptosis', 0.5]]
     """
     where = "io.from_networkx"
-    pandas = needed(where, "pandas", "edges")
+    pandas = needed(where, "pandas")
     if not hasattr(graph, "is_directed") or not hasattr(graph, "edges"):
         raise TypeError(f"{where}: expected a networkx.DiGraph, got {type(graph).__name__}.")
     if not graph.is_directed():

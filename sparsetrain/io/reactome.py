@@ -46,7 +46,7 @@ def read_reactome(mapping: Path, relations: Path, species: str = "Homo sapiens")
         ...     read_reactome(mapping, relations).values.tolist()
         [['P04637', 'R-HSA-69541', 'protein'], ['R-HSA-69541', 'R-HSA-69615', 'pathway']]
     """
-    pandas = needed(WHERE, "pandas", "edges")
+    pandas = needed(WHERE, "pandas")
     members = _members(mapping, species)
     wholes = _wholes(relations)
     reached = dict.fromkeys(pathway for _, pathway in members)

@@ -61,7 +61,7 @@ def to_torch_sparse(topology: Topology, values: Tensor | None = None) -> Any:
                 [1., 1.]])
     """
     where = "io.to_torch_sparse"
-    torch_sparse = needed(where, "torch_sparse", "torch-sparse")
+    torch_sparse = needed(where, "torch_sparse")
     if values is not None and values.shape != (topology.nnz,):
         raise ValueError(f"{where}: expected {topology.nnz} values, got shape {tuple(values.shape)}.")
     return torch_sparse.SparseTensor(

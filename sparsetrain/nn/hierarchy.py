@@ -6,7 +6,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .. import tracing
-from ..edges.frames import aligned
+from ..edges.frames import Unknown, aligned
 from ..edges.module import EdgeModule
 from ..extras import needed
 from ..structure.names import checked, text
@@ -173,9 +173,9 @@ class Hierarchy(nn.Module):
             raise IndexError(f"Hierarchy.layer: expected a level from 1 to {len(self.levels)}, got {number}.")
         return cast(SparseLinear, self.levels[number - 1])
 
-    def align(self, frame: Any) -> Any:
+    def align(self, frame: Any, unknown: Unknown = "drop") -> Any:
         """The columns of a data frame in the order of the inputs; see SparseLinear.align for what is refused."""
-        return aligned("Hierarchy.align", frame, self.inputs)
+        return aligned("Hierarchy.align", frame, self.inputs, unknown)
 
     def edges(self) -> Any:
         """A data frame of all edges: source, target and weight, level by level.
@@ -183,7 +183,7 @@ class Hierarchy(nn.Module):
         convert.from_hierarchy takes it, unless all edges into some node have been dropped: the node, a constant here,
         would be an input there, and is named.
         """
-        pandas = needed("Hierarchy.edges", "pandas", "edges")
+        pandas = needed("Hierarchy.edges", "pandas")
         frame = pandas.concat([cast(SparseLinear, layer).edges() for layer in self.levels], ignore_index=True)
         frame.attrs = {"inputs": self.inputs, "outputs": self.outputs}
         return frame

@@ -15,7 +15,7 @@ from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
 from ..ops.pools import pooled, rows_read
 from .arguments import by_either_name
-from .bags import check_bags, check_ids
+from .bags import check_lookup
 
 Pool = Literal["sum", "mean", "max"]
 
@@ -116,6 +116,36 @@ class LookupTable(nn.Module):
             )
         super().__setattr__(name, value)
 
+    @classmethod
+    def from_pretrained(cls, weight: Any, freeze: bool = False, **options: Any) -> Self:
+        """A table of these numbers, as nn.Embedding.from_pretrained makes one; it trains unless ``freeze`` is set.
+
+        Args:
+            weight: a tensor or an array of shape (rows, dim), also with ``columns=True``. A contiguous tensor, float32
+                or float64, is taken without a copy, so that training changes it; pass ``weight.clone()`` to keep it.
+                Numbers in half precision are copied to float32, and rows are returned in their dtype.
+            freeze: the table does not train.
+            options: columns, padding_idx, max_norm, norm_type, pool and include_last_offset of the class. The row of
+                padding stays as it is in ``weight``.
+
+        Raises:
+            TypeError: no numbers in floating point. ValueError: another number of dimensions, or an option.
+
+        Source: torch.nn.Embedding.from_pretrained.
+
+        Example:
+            >>> table = LookupTable.from_pretrained(torch.eye(3), padding_idx=0)
+            >>> table(torch.tensor([2, 0])).tolist()
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+        """
+        where = "LookupTable.from_pretrained"
+        numbers = checks.numbers(where, "weight", weight)
+        if numbers.ndim != 2:
+            raise ValueError(f"{where}: expected weight of shape (rows, dim), got {tuple(numbers.shape)}.")
+        table = cls(*numbers.shape, device="meta", dtype=accepted(where, numbers.dtype), **options)
+        table.weight = nn.Parameter(widened(numbers).contiguous(), requires_grad=not freeze)
+        return table
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the table anew from N(0, 1); the row of padding is zero."""
@@ -146,7 +176,7 @@ class LookupTable(nn.Module):
         given = [self.weight, ids, *([offsets] if isinstance(offsets, Tensor) else [])]
         checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
-            self._check(ids, offsets, weights)
+            check_lookup("LookupTable", self, ids, offsets, weights)
         bring_up_to_date(self.weight, ids if checked and weights is None else None)
         if self.pool is None:
             return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.weight.shape[-1])
@@ -208,30 +238,6 @@ class LookupTable(nn.Module):
     def _limit_norms(self, ids: Tensor) -> None:
         if self.max_norm is not None:
             torch.embedding_renorm_(self.weight.detach(), ids, self.max_norm, self.norm_type)
-
-    def _check(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
-        where = "LookupTable"
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
-        self._check_weight(where)
-        # not self.rows: the weight may have been tied, replaced or resized
-        check_ids(where, ids, self.weight.shape[0])
-        if self.pool is not None:
-            check_bags(where, self, ids, offsets, weights)
-        elif offsets is not None or weights is not None:
-            raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
-
-    def _check_weight(self, where: str) -> None:
-        """A weight that was tied, replaced or resized is a table still."""
-        shape, padding = tuple(self.weight.shape), self.padding_idx
-        if len(shape) != 2:
-            raise ValueError(f"{where}: expected a weight of shape (rows, dim), got {shape}.")
-        if padding is not None and padding >= shape[0]:
-            raise ValueError(
-                f"{where}: expected a weight of more than {padding} rows, as padding_idx is {padding}, got {shape}. "
-                "Set table.padding_idx."
-            )
 
     __prepare_scriptable__ = tracing.refuse_script
 

@@ -5,9 +5,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from ..structure.topology import Topology
+from .attention_heads import extended, heads_of, weighted
 from .attention_masks import WHERE, merged_mask
 from .attention_parts import PROJECTIONS, extras, join, split
 from .masked import MaskedLinear
@@ -149,14 +150,14 @@ class SparseMultiheadAttention(nn.Module):
             )
         if key_padding_mask is not None and not batched:
             key_padding_mask = key_padding_mask[None]
-        q, k, v = self._heads(query, key, value)
+        q, k, v = heads_of(self, query, key, value)
         lengths = (q.shape[2], k.shape[2])
-        k, v, added = self._extended(k, v)
+        k, v, added = extended(self, k, v)
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else merged_mask(attn_mask, key_padding_mask, q, lengths, added)
         rate = self.dropout if self.training else 0.0
         if need_weights:
-            y, weights = _weighted(q, k, v, mask, rate)
+            y, weights = weighted(q, k, v, mask, rate)
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
             y, weights = scaled_dot_product_attention(q, k, v, mask, rate, causal), None
@@ -165,41 +166,6 @@ class SparseMultiheadAttention(nn.Module):
         if batched:
             return y, weights
         return y[0], None if weights is None else weights[0]
-
-    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values, (batch, heads, length, E / heads) each."""
-        tensors = {"query": query, "key": key, "value": value}
-        for name, x in tensors.items():
-            if x.is_nested or x.dim() not in (2, 3) or x.dim() != query.dim():
-                got = "a nested tensor" if x.is_nested else f"{tuple(x.shape)} beside a query {tuple(query.shape)}"
-                raise ValueError(f"{WHERE}: expected {name} of 3 dimensions, or all of 2 without a batch, got {got}.")
-        if key.shape[:-1] != value.shape[:-1]:
-            raise ValueError(
-                f"{WHERE}: expected a value for each key, got {tuple(value.shape)} for {tuple(key.shape)}."
-            )
-        heads = []
-        for x, layer in zip(tensors.values(), (self.q_proj, self.k_proj, self.v_proj), strict=True):
-            y = layer(x).unflatten(-1, (self.num_heads, self.head_dim))
-            y = y[None] if y.dim() == 3 else y if self.batch_first else y.transpose(0, 1)
-            heads.append(y.transpose(1, 2))
-        if heads[0].shape[0] != heads[1].shape[0]:
-            raise ValueError(
-                f"{WHERE}: expected as many samples of keys as of queries, got {heads[1].shape[0]} for "
-                f"{heads[0].shape[0]}. The batch is dimension {0 if self.batch_first else 1}."
-            )
-        return heads
-
-    def _extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Keys and values with those that are added, and how many these are."""
-        count = k.shape[2]
-        if self.bias_k is not None and self.bias_v is not None:
-            k, v = (
-                torch.cat([x, added.to(x.dtype).view(1, self.num_heads, 1, -1).expand(len(x), -1, -1, -1)], dim=2)
-                for x, added in ((k, self.bias_k), (v, self.bias_v))
-            )
-        if self.add_zero_attn:
-            k, v = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
-        return k, v, k.shape[2] - count
 
     @classmethod
     def from_dense(cls, attention: nn.MultiheadAttention, masks: Mapping[str, Tensor | Topology] | None = None) -> Self:
@@ -278,10 +244,3 @@ class SparseMultiheadAttention(nn.Module):
 
 def _copied(added: Tensor | None, dtype: torch.dtype | None = None) -> nn.Parameter | None:
     return None if added is None else nn.Parameter(added.detach().to(dtype, copy=True), added.requires_grad)
-
-
-def _weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> tuple[Tensor, Tensor]:
-    """What scaled_dot_product_attention computes, with its weights."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    weights = dropout((scores if mask is None else scores + mask).softmax(dim=-1), rate)
-    return weights @ v, weights

@@ -72,6 +72,7 @@ class SparseDeltaLinear(EdgeModule):
                 f"SparseDeltaLinear: expected a topology of shape (out, in) = {tuple(weight.shape)}, got "
                 f"{topology.shape}."
             )
+        self._asked = asking(linear)
         self.linear = linear.requires_grad_(False)
         dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
         self.values = nn.Parameter(torch.zeros(topology.nnz, device=weight.device, dtype=dtype))
@@ -140,6 +141,13 @@ class SparseDeltaLinear(EdgeModule):
         else:
             self.values = torch.zeros_like(self.values)
 
+    def thawed(self) -> nn.Linear:
+        """The frozen layer, whose parameters ask for gradients again where they did before."""
+        for name, parameter in self.linear.named_parameters(recurse=False):
+            if name in vars(self).get("_asked", ()):  # pickles of version 0.1 do not know
+                parameter.requires_grad_()
+        return self.linear
+
     def own_parameters(self) -> list[nn.Parameter]:
         """What the edges' values are made of: themselves, or what a parametrization computes them from."""
         frozen = set(self.linear.parameters())
@@ -155,6 +163,11 @@ class SparseDeltaLinear(EdgeModule):
     def extra_repr(self) -> str:
         t = self.topology
         return f"in_features={self.in_features}, out_features={self.out_features}, nnz={t.nnz}, density={t.density:.4g}"
+
+
+def asking(linear: nn.Module) -> set[str]:
+    """The parameters of a layer that ask for gradients."""
+    return {name for name, parameter in linear.named_parameters(recurse=False) if parameter.requires_grad}
 
 
 def check_linear(where: str, linear: Any) -> None:

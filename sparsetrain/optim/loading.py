@@ -15,6 +15,7 @@ OPTIONS = {
     "Adam": {"betas", "amsgrad"},
 }  # by which an optimizer is known, ours and torch's
 OPTIONAL = {"momentum_buffer", "grad_avg", "max_exp_avg_sq", "row_steps"}
+SPARSE_ADAM = {"amsgrad": False, "weight_decay": 0.0, "bias_correction": "global"}  # what it is without having them
 ALL = set().union(*OPTIONS.values())
 # names in a state; what has another is a user's own, and travels
 OURS = frozenset({"row_steps"}.union(*(TORCH[kind] for kind in OPTIONS)))
@@ -23,6 +24,8 @@ OURS = frozenset({"row_steps"}.union(*(TORCH[kind] for kind in OPTIONS)))
 def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state with our options where torch's optimizer, which has none, saved it; checked."""
     where, kind = type(optimizer).__name__, optimizer._torch.__name__
+    if kind == "Adam":
+        state_dict = _of_sparse_adam(state_dict)
     groups = state_dict["param_groups"]
     ours = optimizer.param_groups
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in ours]:
@@ -56,6 +59,20 @@ def completed(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
             for saved, group in zip(groups, ours, strict=True)
         ],
     }
+
+
+def _of_sparse_adam(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state of torch's SparseAdam as Adam's: its groups have fewer options, and its steps are plain integers."""
+    groups = [{**SPARSE_ADAM, **group} if _is_sparse_adams(group) else group for group in state_dict["param_groups"]]
+    state = {
+        index: {**each, "step": torch.tensor(float(each["step"]))} if isinstance(each.get("step"), int) else each
+        for index, each in state_dict["state"].items()
+    }
+    return {**state_dict, "param_groups": groups, "state": state}
+
+
+def _is_sparse_adams(group: dict[str, Any]) -> bool:
+    return "betas" in group and not group.keys() & {"amsgrad", "weight_decay"}
 
 
 def _check_state(where: str, kind: str, state: dict[str, Any], index: int, p: Tensor, group: dict[str, Any]) -> None:

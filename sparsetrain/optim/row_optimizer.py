@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ..backends.row_gradient import RowGradient
 from ..edges.pending import pending_of, register
-from . import checks, loading
+from . import checks, dense_tables, loading
 from .clipping import clip_grad_norm_
 from .interrupts import held_back
 from .lazy_updates import Idle, LazyUpdates
@@ -140,6 +140,9 @@ class RowOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of the same optimizer, ours or torch's, checked before anything is changed.
 
+        Adam and AdamW take that of torch's SparseAdam too, which is Adam with ``bias_correction="global"`` and without
+        weight decay.
+
         Raises:
             ValueError: it is the state of another optimizer, or of parameters of other shapes.
         """
@@ -208,7 +211,10 @@ class RowOptimizer(Optimizer):
                 checks.gradient(self, group, place, p)
                 if p.grad.is_sparse:
                     found.append((group, p, RowGradient.of_sparse(p.grad)))
-                elif rows := self._rows_of_dense(group, p):
+                    continue
+                if group["unused"] == "frozen":
+                    dense_tables.warn_once(self, group, place, p)
+                if rows := self._rows_of_dense(group, p):
                     checks.whole(self, group, place, p)
                     found.append((group, p, RowGradient.of_dense(p.grad, rows)))
         for group, p, g in found:

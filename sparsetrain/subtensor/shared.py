@@ -18,9 +18,14 @@ class Shared(Tensor):
     """A tensor that keeps its value between calls; see shared, which makes one.
 
     In an expression it is its value, and ``table[index]`` is a Subset that remembers the table.
+
+    Attributes:
+        name: as users call it, or None; it stands in messages.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    name: str | None = None  # torch has a property of this name, which is deprecated
 
     _new_tables: "list[weakref.ref[NewTable]]"
 
@@ -77,6 +82,16 @@ class Shared(Tensor):
         self.data = new.to(self.device)
         torch.autograd.graph.increment_version(self)
 
+    @property
+    def called(self) -> str:
+        """How a message calls it."""
+        return f"of shape {tuple(self.shape)}" if self.name is None else f"{self.name} of shape {tuple(self.shape)}"
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        if self.name is None:
+            return str(Tensor.__repr__(self))  # type: ignore[no-untyped-call]
+        return f"Shared({self.name}, shape={tuple(self.shape)}, dtype={self.dtype})"
+
     def watch(self, new: NewTable) -> NewTable:
         """Have this new table made before the table changes."""
         self._new_tables = [ref for ref in getattr(self, "_new_tables", []) if ref() is not None]
@@ -93,15 +108,19 @@ class Shared(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
         if id(self) not in memo:
-            memo[id(self)] = shared(self)
+            memo[id(self)] = shared(self, name=self.name)
         copy: Shared = memo[id(self)]
         return copy
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return shared, (self.detach(), True)
+        return _named, (self.detach(), self.name)
 
 
-def shared(value: Any, borrow: bool = False) -> Shared:
+def _named(value: Tensor, name: str | None) -> Shared:
+    return shared(value, borrow=True, name=name)
+
+
+def shared(value: Any, borrow: bool = False, *, name: str | None = None) -> Shared:
     """A shared variable of this value: a lookup table, or any other parameter or state.
 
     Floating point and complex tables can be differentiated with respect to, whole or by subsets.
@@ -110,9 +129,11 @@ def shared(value: Any, borrow: bool = False) -> Shared:
         value: a tensor, an array, a list or a number. Its dtype stays; lists take numpy's dtype (float64, int64).
         borrow: use the memory of the tensor or array instead of a copy. Updates then write into it, and what is
             written into it shows in the table.
+        name: what it is called when it is printed, instead of its numbers, and in messages.
 
     Raises:
-        TypeError: not numbers, or of a dtype that torch cannot index-add (uint16, uint32, uint64).
+        TypeError: not numbers, borrow or name of another type, or numbers of a dtype that torch cannot index-add
+            (uint16, uint32, uint64).
         ValueError: the memory cannot be borrowed: read-only, not contiguous, or a list's.
 
     Source: Theano's shared variables.
@@ -121,11 +142,20 @@ def shared(value: Any, borrow: bool = False) -> Shared:
         >>> table = shared(np.arange(6.0).reshape(3, 2))
         >>> table.shape, table[[2, 0]].tolist()
         (torch.Size([3, 2]), [[4.0, 5.0], [0.0, 1.0]])
+        >>> shared(np.zeros((1000, 50)), name="W")
+        Shared(W, shape=(1000, 50), dtype=torch.float64)
     """
+    if not isinstance(borrow, bool):
+        hint = f" A name is given as name={borrow!r}." if isinstance(borrow, str) else ""
+        raise TypeError(f"shared: expected borrow to be a bool, got {borrow!r}.{hint}")
+    if not isinstance(name, str | None):
+        raise TypeError(f"shared: expected name to be text or None, got {name!r}.")
     data = _strided("shared", value, borrow)
     if data.dtype in REFUSED or data.is_quantized:
         raise TypeError(f"shared: expected floating point, complex, signed integers, uint8 or bool, got {data.dtype}.")
-    return torch.Tensor._make_subclass(Shared, data, data.is_floating_point() or data.is_complex())
+    made: Shared = torch.Tensor._make_subclass(Shared, data, data.is_floating_point() or data.is_complex())
+    made.name = name
+    return made
 
 
 def _strided(where: str, value: Any, borrow: bool) -> Tensor:

@@ -63,7 +63,7 @@ def function(
 def function(
     step: None = None, *, updates: Updates = ...
 ) -> Callable[[Callable[Inputs, tuple[Outputs, Updates]]], Callable[Inputs, Outputs]]: ...
-def function(step: Any = None, *, updates: Updates = ()) -> Any:
+def function(step: Any = None, *theano: Any, updates: Updates = (), **options: Any) -> Any:
     """Decorate ``step``, which returns (outputs, updates), into a function that applies the updates.
 
     The decorated function returns the outputs: values from before the updates, without gradient. Then all updates
@@ -75,7 +75,8 @@ def function(step: Any = None, *, updates: Updates = ()) -> Any:
             callable without arguments, which are read at each call.
 
     Raises:
-        TypeError: the step returned something else, or as apply_updates. ValueError: as apply_updates.
+        TypeError: the step returned something else, the arguments are those of theano.function, or as apply_updates.
+            ValueError: as apply_updates.
 
     Source: theano.function.
 
@@ -92,6 +93,11 @@ def function(step: Any = None, *, updates: Updates = ()) -> Any:
         >>> table.get_value().tolist()
         [[1.0, 2.0], [0.0, 0.0]]
     """
+    if theano or options or not (step is None or callable(step)):
+        raise TypeError(
+            "function: expected one callable, the step, got arguments as of theano.function. It is a decorator here: "
+            "write @function over a Python function of the inputs that returns (outputs, updates)."
+        )
     always = _pairs("function", updates)
     for _, new in always:
         if not isinstance(new, Shared) and not callable(new):
@@ -135,8 +141,8 @@ def _pairs(where: str, updates: Any) -> list[tuple[Shared, Any]]:
             )
         if id(target) in seen:
             raise ValueError(
-                f"{where}: this shared variable already has an update expression: the target of update {k}, of shape "
-                f"{tuple(target.shape)}, comes twice. Index its table once with all ids, or chain the updates."
+                f"{where}: this shared variable already has an update expression: the target of update {k}, "
+                f"{target.called}, comes twice. Index its table once with all ids, or chain the updates."
             )
         seen.add(id(target))
     return [(target, new) for target, new in pairs]
@@ -146,8 +152,9 @@ def _final(where: str, target: Shared, new: Any, memories: set[int]) -> Tensor:
     """The new value, safe from the other updates; a NewTable if it can be written in place."""
     new = new if isinstance(new, Tensor) else checks.numbers(where, "a new value", new)
     if (new.shape, new.dtype, new.device) != (target.shape, target.dtype, target.device):
+        called = "" if target.name is None else f" {target.name}"
         raise TypeError(
-            f"{where}: an update must have the same type as the original shared variable: expected shape "
+            f"{where}: an update must have the same type as the original shared variable{called}: expected shape "
             f"{tuple(target.shape)}, {target.dtype} on {target.device}, got {tuple(new.shape)}, {new.dtype} on "
             f"{new.device}. Convert the new value."
         )

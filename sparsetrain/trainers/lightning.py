@@ -26,7 +26,7 @@ def _lightning() -> Any:
             return import_module(name)
         except ModuleNotFoundError:
             continue
-    return needed("sparsetrain.trainers.lightning", NAMES[-1], "lightning")
+    return needed("sparsetrain.trainers.lightning", NAMES[-1])
 
 
 _Callback: Any = _lightning().Callback

@@ -2,7 +2,7 @@
 
 from ...extras import needed
 
-needed("sparsetrain.trainers.transformers", "transformers", "transformers")
+needed("sparsetrain.trainers.transformers", "transformers")
 
 from .callback import EvolverCallback as EvolverCallback  # noqa: E402
 from .pretrained import from_pretrained as from_pretrained  # noqa: E402

@@ -1,30 +1,26 @@
-"""Whole models in and out: linear layers and convolutions become sparse, sparse layers become dense again."""
+"""Whole models in: linear layers and convolutions become sparse."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.prune import BasePruningMethod
 
 from .. import checks
-from ..dtypes import HALVES
-from ..nn import MaskedLinear, SparseLinear
+from ..layer_names import Names
+from ..nn import SparseLinear
 from ..nn.sparse_convolution import CONVOLUTIONS, SparseConvolution
 from ..nn.sparse_linear import dense_linear
 from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_replaceable, check_select, current, named
-from .closed import check_closable, closable, closed, transposed_back
 from .kinds import is_linear, is_pruned, is_replaceable
 from .opened import Opened
 from .rules import Density, Shares, by_rules, share_out
 from .summaries import Summary, summarized
-from .swap import OWN, check_names_free, check_not_compiled, check_untied, exchange, kind_of, skipped
-from .ties import Followers, followers, sharing_values, tied_elsewhere, tied_layer, turns
+from .swap import Skip, check_not_compiled, exchange, skipped
+from .ties import Followers, followers, tied_elsewhere, tied_layer, turns
 
 Method = Literal["uniform", "er", "erk"]
-DENSE = {SparseLinear: nn.Linear, MaskedLinear: nn.Linear} | {sparse: dense for dense, sparse in CONVOLUTIONS.items()}
 WHAT = "linear or convolutional"  # layers are replaced, as messages have it
 
 
@@ -36,7 +32,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[False] = ...,
 ) -> nn.Module: ...
@@ -48,7 +44,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[True],
 ) -> Summary: ...
@@ -60,7 +56,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
-    skip: str | Iterable[str] = ...,
+    skip: Skip = ...,
     generator: torch.Generator | None = ...,
     dry_run: bool,
 ) -> nn.Module | Summary: ...
@@ -71,7 +67,7 @@ def sparsify(
     *,
     masks: Mapping[str, Any] | None = None,
     select: Literal["magnitude", "random"] = "magnitude",
-    skip: str | Iterable[str] = (),
+    skip: Skip = (),
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
@@ -103,18 +99,19 @@ def sparsify(
 
     Args:
         model: any module.
-        density: fraction of the edges that exist, from 0 to 1; or such fractions by rules. A rule is a dotted layer
-            name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or compiled), or a
-            class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``, ``"attn.v_proj"`` and
-            ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all of them. A subclass of
-            nn.Linear takes part if a rule names that very class, by which its user says that it computes what
-            nn.Linear does. Names are those inside of wrappers such as torch.compile and DistributedDataParallel.
+        density: fraction of the edges that exist, above 0, at most 1; or such fractions by rules. A rule is a dotted
+            layer name, a glob (``"*.mlp.*"``), a regular expression for the whole name (``"re:.*attn.*"``, or
+            compiled), or a class of layers. Projections of an attention are ``"attn.q_proj"``, ``"attn.k_proj"``,
+            ``"attn.v_proj"`` and ``"attn.out_proj"``; ``"attn.in_proj_weight"`` means the first three, ``"attn"`` all
+            of them. A subclass of nn.Linear takes part if a rule names that very class, by which its user says that it
+            computes what nn.Linear does. Names are those inside of wrappers such as torch.compile and
+            DistributedDataParallel.
         method: how layers share it, see patterns.allocate. By default ``"erk"`` for one number, and ``"uniform"`` for
             rules, where each layer has the density of its rule; the others share out each rule's over its layers.
         masks: by dotted layer name, or that of an ``in_proj_weight``, zeros and ones in the shape of the weight, or a
             Topology of the matrix (out, in), which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
+        skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as above.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
@@ -205,79 +202,13 @@ def _wanted(
         wanted, otherwise = share_out(where, own, density, "erk" if method is None else method), ""
     else:
         wanted, otherwise = {m: m.weight_mask != 0 for m in layers if is_pruned(m)}, "not pruned"
+    if density is not None:
+        _check_not_empty(where, opened.names, wanted)
     if not wanted:
         what = f"{WHAT} layers to replace" if density is not None else "masks, given or of torch.nn.utils.prune"
         raise ValueError(f"{where}: expected a model with {what}, found none in {type(model).__name__}.")
     reasons = dict.fromkeys(left, "in skip") | dict.fromkeys(layers, otherwise) | shares.reasons
     return wanted, reasons, {module: leader for module, leader in follow.items() if leader in wanted}
-
-
-def densify(model: nn.Module, skip: str | Iterable[str] = ()) -> nn.Module:
-    r"""Replace SparseLinear, MaskedLinear and sparse convolutions of a model, in place, by dense layers with zeros.
-
-    A SparseMultiheadAttention becomes an nn.MultiheadAttention, and what was a Conv1D is one again: states have the
-    names and shapes of before sparsify. Subclasses stay. torch's transformer encoders do not go back to their fused
-    inference kernel.
-
-    Args:
-        model: any module.
-        skip: dotted names of layers, or of modules that hold layers, which stay as they are.
-
-    Returns:
-        The model; for a model that is itself such a layer, the new layer.
-
-    Raises:
-        ValueError: a layer shares its values with its own transpose or with a layer in skip, is pruned or parametrized
-            by torch.nn.utils, or has other tensors, modules or, as a projection, hooks that would be lost, or a name in
-            skip is unknown. Nothing is changed then.
-
-    Example:
-        >>> densify(nn.Sequential(SparseLinear(20, 30, density=0.1)))
-        Sequential(
-          (0): Linear(in_features=20, out_features=30, bias=True)
-        )
-    """
-    where = "convert.densify"
-    left = skipped(where, model, skip)
-    layers = {name: module for name, module in model.named_modules() if kind_of(module) in DENSE and module not in left}
-    attentions = closable(model, left)
-    parts = {
-        f"{name}.{part}".lstrip("."): layer
-        for name, each in attentions.items()
-        for part, layer in each.named_children()
-    }
-    _check_nothing_added(where, layers | parts)
-    for name, layer in layers.items():
-        check_names_free(where, {name: layer}, DENSE[kind_of(layer)])
-    for name, attention in attentions.items():
-        check_closable(where, name, attention)
-    check_not_compiled(where, model, layers.values())
-    follow = sharing_values(model, layers)
-    together = {*follow, *follow.values()}
-    check_untied(where, model, {name: layer for name, layer in layers.items() if layer not in together})
-    dense: dict[nn.Module, Any] = {layer: transposed_back(layer, _dense(layer)) for layer in layers.values()}
-    for layer, leader in follow.items():
-        dense[layer].weight = dense[leader].weight
-    new = {layer: linear for layer, linear in dense.items() if layer not in parts.values()}
-    return exchange(model, new | {attention: closed(attention, dense) for attention in attentions.values()})
-
-
-def _check_nothing_added(where: str, layers: Mapping[str, nn.Module]) -> None:
-    """A dense layer has other names and shapes, which masks of torch.nn.utils.prune and parametrizations don't fit."""
-    for name, layer in layers.items():
-        added = {*layer._parameters, *layer._buffers, *layer._modules} - OWN[kind_of(layer)]
-        if not added:
-            continue
-        hooks = layer._forward_pre_hooks.values()
-        pruned = [hook._tensor_name for hook in hooks if isinstance(hook, BasePruningMethod)]
-        parametrized = dict(layer.get_submodule("parametrizations").named_children()) if is_parametrized(layer) else {}
-        calls = [f"torch.nn.utils.prune.remove(layer, {part!r})" for part in pruned]
-        calls += [f"torch.nn.utils.parametrize.remove_parametrizations(layer, {part!r})" for part in parametrized]
-        raise ValueError(
-            f"{where}: expected layers as they were made, {name!r} has {', '.join(sorted(added))}. "
-            f"{'Call ' + ' and '.join(calls) if calls else 'Remove that'} first, or leave the layer as it is with "
-            f"skip=[{name!r}]."
-        )
 
 
 def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:
@@ -291,10 +222,12 @@ def _sparse(dense: Any, t: Topology) -> SparseLinear | SparseConvolution:
     return layer
 
 
-def _dense(layer: Any) -> nn.Module:
-    dense: nn.Module = layer.to_dense()
-    bias = layer._parameters.get("bias")
-    if bias is not None and bias.dtype in HALVES:  # of a model in half precision
-        dense.to(bias.dtype)
-    dense.register_parameter("bias", bias)
-    return dense
+def _check_not_empty(where: str, names: Names, densities: Mapping[Any, float]) -> None:
+    """A density of 0 is most often meant to be a sparsity."""
+    empty = next((names[layer][0] for layer, density in densities.items() if density == 0), None)
+    if empty is not None:
+        raise ValueError(
+            f"{where}: expected densities above 0, got 0 for {empty or 'the model'!r}, which would give its bias "
+            "alone. A density is the fraction of edges that exist: for a sparsity s pass 1 - s. To start without "
+            "edges pass masks of zeros."
+        )
