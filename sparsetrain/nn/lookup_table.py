@@ -87,7 +87,7 @@ class LookupTable(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        where = "LookupTable"
+        where = type(self).__name__
         self.rows, self.dim = checks.count(where, "rows", rows), checks.count(where, "dim", dim)
         padding_idx = None if padding_idx is None else index(padding_idx)
         if padding_idx is not None and not -rows <= padding_idx < rows:
@@ -104,7 +104,7 @@ class LookupTable(nn.Module):
         self.padding_idx = None if padding_idx is None else padding_idx % rows
         asked = accepted(where, dtype)
         self.output_dtype = asked if asked in HALVES else None
-        self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=wide(asked)))
+        self.weight = nn.Parameter(torch.empty(self._stored_rows(), dim, device=device, dtype=wide(asked)))
         self.reset_parameters(generator)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -115,6 +115,10 @@ class LookupTable(nn.Module):
                 "sparsetrain.distributed.ShardedLookupTable, which spreads its rows itself, or take nn.Embedding.",
             )
         super().__setattr__(name, value)
+
+    def _stored_rows(self) -> int:
+        """How many rows the weight is made with."""
+        return self.rows
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -150,6 +154,11 @@ class LookupTable(nn.Module):
         bring_up_to_date(self.weight, ids if checked and weights is None else None)
         if self.pool is None:
             return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.weight.shape[-1])
+        flat, offsets = self._bags(ids, offsets, checked)
+        return self._pooled(flat, offsets, None if weights is None else widened(weights).reshape(-1))
+
+    def _bags(self, ids: Tensor, offsets: Tensor | None, checked: bool) -> tuple[Tensor, Tensor]:
+        """Flat ids, and where each bag begins."""
         if offsets is None:
             bags, length = ids.shape
             offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)
@@ -158,7 +167,7 @@ class LookupTable(nn.Module):
         flat = ids.reshape(-1)
         if checked and not offsets.numel():
             flat = flat[:0]  # ids of no bag
-        return self._pooled(flat, offsets.to(flat), None if weights is None else widened(weights).reshape(-1))
+        return flat, offsets.to(flat)
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         if tracing.transforming():
@@ -210,17 +219,20 @@ class LookupTable(nn.Module):
             torch.embedding_renorm_(self.weight.detach(), ids, self.max_norm, self.norm_type)
 
     def _check(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
-        where = "LookupTable"
+        where = type(self).__name__
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
             got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
         self._check_weight(where)
-        # not self.rows: the weight may have been tied, replaced or resized
-        check_ids(where, ids, self.weight.shape[0])
+        check_ids(where, ids, self._known_rows())
         if self.pool is not None:
             check_bags(where, self, ids, offsets, weights)
         elif offsets is not None or weights is not None:
             raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
+
+    def _known_rows(self) -> int:
+        """Below which ids are: not ``rows``, as the weight may have been tied, replaced or resized."""
+        return self.weight.shape[0]
 
     def _check_weight(self, where: str) -> None:
         """A weight that was tied, replaced or resized is a table still."""
