@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import equal_everywhere, in_each
+from processes import equal_everywhere, in_stages
 from tables import DENSE, FROZEN, Case
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
@@ -22,15 +22,11 @@ from sparsetrain.nn import LookupTable
 ROWS, DIM, STEPS = 11, 3, 5  # rows that neither two nor three processes divide
 
 
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # which is meant, in one process
-def test_two_processes(tmp_path: Path) -> None:
-    st.io.save(
-        tmp_path / "whole.safetensors", LookupTable(ROWS, DIM, generator=torch.Generator().manual_seed(1))
-    )
-    in_each(check_two, tmp_path)
-    loads_in_one_process(tmp_path)
-    in_each(check_three, tmp_path, ranks=3)
-    loads_in_one_process(tmp_path)
+def test_two_processes_then_one_then_three(tmp_path: Path) -> None:
+    whole = LookupTable(ROWS, DIM, generator=torch.Generator().manual_seed(1))
+    st.io.save(tmp_path / "whole.safetensors", whole)
+    one = (1, loads_in_one_process)
+    in_stages([(2, check_two), one, (3, check_three), one], tmp_path)
 
 
 def check_two(rank: int, folder: Path) -> None:
@@ -346,7 +342,7 @@ def read(folder: Path, model: nn.Module, optimizer: Any) -> None:
     )
 
 
-def loads_in_one_process(folder: Path) -> None:
+def loads_in_one_process(_: int, folder: Path) -> None:
     model, optimizer = trained()
     nn.init.zeros_(model.table.weight)
     read(folder, model, optimizer)
