@@ -1,10 +1,10 @@
-"""A training step of a table in several processes: rows spread over them, or a copy in each under DistributedDataParallel.
+"""A training step of a table on several ranks: rows spread over them, or a copy on each under DistributedDataParallel.
 
     python bench/sharded_table.py [--ranks 2] [--rows 10000 100000 1000000] [--dim 64] [--ids 4096] [--rounds 15]
 
-Each process draws ids of its own, from all rows alike. Implementations take turns in each round. Bytes are what a process
-writes in a step, to files and sockets, as Linux counts it; milliseconds are processor time of a process, all threads, and
-elapsed time; all are medians over rounds, of the first process. The table's memory is that of one process.
+Each rank draws ids of its own, from all rows alike. Implementations take turns in each round. Bytes are what a rank
+writes in a step, to files and sockets, as Linux counts it; milliseconds are processor time of all its threads, and
+elapsed time; all are medians over rounds, of rank 0. MB held are the table's on one rank.
 """
 
 import argparse

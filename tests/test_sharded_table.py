@@ -99,7 +99,7 @@ def loss_of(table: Any, ids: Tensor) -> Tensor:
 
 def trains_as_one_table(cases: list[Case], unused: str, kind: Any = st.optim, rows: int = ROWS, **options: Any) -> None:
     """The mean of the processes' losses, accumulated over two batches in some steps."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+    rank = dist.get_rank()
     for name, of_optimizer in cases:
         sharded, whole = pair(rows, **options)
         if kind is st.optim:
@@ -118,7 +118,7 @@ def trains_as_one_table(cases: list[Case], unused: str, kind: Any = st.optim, ro
             for optimizer in optimizers:
                 optimizer.step()
         one, other = all_rows(sharded), whole.state_dict()["weight"]
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=lambda m: f"{name} {of_optimizer} {options}: {m}")
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=f"{name} {of_optimizer} {options}")
         if kind is st.optim:
             states_are_those_of_one_table(*optimizers)
 
@@ -129,7 +129,7 @@ def states_are_those_of_one_table(optimizer: Any, other: Any) -> None:
     for name, kept in one.items():
         kept = kept.full_tensor() if hasattr(kept, "full_tensor") else kept
         if isinstance(kept, Tensor):
-            torch.testing.assert_close(kept, two[name], rtol=1e-9, atol=1e-12, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(kept, two[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
 def equal_to_the_bit_where_no_row_is_shared(rank: int) -> None:
@@ -154,7 +154,11 @@ def equal_to_the_bit_where_no_row_is_shared(rank: int) -> None:
 
 def other_forms_of_input(rank: int) -> None:
     sharded, whole = pair()
-    for ids in (torch.tensor(4), torch.zeros(2, 0, 3, dtype=torch.long), torch.tensor([[[6, 0, 2]]], dtype=torch.int32)):
+    for ids in (
+        torch.tensor(4),
+        torch.zeros(2, 0, 3, dtype=torch.long),
+        torch.tensor([[[6, 0, 2]]], dtype=torch.int32),
+    ):
         assert sharded(ids).equal(whole(ids))
     assert sharded(torch.tensor([rank] if rank else [])[:rank].long()).shape == (rank, DIM)
     sharded, whole = pair(pool="sum", padding_idx=3)
@@ -225,7 +229,7 @@ def beside_data_parallel(rank: int) -> None:
     torch.testing.assert_close(all_rows(tables[0]), tables[1].weight.detach(), rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(model.linear.weight, alone.linear.weight, rtol=1e-11, atol=1e-12)
     equal_everywhere(model.linear.weight.tolist())
-    with pytest.raises(RuntimeError, match="expected parameters beside those that are spread over processes"):
+    with pytest.raises(RuntimeError, match="expected parameters beside those that are spread over ranks"):
         DistributedDataParallel(tables[0])
 
 
@@ -337,9 +341,7 @@ def read(folder: Path, model: nn.Module, optimizer: Any) -> None:
     state, of_optimizer = states.get_state_dict(model, optimizer)
     content = {"model": state, "optimizer": of_optimizer}
     dcp.load(content, checkpoint_id=folder / "checkpoint")
-    states.set_state_dict(
-        model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"]
-    )
+    states.set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
 
 
 def loads_in_one_process(_: int, folder: Path) -> None:
@@ -379,7 +381,7 @@ def refused_states(rank: int, folder: Path) -> None:
     for state, message in (
         (nn.Embedding(ROWS + 1, DIM).state_dict(), r"shape \(11, 3\), got shape \(12, 3\)"),
         (nn.Embedding(ROWS, DIM + 1).state_dict(), r"shape \(11, 3\), got shape \(11, 4\)"),
-        ({"weight": table.weight.detach()}, r"These are rows of one process alone"),
+        ({"weight": table.weight.detach()}, r"These are rows of one rank alone"),
         (ShardedLookupTable(ROWS + 2, DIM).state_dict(), r"got shape \(13, 3\)"),
     ):
         with pytest.raises(RuntimeError, match=message):
@@ -388,9 +390,9 @@ def refused_states(rank: int, folder: Path) -> None:
     dist.barrier()
     (saved, of_optimizer) = torch.load(folder / f"{1 - rank}.pt")  # of the other process
     model, optimizer = trained()
-    with pytest.raises(RuntimeError, match=f"those of process {rank} of 2, got the .* rows from {6 - 6 * rank} on"):
+    with pytest.raises(RuntimeError, match=f"those of rank {rank} of 2, got the .* rows from {6 - 6 * rank} on"):
         model.load_state_dict(saved)
-    with pytest.raises(ValueError, match=f"Adam: exp_avg: .* those of process {rank} of 2"):
+    with pytest.raises(ValueError, match=f"Adam: exp_avg: .* those of rank {rank} of 2"):
         optimizer.load_state_dict(of_optimizer)
     whole = Words(LookupTable(ROWS, DIM, dtype=torch.float64))
     other = st.optim.Adam(whole.parameters(), lr=0.1, unused="dense")
@@ -407,26 +409,30 @@ def refused_states(rank: int, folder: Path) -> None:
 def refusals(rank: int) -> None:
     table = ShardedLookupTable(ROWS, DIM)
     bad = torch.tensor([0, 11 if rank else 3])
-    kind, match = (IndexError, "") if rank else (RuntimeError, "process 1 refused its ids: ")
+    kind, match = (IndexError, "") if rank else (RuntimeError, "rank 1 refused its ids: ")
     with pytest.raises(kind, match=f"{match}ShardedLookupTable: expected ids from 0 to 10, got 11 at position 1"):
         table(bad)
-    with pytest.raises((TypeError, RuntimeError), match=r"expected ids to be a tensor of int64 or int32, got torch\.float32"):
+    with pytest.raises(
+        (TypeError, RuntimeError), match=r"expected ids to be a tensor of int64 or int32, got torch\.float32"
+    ):
         table(torch.tensor([1]) if rank else torch.tensor([1.0]))
     table(torch.tensor([rank])).sum().backward()  # goes on after a refusal
-    with pytest.raises(NotImplementedError, match="outside of torch.func"):
+    with pytest.raises(NotImplementedError, match=r"outside of torch\.func"):
         torch.func.jvp(lambda w: torch.func.functional_call(table, {"weight": w}, (torch.tensor([1]),)), (table.weight.detach(),), (table.weight.detach(),))  # fmt: skip
     with pytest.raises(NotImplementedError, match=r"outside of .* sparsetrain\.curvature"):
         st.curvature.ggn(table, lambda y, _: y.square().sum(), (torch.tensor([1]), torch.tensor([1])))
     for options in ({"rows": ROWS + rank}, {"dim": DIM + rank}, {"dtype": (torch.float32, torch.float64)[rank]}):
         name = next(iter(options))
-        with pytest.raises(ValueError, match=f"got {name}=.* in process 1 and {name}=.* in process 0"):
+        with pytest.raises(ValueError, match=f"got {name}=.* on rank 1 and {name}=.* on rank 0"):
             ShardedLookupTable(**{"rows": ROWS, "dim": DIM, **options})  # type: ignore[arg-type]
     tables = [ShardedLookupTable(ROWS, DIM) for _ in range(2)]
-    with pytest.raises(RuntimeError, match="expected all processes to read tables in the same order, got table"):
+    with pytest.raises(RuntimeError, match="expected all ranks to read tables in the same order, got table"):
         tables[rank](torch.tensor([1]))
-    with pytest.raises(TypeError, match=r"spread over 2 processes. Save its state_dict\(\)"):
+    with pytest.raises(TypeError, match=r"spread over 2 ranks. Save state_dict\(\)"):
         torch.save(table, "/dev/null")
-    with pytest.raises(TypeError, match=r"got a DTensor, a part of one, at model/weight. Save .* torch.distributed.check"):
+    with pytest.raises(
+        TypeError, match=r"got a DTensor, a part of one, at model/weight. Save .* torch.distributed.check"
+    ):
         st.io.save("/dev/null/none", table)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
@@ -434,7 +440,7 @@ def refusals(rank: int) -> None:
     zero = ZeroRedundancyOptimizer([model.table.weight], optimizer_class=st.optim.SGD, lr=0.1)
     model(torch.tensor([1, 2])).backward()
     if rank == 0:  # which ZeRO gives the only parameter
-        with pytest.raises(RuntimeError, match="expected parameters that are the same in all processes"):
+        with pytest.raises(RuntimeError, match="expected parameters that are the same on all ranks"):
             zero.step()
 
 
@@ -442,7 +448,7 @@ def a_process_that_takes_no_part(rank: int) -> None:
     group = dist.new_group(timeout=timedelta(seconds=2))
     table = ShardedLookupTable(ROWS, DIM, group)
     if rank == 0:
-        with pytest.raises(RuntimeError, match="expected all processes of the group to take part"):
+        with pytest.raises(RuntimeError, match="expected all ranks of the group to take part"):
             table(torch.tensor([1]))
     dist.barrier()
 
@@ -450,7 +456,7 @@ def a_process_that_takes_no_part(rank: int) -> None:
 def a_group_of_some(rank: int) -> None:
     group = dist.new_group([0, 2])
     if rank == 1:
-        with pytest.raises(ValueError, match="ShardedLookupTable: expected this process to be in the group"):
+        with pytest.raises(ValueError, match="ShardedLookupTable: expected a group that rank 1 is in"):
             ShardedLookupTable(ROWS, DIM, group)
         return
     table = ShardedLookupTable(ROWS, DIM, group)

@@ -1,4 +1,4 @@
-"""Rows that processes ask each other for: who wants which, and the way there, of which the derivative is the way back."""
+"""Rows that ranks ask each other for: who wants which, and the way there, of which the derivative is the way back."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ REFUSED = 1  # in a header: its sender refuses its ids
 
 
 class Route(NamedTuple):
-    """What this process gives to others and takes from them, in the order of ranks."""
+    """What this rank gives to others and takes from them, in the order of ranks."""
 
     given: list[int]
     taken: list[int]
@@ -21,23 +21,23 @@ class Route(NamedTuple):
 
 
 def route_of(wanted: Tensor | None, shard: Shard, number: int, refused: Exception | None) -> tuple[Tensor, Route]:
-    """Places in this shard that processes ask for, and the route of their rows. All processes call it.
+    """Places in this shard that ranks ask for, and the route of their rows. All ranks call it.
 
     Args:
-        wanted: ids that this process asks for, rising, each once; None where they are refused.
-        number: of the table, which must be the same on all processes.
-        refused: why this process asks for nothing: all processes raise then, this one that very error.
+        wanted: ids that this rank asks for, rising, each once; None where they are refused.
+        number: of the table, which must be the same on all ranks.
+        refused: why this rank asks for nothing: all ranks raise then, this one that very error.
 
     Raises:
-        RuntimeError: another process refused its ids, or reads another table.
+        RuntimeError: another rank refused its ids, or reads another table.
     """
-    header = torch.zeros(shard.processes, 3, dtype=torch.int64)
+    header = torch.zeros(shard.ranks, 3, dtype=torch.int64)
     header[:, 1] = number
     if wanted is None:
         header[:, 2] = REFUSED
         wanted = torch.zeros(0, dtype=torch.int64)
     else:
-        bounds = torch.arange(1, shard.processes + 1) * shard.each
+        bounds = torch.arange(1, shard.ranks + 1) * shard.each
         ends = torch.searchsorted(wanted, bounds.to(wanted.device)).cpu()
         header[:, 0] = torch.diff(ends, prepend=ends.new_zeros(1))
     headers = _sent(header.to(wanted.device), None, None, shard.group).cpu()
@@ -46,8 +46,8 @@ def route_of(wanted: Tensor | None, shard: Shard, number: int, refused: Exceptio
     others = (headers[:, 1] != number).nonzero().flatten().tolist()
     if others:
         raise RuntimeError(
-            f"ShardedLookupTable: expected all processes to read tables in the same order, got table {number} in process "
-            f"{shard.rank} and table {int(headers[others[0], 1])} in process {others[0]}."
+            f"ShardedLookupTable: expected all ranks to read tables in the same order, got table {number} on rank "
+            f"{shard.rank} and table {int(headers[others[0], 1])} on rank {others[0]}."
         )
     taken, given = header[:, 0].tolist(), headers[:, 0].tolist()
     asked = _sent(wanted, taken, given, shard.group)
@@ -60,18 +60,18 @@ def _raise_everywhere(refused: Exception | None, group: Any) -> None:
     if refused is not None:
         raise refused
     rank, message = next((rank, each) for rank, each in enumerate(said) if each is not None)
-    raise RuntimeError(f"ShardedLookupTable: process {rank} refused its ids: {message}")
+    raise RuntimeError(f"ShardedLookupTable: rank {rank} refused its ids: {message}")
 
 
 def _sent(x: Tensor, given: list[int] | None, taken: list[int] | None, group: Any) -> Tensor:
-    """all_to_all of rows, ``given[r]`` of them to process r; as many to each, without."""
+    """all_to_all of rows, ``given[r]`` of them to rank r; as many to each, without."""
     rows = x.shape[0] if taken is None else sum(taken)
     out = x.new_empty(rows, *x.shape[1:])
     try:
         dist.all_to_all_single(out, x.contiguous(), taken, given, group=group)
     except RuntimeError as error:
         raise RuntimeError(
-            "ShardedLookupTable: expected all processes of the group to take part in each forward and backward pass, as "
+            "ShardedLookupTable: expected all ranks of the group to take part in each forward and backward pass, as "
             "often and in the same order, also with no ids at all; the exchange of rows failed: "
             f"{error}"
         ) from error
@@ -79,8 +79,8 @@ def _sent(x: Tensor, given: list[int] | None, taken: list[int] | None, group: An
 
 
 class Exchange(Function):
-    """Rows (sum of given, dim) to those who asked for them: (sum of taken, dim). Linear, so that it can be differentiated
-    any number of times."""
+    """Rows (sum of given, dim) to those who asked for them: (sum of taken, dim). Its derivative is such an exchange, so
+    that it can be differentiated any number of times."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, route: Route) -> Tensor:
@@ -95,14 +95,14 @@ class Exchange(Function):
         return back, None
 
 
-class MeanOverProcesses(Function):
-    """The identity; its gradient is divided by the number of processes, so that a sum over them is their mean."""
+class MeanOverRanks(Function):
+    """The identity; its gradient is divided by the number of ranks, so that a sum over them is their mean."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: int) -> Tensor:
-        ctx.processes = processes
+    def forward(ctx: Any, x: Tensor, ranks: int) -> Tensor:
+        ctx.ranks = ranks
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return dy / ctx.processes, None
+        return dy / ctx.ranks, None

@@ -1,72 +1,73 @@
-"""A lookup table of which each process holds some rows."""
+"""A lookup table of which each rank holds some rows."""
 
 from itertools import count
 from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
 
-from .. import checks, tracing
-from ..curvature.used_rows import UsedRows
+from .. import checks, ranks, tracing
+from ..curvature.used_rows import in_recorded_pass
 from ..dtypes import widen_loaded, widened
 from ..edges.pending import bring_up_to_date
 from ..edges.shards import Shard, register
 from ..nn.lookup_table import LookupTable, Pool
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
-from .exchange import Exchange, MeanOverProcesses, route_of
+from .exchange import Exchange, MeanOverRanks, route_of
 
 WHERE = "ShardedLookupTable"
-BLOCK = 1024  # rows of initial values from one seed, so that they do not depend on the number of processes
+BLOCK = 1024  # rows of initial values from one seed, so that they do not depend on the number of ranks
 _numbers = count()  # of tables that this process has made
 
 
 class ShardedLookupTable(LookupTable):
-    r"""A LookupTable whose rows are spread over the processes of a group; each looks up any ids, :math:`y = W_{ids}`.
+    r"""A LookupTable whose rows are spread over the ranks of a group; each looks up any ids, :math:`y = W_{ids}`.
 
-    A process sends each distinct id of its batch to the one that holds that row, which sends the row back; gradients go
-    the same way, once for each id. So what is sent follows from the ids, not from the table, and no process ever holds more
-    than its own rows. Optimizers step the rows that a process holds, with every option that they have for a LookupTable.
+    A rank sends each distinct id of its batch to the one that holds that row, which sends the row back; gradients go
+    the same way, once for each id. So what is sent follows from the ids, not from the table, and no rank ever holds
+    more than its own rows. Optimizers step the rows that a rank holds, with every option that they have for a
+    LookupTable.
 
-    **One process or several.** Rows that are read are those of a LookupTable to the bit. The gradient is that of the mean
-    of the processes' losses, as under DistributedDataParallel: each process adds up what its own ids contribute and divides
-    by the number of processes, and their sums are added in the order of ranks. So training agrees with a LookupTable that
-    sees the joined batch to rounding, and with one process, or none initialized, to the bit. It is differentiable any
-    number of times.
+    **Beside a LookupTable.** Rows that are read are its rows to the bit. The gradient is that of the mean of the ranks'
+    losses, as under DistributedDataParallel: each rank adds up what its own ids contribute and divides by the number of
+    ranks, and these sums are added in the order of ranks. So training agrees to rounding with a LookupTable that sees
+    the joined batch; to the bit where there are two ranks that never read the same row, one rank, or no group at all.
+    It is differentiable any number of times.
 
-    **All processes take part** in each forward and backward pass, as often and in the same order, also with no ids at
-    all. DistributedDataParallel leaves the table alone by itself; ``no_sync`` does not change what the table does.
-    ``state_dict`` holds the weight as a DTensor, as that of optimizers of sparsetrain.optim holds their state of rows:
-    torch.distributed.checkpoint saves them and loads them in any number of processes. The whole weight of a LookupTable
-    or nn.Embedding loads as well; each process takes its rows.
+    **All ranks take part** in each forward and backward pass, as often and in the same order, also with no ids at all.
+    DistributedDataParallel leaves the table alone by itself, and ``no_sync`` does not change what the table does.
+    Compiled graphs break at it.
+
+    **States.** ``state_dict`` holds the weight as a DTensor, and that of an optimizer of sparsetrain.optim what it
+    keeps for each row. torch.distributed.checkpoint saves them, and loads them on any number of ranks. The whole weight
+    of a LookupTable or nn.Embedding loads as well; each rank takes its rows.
 
     Args:
-        rows: how many rows all processes hold together, the ids 0 to rows - 1. Each holds
-            :math:`\lceil rows / processes \rceil`, the last ones less.
+        rows: how many rows all ranks hold together, the ids 0 to rows - 1. Each holds
+            :math:`\lceil rows / ranks \rceil`, the last ones less.
         dim: numbers of each.
         group: a process group, or None for all processes.
-        columns, padding_idx, max_norm, norm_type, pool, include_last_offset, device, dtype: as in LookupTable, and the same
-            on all processes.
-        generator: of the initial values; the first process's counts. They are the same for any number of processes.
+        columns, padding_idx, max_norm, norm_type, pool, include_last_offset, device, dtype: as in LookupTable, and the
+            same on all ranks.
+        generator: of the initial values; the first rank's counts. They are the same for any number of ranks.
 
     Shape:
-        As of LookupTable, in each process for its own ids.
+        As of LookupTable, on each rank for its own ids.
 
     Attributes:
         first_row: ``weight[k]`` is row ``first_row + k``.
         weight: shape ``(own rows, dim)``.
 
     Raises:
-        ValueError: processes make it with different arguments, or this one is not in the group. TypeError, IndexError,
-        ValueError: ids do not fit, as in LookupTable; the other processes raise RuntimeError, which names the process.
-        RuntimeError: processes read tables in different orders, or one does not take part within the timeout of the group.
+        ValueError: ranks make it with different arguments, or this one is not in the group. TypeError, IndexError,
+        ValueError: ids do not fit, as in LookupTable; other ranks raise RuntimeError, which names the rank.
+        RuntimeError: ranks read tables in different orders, or one does not take part within the timeout of the group.
         NotImplementedError: under transforms of torch.func, and in sparsetrain.curvature.
 
     Source: row-wise sharding as in TorchRec.
 
     Example:
-        >>> table = ShardedLookupTable(1000, 4)  # in each process, after torch.distributed.init_process_group
+        >>> table = ShardedLookupTable(1000, 4)  # on each rank, after torch.distributed.init_process_group
         >>> table(torch.tensor([[3, 7], [7, 7]])).sum().backward()
         >>> table.weight.grad.coalesce().indices().tolist()
         [[3, 7]]
@@ -88,10 +89,7 @@ class ShardedLookupTable(LookupTable):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        try:
-            self._shard = Shard(checks.count(WHERE, "rows", rows), group)
-        except ValueError as error:
-            raise ValueError(f"{WHERE}: {error}") from None
+        self._shard = Shard(WHERE, checks.count(WHERE, "rows", rows), group)
         super().__init__(
             rows, dim, columns=columns, padding_idx=padding_idx, max_norm=max_norm, norm_type=norm_type, pool=pool,
             include_last_offset=include_last_offset, generator=generator, device=device, dtype=dtype,
@@ -100,16 +98,16 @@ class ShardedLookupTable(LookupTable):
         register(self.weight, self._shard)
 
     def _agreed_number(self) -> int:
-        """The number of this table, which the first process gives; all processes must make the same table."""
+        """The number of this table, which the first rank gives; all ranks must make the same table."""
         names = ("rows", "dim", "columns", "padding_idx", "max_norm", "norm_type", "pool")
         options = {name: getattr(self, name) for name in names} | {"dtype": self.weight.dtype}
-        said = self._of_all((next(_numbers), options))
+        said = ranks.gathered(WHERE, (next(_numbers), options), self._shard.group)
         for rank, (_, other) in enumerate(said):
             for name in options:
                 if other[name] != said[0][1][name]:
                     raise ValueError(
-                        f"{WHERE}: expected the same table in all processes, got {name}={other[name]} in process {rank} "
-                        f"and {name}={said[0][1][name]} in process 0."
+                        f"{WHERE}: expected the same table on all ranks, got {name}={other[name]} on rank {rank} "
+                        f"and {name}={said[0][1][name]} on rank 0."
                     )
         number: int = said[0][0]
         return number
@@ -119,13 +117,6 @@ class ShardedLookupTable(LookupTable):
         """``weight[k]`` is row ``first_row + k``."""
         return self._shard.first
 
-    def _of_all(self, item: Any) -> list[Any]:
-        """What each process says."""
-        said: list[Any] = [item] * self._shard.processes
-        if self._shard.processes > 1:
-            dist.all_gather_object(said, item, self._shard.group)
-        return said
-
     def _stored_rows(self) -> int:
         return self._shard.count
 
@@ -134,10 +125,10 @@ class ShardedLookupTable(LookupTable):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the table anew from N(0, 1), in all processes together; the row of padding is zero."""
+        """Draw the table anew from N(0, 1), on all ranks together; the row of padding is zero."""
         bring_up_to_date(self.weight)
         seed = torch.randint(2**62, (), generator=checks.generator(WHERE, generator), device="cpu")
-        seed = self._of_all(int(seed))[0]
+        seed = ranks.sent_by_first(WHERE, int(seed), self._shard.group)
         if self.weight.is_meta:
             return
         first, end = self._shard.first, self._shard.first + self._shard.count
@@ -159,13 +150,13 @@ class ShardedLookupTable(LookupTable):
 
     @torch.compiler.disable
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
-        if self._shard.processes == 1:
+        if self._shard.ranks == 1:
             return super()._rows(ids, offsets, weights)
         self._refuse_transforms(ids)
         try:
             self._check(ids, offsets, weights)
         except (TypeError, IndexError, ValueError) as error:
-            route_of(None, self._shard, self._number, error)  # so that no process waits for this one
+            route_of(None, self._shard, self._number, error)  # so that no rank waits for this one
         if self.pool is None:
             flat = ids.reshape(-1)
         else:
@@ -180,13 +171,12 @@ class ShardedLookupTable(LookupTable):
         return self._pools(rows, places, offsets, weights, padding[0] if padding else None)
 
     def _refuse_transforms(self, ids: Tensor) -> None:
-        """All processes would have to take part in each pass of a transformed function."""
-        curvature = any(isinstance(mode, UsedRows) for mode in _get_current_function_mode_stack())
+        """All ranks would have to take part in each pass of a transformed function."""
         readable = not isinstance(ids, Tensor) or tracing.readable(self.weight, ids)
-        if curvature or tracing.transforming() or not readable:
+        if in_recorded_pass() or tracing.transforming() or not readable:
             raise NotImplementedError(
-                f"{WHERE}: expected a call outside of torch.func, sparsetrain.curvature, traces and fake tensors, which see "
-                "one process alone. Use a LookupTable there."
+                f"{WHERE}: expected a call outside of torch.func, sparsetrain.curvature, traces and fake tensors, "
+                "which see one rank alone. Use a LookupTable there."
             )
 
     def _fetched(self, wanted: Tensor) -> Tensor:
@@ -195,7 +185,7 @@ class ShardedLookupTable(LookupTable):
         bring_up_to_date(self.weight, asked)
         self._limit_norms(asked)
         rows = lookup(asked, self.weight, self._own_padding())
-        rows = MeanOverProcesses.apply(rows, self._shard.processes)  # type: ignore[no-untyped-call]
+        rows = MeanOverRanks.apply(rows, self._shard.ranks)  # type: ignore[no-untyped-call]
         fetched: Tensor = Exchange.apply(rows, route)  # type: ignore[no-untyped-call]
         return fetched
 
@@ -217,7 +207,7 @@ class ShardedLookupTable(LookupTable):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._shard.processes > 1:
+        if self._shard.ranks > 1:
             destination[prefix + "weight"] = self._shard.whole(self.weight)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -248,4 +238,4 @@ class ShardedLookupTable(LookupTable):
 
     def extra_repr(self) -> str:
         here = f"rows {self._shard.first} to {self._shard.first + self._shard.count - 1} here"
-        return super().extra_repr() + (f", {here}" if self._shard.processes > 1 else "")
+        return super().extra_repr() + (f", {here}" if self._shard.ranks > 1 else "")

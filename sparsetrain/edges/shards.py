@@ -1,4 +1,4 @@
-"""Parameters of which each process of a group holds some rows: which rows, and how states of them become those of the
+"""Parameters of which each rank of a group holds some rows: which rows, and how states of them become those of the
 whole and come back. What steps, clips and wraps parameters asks here, and needs to know no layer."""
 
 from collections.abc import Sequence
@@ -10,31 +10,31 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .. import ranks
+
 MARK = "first_row"  # attribute of the DTensors that we make, which outlives torch.save
 
 
 class Shard:
-    """The rows of a table that this process holds: all processes hold equally many, but for the last ones.
+    """The rows of a table that this rank holds: all ranks hold equally many, but for the last ones.
 
-    That is how DTensor splits a dimension, so that states are DTensors, which torch.distributed.checkpoint saves and loads
-    in any number of processes.
+    That is how DTensor splits a dimension, so that states are DTensors, which torch.distributed.checkpoint saves, and
+    loads on any number of ranks.
 
     Args:
+        where: whose rows, for errors.
         rows: of the whole table.
-        group: a process group, or None for all processes; where none was made, one process holds all rows.
+        group: a process group, or None for all processes; where none was made, one rank holds all rows.
 
     Attributes:
-        first, count: this process holds the rows from first to first + count - 1.
+        first, count: this rank holds the rows from first to first + count - 1.
     """
 
-    def __init__(self, rows: int, group: Any = None) -> None:
-        several = dist.is_available() and dist.is_initialized()
-        self.rows, self.group = rows, group
-        self.processes = dist.get_world_size(group) if several else 1
-        self.rank = dist.get_rank(group) if several else 0
-        if self.rank < 0:
-            raise ValueError("expected this process to be in the group, got a group of others.")
-        self.each = max(1, -(-rows // self.processes))
+    def __init__(self, where: str, rows: int, group: Any = None) -> None:
+        self.where, self.rows, self.group = where, rows, group
+        self.ranks = ranks.count(where, group)
+        self.rank = ranks.own_place(group) if self.ranks > 1 else 0
+        self.each = max(1, -(-rows // self.ranks))
         self.first = min(rows, self.rank * self.each)
         self.count = min(rows, self.first + self.each) - self.first
 
@@ -42,12 +42,12 @@ class Shard:
         return self  # it never changes, and a process group can't be copied
 
     def __reduce__(self) -> Any:
-        if self.processes > 1:
+        if self.ranks > 1:
             raise TypeError(
-                "expected to pickle what one process holds alone, got a table whose rows are spread over "
-                f"{self.processes} processes. Save its state_dict()."
+                f"{self.where}: expected to pickle what one process holds alone, got rows that are spread over "
+                f"{self.ranks} ranks. Save state_dict()."
             )
-        return Shard, (self.rows,)
+        return Shard, (self.where, self.rows)
 
     @cached_property
     def _meshes(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Shard:
         return part
 
     def own(self, given: Tensor, shape: Sequence[int]) -> Tensor:
-        """The rows of this process, of a state of the whole.
+        """The rows of this rank, of a state of the whole.
 
         Args:
             given: a DTensor as ``whole`` makes, or that was loaded into one; or all rows.
@@ -84,18 +84,17 @@ class Shard:
         expected = (self.rows, *shape)
         if tuple(given.shape) != expected:
             held = (self.count, *shape)
-            hint = " These are rows of one process alone." if tuple(given.shape) == held else ""
+            hint = " These are rows of one rank alone." if tuple(given.shape) == held else ""
             raise ValueError(f"expected the rows of a table of shape {expected}, got shape {tuple(given.shape)}.{hint}")
         if not hasattr(given, "to_local"):
             return given[self.first : self.first + self.count].clone()  # what is assigned must not hold the others
         part: Tensor = given.to_local()
         first, mesh = getattr(given, MARK, self.first), given.device_mesh  # type: ignore[attr-defined]
-        if mesh.size() != self.processes or first != self.first or part.shape[0] != self.count:
+        if mesh.size() != self.ranks or first != self.first or part.shape[0] != self.count:
             raise ValueError(
-                f"expected rows {self.first} to {self.first + self.count - 1} of {self.rows}, those of process "
-                f"{self.rank} of {self.processes}, got the {part.shape[0]} rows from {first} on, of one of "
-                f"{mesh.size()} processes. For another number of processes save and load by "
-                "torch.distributed.checkpoint."
+                f"expected rows {self.first} to {self.first + self.count - 1} of {self.rows}, those of rank "
+                f"{self.rank} of {self.ranks}, got the {part.shape[0]} rows from {first} on, of one of {mesh.size()} "
+                "ranks. For another number of ranks save and load by torch.distributed.checkpoint."
             )
         return part
 
@@ -104,12 +103,12 @@ _registered: Any = WeakIdKeyDictionary()
 
 
 def shard_of(parameter: Tensor) -> Shard | None:
-    """Which rows a parameter holds, where other processes hold others; None where it is whole."""
+    """Which rows a parameter holds, where other ranks hold others; None where it is whole."""
     shard: Shard | None = _registered.get(parameter)
     return shard
 
 
 def register(parameter: Tensor, shard: Shard) -> None:
     """From now on this parameter holds these rows."""
-    if shard.processes > 1:
+    if shard.ranks > 1:
         _registered[parameter] = shard

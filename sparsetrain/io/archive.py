@@ -65,8 +65,8 @@ class Packer:
             raise TypeError(f"{self.where}: expected tensors that hold their numbers, got {kind} at {path}.")
         if hasattr(tensor, "to_local"):
             raise TypeError(
-                f"{self.where}: expected tensors that one process holds, got a DTensor, a part of one, at {path}. Save the "
-                "training by torch.distributed.checkpoint."
+                f"{self.where}: expected tensors that one process holds, got a DTensor, a part of one, at {path}. "
+                "Save the training by torch.distributed.checkpoint."
             )
         tensor = tensor.resolve_conj().resolve_neg()  # the format has bytes alone
         self._alive.append(tensor)

@@ -114,11 +114,11 @@ def owners(optimizer: Optimizer, parameters: list[Tensor], unused: str) -> None:
 
 
 def not_sent(optimizer: Any) -> None:
-    """No parameter is a shard that ZeroRedundancyOptimizer would overwrite with another process's rows."""
+    """No parameter is a shard that ZeroRedundancyOptimizer would overwrite with another rank's rows."""
     if sends_parameters() and any(shard_of(p) for group in optimizer.param_groups for p in group["params"]):
         raise RuntimeError(
-            f"{type(optimizer).__name__}: expected parameters that are the same in all processes, as "
-            "ZeroRedundancyOptimizer sends them, got one of which each process holds other rows. Give it an optimizer of "
+            f"{type(optimizer).__name__}: expected parameters that are the same on all ranks, as "
+            "ZeroRedundancyOptimizer sends them, got one of which each rank holds other rows. Give it an optimizer of "
             "its own. Nothing was changed."
         )
 

@@ -21,8 +21,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     r"""Scale all gradients by :math:`\min(1, c / (\|g\| + 10^{-6}))`, with the norm taken over all of them together.
 
-    Rows that occur more than once in a sparse gradient are summed before. Of a table that is spread over processes the
-    norm is that of all rows: all processes of its group call this.
+    Rows that occur more than once in a sparse gradient are summed before. Of a table that is spread over ranks the
+    norm is that of all rows: all ranks of its group call this.
 
     Args:
         parameters: one or many; those without a gradient are passed over.
@@ -78,7 +78,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
 
 
 def _total_norm(parameters: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> Tensor:
-    """The norm of all gradients, of all rows of tables that are spread over processes."""
+    """The norm of all gradients, of all rows of tables that are spread over ranks."""
     parts: dict[Shard | None, list[Tensor]] = {}
     for p in parameters:
         parts.setdefault(shard_of(p), []).append(p)
@@ -87,12 +87,12 @@ def _total_norm(parameters: list[Tensor], norm_type: float, error_if_nonfinite: 
     norms = []
     for shard, some in parts.items():
         norm = get_total_norm(_numbers(some), norm_type, foreach=foreach).to(some[0].device)
-        norms.append(norm if shard is None else _over_processes(norm, norm_type, shard))
+        norms.append(norm if shard is None else _over_ranks(norm, norm_type, shard))
     return get_total_norm([torch.stack(norms)], norm_type, error_if_nonfinite, foreach)
 
 
-def _over_processes(norm: Tensor, norm_type: float, shard: Shard) -> Tensor:
-    """The norm of the rows of all processes."""
+def _over_ranks(norm: Tensor, norm_type: float, shard: Shard) -> Tensor:
+    """The norm of the rows of all ranks."""
     if math.isinf(norm_type):
         dist.all_reduce(norm, dist.ReduceOp.MAX, shard.group)
         return norm

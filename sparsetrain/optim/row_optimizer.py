@@ -134,7 +134,7 @@ class RowOptimizer(Optimizer):
                 self._claim({**group, "params": [p]})
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, as torch's; of tables after ``flush()``. That of a table which is spread over processes is a
+        """The state, as torch's; of tables after ``flush()``. That of a table which is spread over ranks is a
         DTensor, a part of the whole."""
         self.flush()
         return shard_states.whole(self, super().state_dict())

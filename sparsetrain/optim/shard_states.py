@@ -1,4 +1,4 @@
-"""States of parameters of which each process holds some rows: parts of the whole in a state dict, own rows in memory."""
+"""States of parameters of which each rank holds some rows: parts of the whole in a state dict, own rows in memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def whole(optimizer: Optimizer, state_dict: State) -> State:
 
 
 def own(optimizer: Optimizer, state_dict: State) -> State:
-    """The state with the rows that this process holds, of parts as ``whole`` makes them, or of all rows.
+    """The state with the rows that this rank holds, of parts as ``whole`` makes them, or of all rows.
 
     Raises:
         ValueError: it is of other rows.
