@@ -102,7 +102,7 @@ def main() -> None:
     print(f"{options.ranks} processes, {options.ids} ids in each, dim {options.dim}, SGD, {options.rounds} rounds")
     print(f"{'rows':>10}  {'table':26}{'MB sent':>9}{'cpu ms':>9}{'wall ms':>9}{'MB held':>11}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(measure, args=(options, folder), nprocs=options.ranks, join=True)
+        mp.spawn(measure, args=(options, folder), nprocs=options.ranks, join=True)  # type: ignore[attr-defined,no-untyped-call]
 
 
 if __name__ == "__main__":

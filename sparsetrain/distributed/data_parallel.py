@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,15 +43,26 @@ def _told(self: Any) -> Any:
 
 
 def leave_out_shards(wrapper: Any) -> None:
-    """Parameters of which each rank holds other rows are neither sent nor averaged."""
-    shards = {name for name, p in wrapper.module.named_parameters() if shard_of(p) is not None}
+    """Parameters of which each rank holds other rows are neither sent nor averaged. Those that are spread over other
+    groups, which have one rank in common with the wrapper's, have copies in this one, which are."""
+    ours = set(_ranks_of(wrapper.process_group))
+
+    def is_spread(p: nn.Parameter) -> bool:
+        shard = shard_of(p)
+        return shard is not None and len(ours.intersection(_ranks_of(shard.group))) > 1
+
+    shards = {name for name, p in wrapper.module.named_parameters() if is_spread(p)}
     wrapper.parameters_to_ignore |= shards
-    wrapper._module_parameters = [p for p in wrapper._module_parameters if shard_of(p) is None]
+    wrapper._module_parameters = [p for p in wrapper._module_parameters if not is_spread(p)]
     if shards and not any(p.requires_grad for p in wrapper._module_parameters):
         raise RuntimeError(
             f"{WHERE}: expected parameters beside those that are spread over ranks, which it leaves alone, got none. "
             "Train the model without the wrapper."
         )
+
+
+def _ranks_of(group: Any) -> list[int]:
+    return dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
 
 
 class StillReduced:

@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from .. import ranks
 from ..edges.shards import Shard
 
-REFUSED = 1  # in a header: its sender refuses its ids
+WHERE = "ShardedLookupTable"
 
 
 class Route(NamedTuple):
@@ -20,33 +21,29 @@ class Route(NamedTuple):
     group: Any
 
 
-def route_of(wanted: Tensor | None, shard: Shard, number: int, refused: Exception | None) -> tuple[Tensor, Route]:
+def route_of(wanted: Tensor, shard: Shard, number: int, refused: Exception | None = None) -> tuple[Tensor, Route]:
     """Places in this shard that ranks ask for, and the route of their rows. All ranks call it.
 
     Args:
-        wanted: ids that this rank asks for, rising, each once; None where they are refused.
+        wanted: ids that this rank asks for, rising, each once.
         number: of the table, which must be the same on all ranks.
-        refused: why this rank asks for nothing: all ranks raise then, this one that very error.
+        refused: why this rank asks for nothing; all ranks raise then, this one that very error.
 
     Raises:
         RuntimeError: another rank refused its ids, or reads another table.
     """
-    header = torch.zeros(shard.ranks, 3, dtype=torch.int64)
+    header = torch.zeros(shard.ranks, 3, dtype=torch.int64)  # how many ids, of which table, refused
     header[:, 1] = number
-    if wanted is None:
-        header[:, 2] = REFUSED
-        wanted = torch.zeros(0, dtype=torch.int64)
-    else:
-        bounds = torch.arange(1, shard.ranks + 1) * shard.each
-        ends = torch.searchsorted(wanted, bounds.to(wanted.device)).cpu()
-        header[:, 0] = torch.diff(ends, prepend=ends.new_zeros(1))
+    header[:, 2] = refused is not None
+    ends = torch.searchsorted(wanted, (torch.arange(1, shard.ranks + 1) * shard.each).to(wanted.device)).cpu()
+    header[:, 0] = torch.diff(ends, prepend=ends.new_zeros(1))
     headers = _sent(header.to(wanted.device), None, None, shard.group).cpu()
-    if refused is not None or bool((headers[:, 2] == REFUSED).any()):
+    if bool((header[:, 2] + headers[:, 2]).any()):
         _raise_everywhere(refused, shard.group)
     others = (headers[:, 1] != number).nonzero().flatten().tolist()
     if others:
         raise RuntimeError(
-            f"ShardedLookupTable: expected all ranks to read tables in the same order, got table {number} on rank "
+            f"{WHERE}: expected all ranks to read tables in the same order, got table {number} on rank "
             f"{shard.rank} and table {int(headers[others[0], 1])} on rank {others[0]}."
         )
     taken, given = header[:, 0].tolist(), headers[:, 0].tolist()
@@ -55,26 +52,19 @@ def route_of(wanted: Tensor | None, shard: Shard, number: int, refused: Exceptio
 
 
 def _raise_everywhere(refused: Exception | None, group: Any) -> None:
-    said: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(said, None if refused is None else str(refused), group)
+    said = ranks.gathered(WHERE, None if refused is None else str(refused), group)
     if refused is not None:
         raise refused
     rank, message = next((rank, each) for rank, each in enumerate(said) if each is not None)
-    raise RuntimeError(f"ShardedLookupTable: rank {rank} refused its ids: {message}")
+    raise RuntimeError(f"{WHERE}: rank {rank} refused its ids: {message}")
 
 
 def _sent(x: Tensor, given: list[int] | None, taken: list[int] | None, group: Any) -> Tensor:
     """all_to_all of rows, ``given[r]`` of them to rank r; as many to each, without."""
     rows = x.shape[0] if taken is None else sum(taken)
     out = x.new_empty(rows, *x.shape[1:])
-    try:
+    with ranks.all_answer(WHERE, group):
         dist.all_to_all_single(out, x.contiguous(), taken, given, group=group)
-    except RuntimeError as error:
-        raise RuntimeError(
-            "ShardedLookupTable: expected all ranks of the group to take part in each forward and backward pass, as "
-            "often and in the same order, also with no ids at all; the exchange of rows failed: "
-            f"{error}"
-        ) from error
     return out
 
 
@@ -99,10 +89,10 @@ class MeanOverRanks(Function):
     """The identity; its gradient is divided by the number of ranks, so that a sum over them is their mean."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: int) -> Tensor:
-        ctx.ranks = ranks
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        ctx.count = count
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return dy / ctx.ranks, None
+        return dy / ctx.count, None

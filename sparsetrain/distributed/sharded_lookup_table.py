@@ -148,7 +148,7 @@ class ShardedLookupTable(LookupTable):
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
         if self._shard.ranks == 1:
             return super()._rows(ids, offsets, weights)
@@ -156,7 +156,8 @@ class ShardedLookupTable(LookupTable):
         try:
             self._check(ids, offsets, weights)
         except (TypeError, IndexError, ValueError) as error:
-            route_of(None, self._shard, self._number, error)  # so that no rank waits for this one
+            nothing = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+            route_of(nothing, self._shard, self._number, error)  # so that no rank waits for this one
         if self.pool is None:
             flat = ids.reshape(-1)
         else:
@@ -181,7 +182,7 @@ class ShardedLookupTable(LookupTable):
 
     def _fetched(self, wanted: Tensor) -> Tensor:
         """The rows of these ids, which rise, from those who hold them."""
-        asked, route = route_of(wanted, self._shard, self._number, None)
+        asked, route = route_of(wanted, self._shard, self._number)
         bring_up_to_date(self.weight, asked)
         self._limit_norms(asked)
         rows = lookup(asked, self.weight, self._own_padding())
@@ -228,7 +229,7 @@ class ShardedLookupTable(LookupTable):
         return self
 
     def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(self.weight, self._shard)  # of a copy
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -61,7 +61,7 @@ class Shard:
 
         kind = own.device.type
         if kind not in self._meshes:
-            group = dist.group.WORLD if self.group is None else self.group
+            group: Any = dist.group.WORLD if self.group is None else self.group
             self._meshes[kind] = DeviceMesh.from_group(group, kind)
         shape = torch.Size((self.rows, *own.shape[1:]))
         stride = torch.empty(shape, device="meta").stride()
@@ -103,12 +103,18 @@ _registered: Any = WeakIdKeyDictionary()
 
 
 def shard_of(parameter: Tensor) -> Shard | None:
-    """Which rows a parameter holds, where other ranks hold others; None where it is whole."""
-    shard: Shard | None = _registered.get(parameter)
-    return shard
+    """What a parameter is a part of, where other ranks hold other parts; None where it is whole."""
+    found: tuple[Shard, bool] | None = _registered.get(parameter)
+    return None if found is None else found[0]
 
 
-def register(parameter: Tensor, shard: Shard) -> None:
-    """From now on this parameter holds these rows."""
+def rows_of(parameter: Tensor) -> Shard | None:
+    """Which rows a parameter holds, where other ranks hold others; None where it is whole, or no rows but edges."""
+    found: tuple[Shard, bool] | None = _registered.get(parameter)
+    return None if found is None or not found[1] else found[0]
+
+
+def register(parameter: Tensor, shard: Shard, in_rows: bool = True) -> None:
+    """From now on this parameter holds these rows, or without ``in_rows`` what belongs to them."""
     if shard.ranks > 1:
-        _registered[parameter] = shard
+        _registered[parameter] = shard, in_rows

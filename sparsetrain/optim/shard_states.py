@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..edges.shards import Shard, shard_of
+from ..edges.shards import Shard, rows_of
 from .loading import OURS
 from .state import SINGLE
 
@@ -37,7 +37,7 @@ def own(optimizer: Optimizer, state_dict: State) -> State:
 def _each(optimizer: Optimizer, state_dict: State, change: Callable[[Shard, Tensor, str], Tensor]) -> State:
     groups = zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
     pairs = [pair for saved, group in groups for pair in zip(saved["params"], group["params"], strict=False)]
-    shards = {index: shard for index, p in pairs if (shard := shard_of(p)) is not None}
+    shards = {index: shard for index, p in pairs if (shard := rows_of(p)) is not None}
     if not shards:
         return state_dict
     changed = {
