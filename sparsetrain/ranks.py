@@ -64,6 +64,6 @@ def all_answer(where: str, group: Any = None) -> Iterator[None]:
     except RuntimeError as error:
         raise RuntimeError(
             f"{where}: expected all {count(where, group)} ranks to take part, rank {dist.get_rank()} got no answer "
-            "from another. It has ended, waits for something else, or runs other calls: see what it printed last, and start "
-            f"all ranks again. ({error})"
+            "from another. It has ended, waits for something else, or runs other calls: see what it printed last, and "
+            f"start all ranks again. ({error})"
         ) from error
