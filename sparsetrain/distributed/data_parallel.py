@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import ranks
 from ..curvature.used_rows import in_recorded_pass
 from ..edges.module import EdgeModule
-from ..edges.shards import shard_of
+from ..edges.spread_rows import shard_of
 from ..nn import LookupTable, SparseLinear
 from ..structure.topology import Topology
 from .same_topology import check_same_edges, layers_of, said_by_all

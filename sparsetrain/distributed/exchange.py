@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ranks
-from ..edges.shards import Shard
+from ..edges.spread_rows import Shard
 
 WHERE = "ShardedLookupTable"
 

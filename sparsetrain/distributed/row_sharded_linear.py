@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from .. import checks, ranks
-from ..edges.shards import Shard, register
+from ..edges.spread_rows import Shard, register
 from ..nn.sparse_linear import SparseLinear
 from ..structure.topology import Topology
 

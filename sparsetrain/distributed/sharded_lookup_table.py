@@ -10,7 +10,7 @@ from .. import checks, ranks, tracing
 from ..curvature.used_rows import in_recorded_pass
 from ..dtypes import widen_loaded, widened
 from ..edges.pending import bring_up_to_date
-from ..edges.shards import Shard, register
+from ..edges.spread_rows import Shard, register
 from ..nn.lookup_table import LookupTable, Pool
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
 from .exchange import Exchange, MeanOverRanks, route_of

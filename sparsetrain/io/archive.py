@@ -63,11 +63,6 @@ class Packer:
         if tensor.layout is not torch.strided or tensor.is_meta:
             kind = "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
             raise TypeError(f"{self.where}: expected tensors that hold their numbers, got {kind} at {path}.")
-        if hasattr(tensor, "to_local"):
-            raise TypeError(
-                f"{self.where}: expected tensors that one process holds, got a DTensor, a part of one, at {path}. "
-                "Save the training by torch.distributed.checkpoint."
-            )
         tensor = tensor.resolve_conj().resolve_neg()  # the format has bytes alone
         self._alive.append(tensor)
         storage = (tensor.device, tensor.untyped_storage().data_ptr())

@@ -16,7 +16,7 @@ from ..checks import assert_there, away
 from ..dtypes import FLOATS
 from ..edges.pending import pending_of
 from ..edges.sharded import is_sharded
-from ..edges.shards import shard_of
+from ..edges.spread_rows import shard_of
 from .lazy_updates import LazyUpdates
 from .loading import OURS
 from .zero_redundancy import sends_parameters

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..backends.row_steps import coalesced
-from ..edges.shards import Shard, shard_of
+from ..edges.spread_rows import Shard, shard_of
 
 
 def clip_grad_norm_(

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..edges.shards import Shard, rows_of
+from ..edges.spread_rows import Shard, rows_of
 from .loading import OURS
 from .state import SINGLE
 
