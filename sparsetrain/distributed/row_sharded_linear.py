@@ -40,10 +40,6 @@ class RowShardedLinear(nn.Module):
     Shape:
         x ``(*, in_features)`` to ``(*, out_features)``.
 
-    Attributes:
-        own: the SparseLinear of this rank's rows.
-        first_row: of ``own``, in the whole layer.
-
     Raises:
         ValueError: ranks make it with other sizes, or a topology is not of this rank's rows. RuntimeError: a rank does
         not take part within the timeout of the group.

@@ -55,8 +55,7 @@ class ShardedLookupTable(LookupTable):
         As of LookupTable, on each rank for its own ids.
 
     Attributes:
-        first_row: ``weight[k]`` is row ``first_row + k``.
-        weight: shape ``(own rows, dim)``.
+        weight: shape ``(own rows, dim)``, of which row k is row ``first_row + k`` of the whole table.
 
     Raises:
         ValueError: ranks make it with different arguments, or this one is not in the group. TypeError, IndexError,
