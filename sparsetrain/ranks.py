@@ -1,5 +1,7 @@
 """What the ranks of a process group tell each other, and what an error says where one of them does not answer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -36,10 +38,8 @@ def gathered(where: str, item: Any, group: Any = None) -> list[Any]:
     if count(where, group) < 2:
         return [item]
     every: list[Any] = [None] * count(where, group)
-    try:
+    with all_answer(where, group):
         dist.all_gather_object(every, item, group=group)
-    except RuntimeError as error:
-        raise _unheard(where, group, error) from error
     return every
 
 
@@ -48,16 +48,22 @@ def sent_by_first(where: str, item: Any, group: Any = None) -> Any:
     if count(where, group) < 2:
         return item
     sent = [item]
-    try:
+    with all_answer(where, group):
         dist.broadcast_object_list(sent, number_of(group, 0), group)
-    except RuntimeError as error:
-        raise _unheard(where, group, error) from error
     return sent[0]
 
 
-def _unheard(where: str, group: Any, error: RuntimeError) -> RuntimeError:
-    return RuntimeError(
-        f"{where}: expected all {count(where, group)} ranks to take part, rank {dist.get_rank()} got no answer from "
-        "another. It has ended, waits for something else, or runs other calls: see what it printed last, and start "
-        f"all ranks again. ({error})"
-    )
+@contextmanager
+def all_answer(where: str, group: Any = None) -> Iterator[None]:
+    """Around an exchange of all ranks.
+
+    RuntimeError: one does not take part until the group's timeout, or has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{where}: expected all {count(where, group)} ranks to take part, rank {dist.get_rank()} got no answer "
+            "from another. It has ended, waits for something else, or runs other calls: see what it printed last, and "
+            f"start all ranks again. ({error})"
+        ) from error

@@ -1,5 +1,6 @@
 """The scripts of bench/ that stand alone still run, in small."""
 
+import argparse
 import importlib.util
 import re
 import sys
@@ -33,6 +34,15 @@ def test_what_products_cost_each_way() -> None:
     said = script("ways").measure(40, 30, 8, 0.5, rounds=1)
     torch.set_num_threads(before)
     assert [part.split()[:2] for part in said.split(", ")] == [[k, w] for k in "fb" for w in ("kernels", "blocks")]
+
+
+def test_a_table_on_ranks_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = argparse.Namespace(ranks=1, rows=[50], dim=3, ids=8, rounds=2)
+    before = torch.get_num_threads()
+    script("sharded_table").measure(0, options, str(tmp_path))
+    torch.set_num_threads(before)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["ShardedLookupTable", "DDP(LookupTable)", "DDP(nn.Embedding,"]
 
 
 def test_what_attention_costs() -> None:

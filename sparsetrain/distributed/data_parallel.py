@@ -9,12 +9,14 @@ from functools import wraps
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import ranks
 from ..curvature.used_rows import in_recorded_pass
 from ..edges.module import EdgeModule
+from ..edges.spread_rows import shard_of
 from ..nn import LookupTable, SparseLinear
 from ..structure.topology import Topology
 from .same_topology import check_same_edges, layers_of, said_by_all
@@ -26,6 +28,7 @@ _ask = DistributedDataParallel._build_params_for_reducer
 
 @wraps(_ask)
 def _told(self: Any) -> Any:
+    leave_out_shards(self)
     layers = {
         name: layer
         for name, layer in layers_of(WHERE, self.module).items()
@@ -37,6 +40,29 @@ def _told(self: Any) -> Any:
     parameters, expect_sparse = _ask(self)  # type: ignore[no-untyped-call]
     ours = row_sparse(self.module)
     return parameters, [sparse or p in ours for p, sparse in zip(parameters, expect_sparse, strict=True)]
+
+
+def leave_out_shards(wrapper: Any) -> None:
+    """Parameters of which each rank holds other rows are neither sent nor averaged. Those that are spread over other
+    groups, which have one rank in common with the wrapper's, have copies in this one, which are."""
+    ours = set(_ranks_of(wrapper.process_group))
+
+    def is_spread(p: nn.Parameter) -> bool:
+        shard = shard_of(p)
+        return shard is not None and len(ours.intersection(_ranks_of(shard.group))) > 1
+
+    shards = {name for name, p in wrapper.module.named_parameters() if is_spread(p)}
+    wrapper.parameters_to_ignore |= shards
+    wrapper._module_parameters = [p for p in wrapper._module_parameters if not is_spread(p)]
+    if shards and not any(p.requires_grad for p in wrapper._module_parameters):
+        raise RuntimeError(
+            f"{WHERE}: expected parameters beside those that are spread over ranks, which it leaves alone, got none. "
+            "Train the model without the wrapper."
+        )
+
+
+def _ranks_of(group: Any) -> list[int]:
+    return dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
 
 
 class StillReduced:

@@ -9,6 +9,7 @@ from .. import ranks
 from ..edges.module import EdgeModule
 from ..layer_names import named_modules
 from ..nn import MaskedLinear
+from .row_sharded_linear import RowShardedLinear
 
 Said = Sequence[Mapping[str, "Layer"]]  # of each rank, its layers by name
 
@@ -55,7 +56,14 @@ def layers_of(where: str, model: nn.Module) -> dict[str, Any]:
     """The layers whose edges can change, by their names in the model itself. TypeError: it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{where}: expected model to be a torch.nn.Module, got {type(model).__name__}.")
-    return {name: each for name, each in named_modules(model).items() if isinstance(each, EdgeModule | MaskedLinear)}
+    modules = named_modules(model)
+    own = tuple(
+        f"{name}." for name, each in modules.items() if isinstance(each, RowShardedLinear)
+    )  # others on each rank
+    return {
+        name: each for name, each in modules.items()
+        if isinstance(each, EdgeModule | MaskedLinear) and not name.startswith(own)
+    }  # fmt: skip
 
 
 def said_by_all(where: str, layers: Mapping[str, Any], group: Any) -> Said:

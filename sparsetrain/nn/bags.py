@@ -10,30 +10,31 @@ from ..checks import assert_there, away
 from ..dtypes import wide
 
 
-def check_lookup(where: str, table: Any, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
-    """What a table is called with, and that its weight is a table still."""
+def check_lookup(
+    where: str, table: Any, rows: int, ids: Tensor, offsets: Tensor | None, weights: Tensor | None
+) -> None:
+    """What a table of so many rows is called with."""
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
         got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
         raise TypeError(f"{where}: expected ids to be a tensor of int64 or int32, got {got}. Convert with .long().")
-    _check_table(where, table)
-    # not table.rows: the weight may have been tied, replaced or resized
-    check_ids(where, ids, table.weight.shape[0])
+    check_ids(where, ids, rows)
     if table.pool is not None:
         check_bags(where, table, ids, offsets, weights)
     elif offsets is not None or weights is not None:
         raise ValueError(f"{where}: offsets and per_sample_weights are for a table with pool='sum' or 'mean'.")
 
 
-def _check_table(where: str, table: Any) -> None:
-    """A weight that was tied, replaced or resized has rows, that of padding among them."""
-    shape, padding = tuple(table.weight.shape), table.padding_idx
+def rows_of(where: str, weight: Tensor, padding_idx: int | None) -> int:
+    """How many rows a weight has, that of padding among them."""
+    shape = tuple(weight.shape)
     if len(shape) != 2:
         raise ValueError(f"{where}: expected a weight of shape (rows, dim), got {shape}.")
-    if padding is not None and padding >= shape[0]:
+    if padding_idx is not None and padding_idx >= shape[0]:
         raise ValueError(
-            f"{where}: expected a weight of more than {padding} rows, as padding_idx is {padding}, got {shape}. "
-            "Set table.padding_idx."
+            f"{where}: expected a weight of more than {padding_idx} rows, as padding_idx is {padding_idx}, got "
+            f"{shape}. Set table.padding_idx."
         )
+    return shape[0]
 
 
 def check_ids(where: str, ids: Tensor, rows: int) -> None:

@@ -15,7 +15,7 @@ from ..ops import lookup_operators
 from ..ops.lookup import lookup, most_of_bags, pooled_lookup, weighted_lookup
 from ..ops.pools import pooled, rows_read
 from .arguments import by_either_name
-from .bags import check_lookup
+from .bags import check_lookup, rows_of
 
 Pool = Literal["sum", "mean", "max"]
 
@@ -87,7 +87,7 @@ class LookupTable(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        where = "LookupTable"
+        where = type(self).__name__
         self.rows, self.dim = checks.count(where, "rows", rows), checks.count(where, "dim", dim)
         padding_idx = None if padding_idx is None else index(padding_idx)
         if padding_idx is not None and not -rows <= padding_idx < rows:
@@ -104,7 +104,7 @@ class LookupTable(nn.Module):
         self.padding_idx = None if padding_idx is None else padding_idx % rows
         asked = accepted(where, dtype)
         self.output_dtype = asked if asked in HALVES else None
-        self.weight = nn.Parameter(torch.empty(rows, dim, device=device, dtype=wide(asked)))
+        self.weight = nn.Parameter(torch.empty(self._stored_rows(), dim, device=device, dtype=wide(asked)))
         self.reset_parameters(generator)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -146,6 +146,10 @@ class LookupTable(nn.Module):
         table.weight = nn.Parameter(widened(numbers).contiguous(), requires_grad=not freeze)
         return table
 
+    def _stored_rows(self) -> int:
+        """How many rows the weight is made with."""
+        return self.rows
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the table anew from N(0, 1); the row of padding is zero."""
@@ -176,10 +180,15 @@ class LookupTable(nn.Module):
         given = [self.weight, ids, *([offsets] if isinstance(offsets, Tensor) else [])]
         checked = not isinstance(ids, Tensor) or tracing.readable(*given)
         if checked:
-            check_lookup("LookupTable", self, ids, offsets, weights)
+            self._check(ids, offsets, weights)
         bring_up_to_date(self.weight, ids if checked and weights is None else None)
         if self.pool is None:
             return self._looked_up(ids.reshape(-1)).view(*ids.shape, self.weight.shape[-1])
+        flat, offsets = self._bags(ids, offsets, checked)
+        return self._pooled(flat, offsets, None if weights is None else widened(weights).reshape(-1))
+
+    def _bags(self, ids: Tensor, offsets: Tensor | None, checked: bool) -> tuple[Tensor, Tensor]:
+        """Flat ids, and where each bag begins."""
         if offsets is None:
             bags, length = ids.shape
             offsets = torch.arange(0, ids.numel(), length, device=ids.device) if length else ids.new_zeros(bags)
@@ -188,7 +197,7 @@ class LookupTable(nn.Module):
         flat = ids.reshape(-1)
         if checked and not offsets.numel():
             flat = flat[:0]  # ids of no bag
-        return self._pooled(flat, offsets.to(flat), None if weights is None else widened(weights).reshape(-1))
+        return flat, offsets.to(flat)
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         if tracing.transforming():
@@ -238,6 +247,14 @@ class LookupTable(nn.Module):
     def _limit_norms(self, ids: Tensor) -> None:
         if self.max_norm is not None:
             torch.embedding_renorm_(self.weight.detach(), ids, self.max_norm, self.norm_type)
+
+    def _check(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> None:
+        where = type(self).__name__
+        check_lookup(where, self, self._known_rows(where), ids, offsets, weights)
+
+    def _known_rows(self, where: str) -> int:
+        """Below which ids are: not ``rows``, as the weight may have been tied, replaced or resized."""
+        return rows_of(where, self.weight, self.padding_idx)
 
     __prepare_scriptable__ = tracing.refuse_script
 

@@ -16,8 +16,10 @@ from ..checks import assert_there, away
 from ..dtypes import FLOATS
 from ..edges.pending import pending_of
 from ..edges.sharded import is_sharded
+from ..edges.spread_rows import shard_of
 from .lazy_updates import LazyUpdates
 from .loading import OURS
+from .zero_redundancy import sends_parameters
 
 HYPERPARAMETERS = frozenset(
     ("lr", "momentum", "dampening", "weight_decay", "alpha", "eps", "lr_decay", "initial_accumulator_value", "l1")
@@ -109,6 +111,16 @@ def owners(optimizer: Optimizer, parameters: list[Tensor], unused: str) -> None:
                     f"got one of shape {tuple(p.shape)} that a {type(pending.owner()).__name__} has taken. "
                     "Load into that one, or make a new optimizer."
                 )
+
+
+def not_sent(optimizer: Any) -> None:
+    """No parameter is a shard that ZeroRedundancyOptimizer would overwrite with another rank's rows."""
+    if sends_parameters() and any(shard_of(p) for group in optimizer.param_groups for p in group["params"]):
+        raise RuntimeError(
+            f"{type(optimizer).__name__}: expected parameters that are the same on all ranks, as "
+            "ZeroRedundancyOptimizer sends them, got one of which each rank holds other rows. Give it an optimizer of "
+            "its own. Nothing was changed."
+        )
 
 
 def name_of(optimizer: Optimizer, options: dict[str, Any], place: int) -> str:

@@ -1,11 +1,15 @@
 """Clipping of dense and row-sparse gradients together."""
 
+import math
 from collections.abc import Iterable
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..backends.row_steps import coalesced
+from ..edges.spread_rows import Shard, shard_of
 
 
 def clip_grad_norm_(
@@ -17,7 +21,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     r"""Scale all gradients by :math:`\min(1, c / (\|g\| + 10^{-6}))`, with the norm taken over all of them together.
 
-    Rows that occur more than once in a sparse gradient are summed before.
+    Rows that occur more than once in a sparse gradient are summed before. Of a table that is spread over ranks the
+    norm is that of all rows: all ranks of its group call this.
 
     Args:
         parameters: one or many; those without a gradient are passed over.
@@ -41,8 +46,9 @@ def clip_grad_norm_(
         >>> clip_grad_norm_(table.parameters(), 1.0).square().item()  # (2, 2) and (1, 1)
         10.0
     """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    total = _total_norm(parameters, norm_type, error_if_nonfinite, foreach)
     numbers = _numbers(parameters)
-    total = get_total_norm(numbers, norm_type, error_if_nonfinite, foreach)
     scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
     for gradient in numbers:
         gradient.mul_(scale.to(gradient))
@@ -69,6 +75,30 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     """
     for gradient in _numbers(parameters):
         gradient.clamp_(-float(clip_value), float(clip_value))
+
+
+def _total_norm(parameters: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> Tensor:
+    """The norm of all gradients, of all rows of tables that are spread over ranks."""
+    parts: dict[Shard | None, list[Tensor]] = {}
+    for p in parameters:
+        parts.setdefault(shard_of(p), []).append(p)
+    if parts.keys() <= {None}:
+        return get_total_norm(_numbers(parameters), norm_type, error_if_nonfinite, foreach)
+    norms = []
+    for shard, some in parts.items():
+        norm = get_total_norm(_numbers(some), norm_type, foreach=foreach).to(some[0].device)
+        norms.append(norm if shard is None else _over_ranks(norm, norm_type, shard))
+    return get_total_norm([torch.stack(norms)], norm_type, error_if_nonfinite, foreach)
+
+
+def _over_ranks(norm: Tensor, norm_type: float, shard: Shard) -> Tensor:
+    """The norm of the rows of all ranks."""
+    if math.isinf(norm_type):
+        dist.all_reduce(norm, dist.ReduceOp.MAX, shard.group)
+        return norm
+    power = norm.double() ** norm_type
+    dist.all_reduce(power, group=shard.group)
+    return (power ** (1 / norm_type)).to(norm.dtype)
 
 
 def _numbers(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ..backends.row_gradient import RowGradient
 from ..edges.pending import pending_of, register
-from . import checks, dense_tables, loading
+from . import checks, dense_tables, loading, shard_states
 from .clipping import clip_grad_norm_
 from .interrupts import held_back
 from .lazy_updates import Idle, LazyUpdates
@@ -90,6 +90,7 @@ class RowOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        checks.not_sent(self)
         self._clip()
         tables = self._tables()
         with held_back():
@@ -133,9 +134,10 @@ class RowOptimizer(Optimizer):
                 self._claim({**group, "params": [p]})
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, as torch's; of tables after ``flush()``."""
+        """The state, as torch's; of tables after ``flush()``. That of a table which is spread over ranks is a
+        DTensor, a part of the whole."""
         self.flush()
-        return super().state_dict()
+        return shard_states.whole(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of the same optimizer, ours or torch's, checked before anything is changed.
@@ -146,7 +148,7 @@ class RowOptimizer(Optimizer):
         Raises:
             ValueError: it is the state of another optimizer, or of parameters of other shapes.
         """
-        state_dict = loading.completed(self, state_dict)
+        state_dict = loading.completed(self, shard_states.own(self, state_dict))
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
             checks.owners(self, group["params"], saved["unused"])
             checks.modes(self, saved)
