@@ -47,7 +47,6 @@ def test_distinct_is_its_plain_twin(size: int, need: int) -> None:
 
 
 def test_distinct_does_not_depend_on_threads() -> None:
-    assert 100_000 * 2 / LOAD > 2 * import_module("sparsetrain_kernels.distinct").BLOCKS  # several tasks
     np.testing.assert_array_equal(kernels.distinct(10**7, 100_000, 1, 1), kernels.distinct(10**7, 100_000, 1, 2))
 
 
