@@ -1,7 +1,6 @@
 """The kernels that choose edges, and the merge of what stays and what comes, against their plain twins."""
 
 import math
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from sparsetrain_kernels import reference
-from sparsetrain_kernels.distinct import LOAD, block_shift
+from sparsetrain_kernels.distinct import block_shift
 from sparsetrain_kernels.row_shares import kept_before, row_shares
 from structures import Array, Structure, structures
 

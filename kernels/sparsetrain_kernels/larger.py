@@ -46,9 +46,9 @@ def take_rows(task, block, first, limit, starts, scores, positions):
 
 
 @part
-def take_larger(begin, end, *args):
+def take_larger(begin, end, block, first, limit, starts, scores, positions):
     for task in range(begin, end):
-        take_rows(task, *args)
+        take_rows(task, block, first, limit, starts, scores, positions)
 
 
 @kernel

@@ -43,9 +43,10 @@ def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, revive, n
 
 
 @part
-def merge_runs(first, last, bounds, starts, both, *args):
+def merge_runs(first, last, bounds, starts, both, crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source):
     for run in range(first, last):
-        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], *args)
+        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], crow, col, kept, grown_crow, grown_col, revive,
+                               new_crow, new_col, source)
 
 
 @kernel

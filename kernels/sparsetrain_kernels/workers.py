@@ -9,6 +9,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .vectors import I64
@@ -21,8 +22,11 @@ PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [BYTES] * 5 + [I64] * 3)
 
 
 def _inner(typing: Any, work: Any, args: Any) -> Any:
-    """The signature of work(number, number, *args)."""
-    return work.get_call_type(typing, (types.int64, types.int64, *args), {})
+    """The signature of work(number, number, *args), each of which it must name: a tuple for the rest is another one."""
+    called = work.get_call_type(typing, (types.int64, types.int64, *args), {})
+    if len(called.args) != 2 + len(args):
+        raise TypingError(f"{work.dispatcher.__name__}() takes *args or defaults; name all {2 + len(args)} arguments.")
+    return called
 
 
 def _for_each(context: Any, builder: Any, pool: Any, workers: Any, packed: Any, call: Any) -> None:
