@@ -55,14 +55,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def forms(step: Callable[[], object]) -> list[Callable[[], object]]:
-    """The compiled forms that a step runs, forward and backward, with their arguments."""
+def kernels(step: Callable[[], object]) -> list[Callable[[], object]]:
+    """The compiled kernels that a step runs, forward and backward, with their arguments."""
     launch = importlib.import_module("sparsetrain_kernels.launch")
     run, calls = launch._run, []
 
-    def recorded(form: Any, threads: int, args: tuple[Any, ...]) -> object:
-        calls.append(lambda: form(*args))
-        return run(form, threads, args)
+    def recorded(kernel: Any, threads: int, args: tuple[Any, ...]) -> object:
+        calls.append(lambda: run(kernel, threads, args))
+        return run(kernel, threads, args)
 
     with patch.object(launch, "_run", recorded):
         step()
@@ -92,7 +92,7 @@ def ways(inputs: int, outputs: int, batch: int, density: float) -> Calls:
 
     idle: Any = dict.fromkeys(BACKENDS, Idle())
     step()
-    forward, backward = forms(step)
+    forward, backward = kernels(step)
     return {
         "kernel": forward,
         "backend": lambda: products.spmm(t, values, columns, bias, False),

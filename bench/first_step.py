@@ -1,56 +1,103 @@
 """Seconds of the first training step: in a fresh environment, where kernels must be compiled, and in a warmed one.
 
-    python bench/first_step.py [--repeat 3]
+    python bench/first_step.py [--repeat 3] [--kernels]
 
-Each run is a process of its own. Its cache of machine code is a folder of its own, empty at first.
+Each run is a process of its own. Its cache of machine code is a folder of its own, empty at first. Processor time
+stands beside the time that passes, as other work on the machine changes it less. After the first step come batches of
+other sizes and a model of another type, and the longest call among them; --kernels names what was compiled, the longest
+first, without what it calls.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 STEP = """
-import time
+import json, time
 start = time.perf_counter()
 import torch
-imported = time.perf_counter()
+from numba.core import event
+imported, processor = time.perf_counter(), time.process_time()
 import sparsetrain as st
+compiled, inside = [], []
+
+class Listener(event.Listener):
+    def on_start(self, started):
+        inside.append([time.thread_time(), 0.0])
+    def on_end(self, ended):
+        since, within = inside.pop()
+        seconds = time.thread_time() - since
+        function = ended.data["dispatcher"].py_func
+        compiled.append((f"{function.__module__.rpartition('.')[2]}.{function.__name__}", seconds - within))
+        if inside:
+            inside[-1][1] += seconds
+
+event.register("numba:compile", Listener())
 model = torch.nn.Sequential(
     st.nn.SparseLinear(784, 1000, density=0.1), torch.nn.ReLU(), st.nn.SparseLinear(1000, 10, density=0.2)
 )
 optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-loss = torch.nn.functional.cross_entropy(model(torch.randn(128, 784)), torch.randint(10, (128,)))
-loss.backward()
-optimizer.step()
-print(imported - start, time.perf_counter() - imported)
+
+def step(batch, dtype=torch.float32):
+    calls = []
+    def timed(call, *args):
+        since = time.process_time()
+        result = call(*args)
+        calls.append(time.process_time() - since)
+        return result
+    x = torch.randn(batch, 784, dtype=dtype)
+    for layer in model:
+        x = timed(layer, x)
+    timed(torch.nn.functional.cross_entropy(x, torch.randint(10, (batch,))).backward)
+    timed(optimizer.step)
+    return max(calls)
+
+step(128)
+found = {"torch": imported - start, "seconds": time.perf_counter() - imported, "kernels": compiled[:]}
+found["processor"] = time.process_time() - processor
+found["batches"] = max(map(step, (64, 100, 33, 300, 16)))
+found["few samples"] = step(2)
+model.double()
+found["type"] = step(128, torch.float64)
+print(json.dumps(found))
 """
 
 
-def run(cache: str) -> tuple[float, float]:
-    """Seconds of importing torch, and from there to the end of the first step."""
+def run(cache: str) -> dict[str, Any]:
+    """What one process found."""
     environment = os.environ | {"NUMBA_CACHE_DIR": cache}
     done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
-    torch, rest = map(float, done.stdout.split())
-    return torch, rest
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
-    repeat = parser.parse_args().repeat
-    print(f"load {os.getloadavg()[0]:.2f}, 784-1000-10, batch 128; seconds beyond importing torch, medians of {repeat}")
-    fresh, warmed, torch = [], [], []
-    for _ in range(repeat):
+    parser.add_argument("--kernels", action="store_true")
+    options = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.2f}, 784-1000-10, batch 128; seconds beyond importing torch, medians")
+    fresh, warmed = [], []
+    for _ in range(options.repeat):
         with tempfile.TemporaryDirectory() as cache:
-            fresh.append(run(cache)[1])
-            torch_seconds, rest = run(cache)
-            torch.append(torch_seconds)
-            warmed.append(rest)
-    print(f"fresh {statistics.median(fresh):.1f}, warmed {statistics.median(warmed):.2f}", end="")
-    print(f" (importing torch itself {statistics.median(torch):.2f})")
+            fresh.append(run(cache))
+            warmed.append(run(cache))
+    for name, runs in (("fresh", fresh), ("warmed", warmed)):
+        median = {key: statistics.median(found[key] for found in runs) for key in runs[0] if key != "kernels"}
+        print(
+            f"{name:6} {median['seconds']:.1f}, {median['processor']:.1f} of a processor; longest calls afterwards:",
+            end="",
+        )
+        print(f" other batches {median['batches']:.2f}, two samples {median['few samples']:.2f}", end="")
+        print(f", float64 {median['type']:.2f} (importing torch itself {median['torch']:.2f})")
+    if options.kernels:
+        for name, seconds in sorted(fresh[0]["kernels"], key=lambda each: -float(each[1])):
+            print(f"    {name:36} {seconds:6.2f}")
 
 
 if __name__ == "__main__":

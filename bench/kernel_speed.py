@@ -23,7 +23,7 @@ import sparsetrain_kernels as kernels  # noqa: E402
 import torch  # noqa: E402
 from sparsetrain_bench.rounds import measure  # noqa: E402
 from sparsetrain_kernels.jit import kernel  # noqa: E402
-from sparsetrain_kernels.lanes import axpy_segment  # noqa: E402
+from sparsetrain_kernels.lanes import axpy_rows  # noqa: E402
 from sparsetrain_kernels.panels import aligned, flat, pack, tile_width  # noqa: E402
 from sparsetrain_kernels.plan import GRADIENTS  # noqa: E402
 from sparsetrain_kernels.vectors import lanes  # noqa: E402
@@ -47,15 +47,16 @@ def parse() -> argparse.Namespace:
 
 
 @kernel
-def sweep_long_row(sums: Any, col: Any, values: Any, panel: Any, width: Any) -> None:
+def sweep_long_row(sums: Any, col: Any, values: Any, crow: Any, panel: Any) -> None:
+    zero, one = np.int64(0), np.int64(1)
     for _ in range(REPEATS):
-        axpy_segment(sums, np.int64(0), col, values, np.int64(0), np.int64(col.size), panel, np.int64(0), width)
+        axpy_rows(sums, zero, col, values, crow, zero, one, zero, one, panel, zero, np.int64(MOST_VECTORS))
 
 
 @kernel
-def pack_whole(x: Any, xf: int, xb: int, features: int, batch: int, panel: Any, width: Any) -> None:
+def pack_whole(x: Any, xf: int, xb: int, features: int, batch: int, panel: Any, vectors: Any) -> None:
     for sample in range(0, batch, panel.size // features):
-        pack(x, xf, xb, 0, features, sample, batch, panel, 0, width)
+        pack(x, xf, xb, 0, features, sample, batch, panel, 0, vectors)
 
 
 def room(size: int) -> Any:
@@ -66,13 +67,13 @@ def room(size: int) -> Any:
 
 def ceiling(columns: int) -> Callable[[], None]:
     """The inner loop over a row of random columns, with a panel of so many."""
-    width = (0,) * MOST_VECTORS
     tile = MOST_VECTORS * lanes(np.float32)
     panel = room(columns * tile)
     panel[:] = 1
     col = np.random.default_rng(0).integers(0, columns, LONG).astype(np.int32)
     sums, values = np.zeros(tile, np.float32), np.full(LONG, 1e-6, np.float32)
-    return lambda: sweep_long_row(sums, col, values, panel, width)
+    crow = np.array([0, LONG], np.int32)
+    return lambda: sweep_long_row(sums, col, values, crow, panel)
 
 
 def ceilings(rounds: int) -> None:
@@ -90,8 +91,8 @@ def contestants(size: int, density: float, batch: int) -> tuple[int, Mapping[str
     plan, values = kernels.plan(t.crow.numpy(), t.col.numpy(), size), torch.randn(t.nnz).numpy()
     x, weight = torch.randn(batch, size), torch.randn(size, size)
     columns, y = x.t().numpy(), np.empty((size, batch), np.float32, order="F")
-    width = tile_width(batch, columns.dtype)
-    panel = room(size * len(width) * lanes(np.float32))
+    vectors: Any = tile_width(batch, columns.dtype)
+    panel = room(size * vectors * lanes(np.float32))
     dense = torch.zeros(size, size).index_put_((t.row.long(), t.col.long()), torch.from_numpy(values))
     kernels.spmm(plan, values, columns, y)
     torch.testing.assert_close(torch.from_numpy(y.T.copy()), x @ dense.t(), rtol=1e-4, atol=1e-3)
@@ -104,7 +105,7 @@ def contestants(size: int, density: float, batch: int) -> tuple[int, Mapping[str
     return t.nnz, {
         "dense": lambda: torch.nn.functional.linear(x, weight),
         "whole": lambda: kernels.spmm(plan, values, columns, y),
-        "pack": lambda: pack_whole(*flattened(columns), size, batch, panel, width),
+        "pack": lambda: pack_whole(*flattened(columns), size, batch, panel, vectors),
         "dense backward": lambda: (dy @ weight, dy.t() @ x),
         "backward": lambda: kernels.backward(plan_t, perm, values, columns, outer, dx, grad),
     }

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import sparsetrain_kernels as kernels
 import torch
+from packing import pack, unpack
 from sparsetrain_kernels.half_precision import BFLOAT16, FLOAT16, rounded, widened
 from sparsetrain_kernels.narrow import NARROW
-from sparsetrain_kernels.panels import flat, pack, unpack
+from sparsetrain_kernels.panels import flat
 from sparsetrain_kernels.subnormals import X86
 from sparsetrain_kernels.vectors import lanes
 from sparsetrain_kernels.width import MOST_VECTORS
@@ -21,13 +22,13 @@ EVERY = np.arange(1 << 16).astype(np.uint16)  # number of 16 bits
 @pytest.mark.parametrize("name", HALVES)
 def test_conversions_of_every_number(name: str, layout: str) -> None:
     """As numpy and torch convert: what is read is exact, what is written the nearest, ties to even."""
-    dtype, torch_dtype, features, width = HALVES[name], getattr(torch, name), 64, (0,) * MOST_VECTORS
+    dtype, torch_dtype, features = HALVES[name], getattr(torch, name), 64
     x, panel = laid_out(EVERY.view(dtype).reshape(features, -1), layout), np.empty(features * FULL, np.float32)
     exact = torch.from_numpy(EVERY.view(np.int16)).view(torch_dtype).float().numpy().reshape(features, -1)
     np.testing.assert_array_equal(widened(x), exact)
     batch = x.shape[1]
     for sample in range(0, batch, FULL):
-        pack(*flat(x), 0, features, sample, batch, panel, 0, width)
+        pack(*flat(x), 0, features, sample, batch, panel, 0, MOST_VECTORS)
         np.testing.assert_array_equal(panel.reshape(features, FULL), exact[:, sample : sample + FULL])
     # float32's between any two neighbours: the middle, and what is next to it; and beyond the largest
     finite = np.sort(exact[np.isfinite(exact)].astype(np.float64))
@@ -45,7 +46,7 @@ def test_conversions_of_every_number(name: str, layout: str) -> None:
     source = np.append(source, np.zeros(-source.size % (features * FULL), np.float32)).reshape(-1, features, FULL)
     y = laid_out(np.zeros((features, FULL), dtype), layout)
     for part in source:
-        unpack(part.reshape(-1), 0, 0, features, *flat(y), 0, FULL, width)
+        unpack(part.reshape(-1), 0, 0, features, *flat(y), 0, FULL, MOST_VECTORS)
         nearest = torch.from_numpy(part).to(torch_dtype).float().numpy()
         np.testing.assert_array_equal(widened(y), nearest)
         np.testing.assert_array_equal(widened(rounded(part, dtype)), nearest)
@@ -56,7 +57,7 @@ def test_conversions_of_every_number(name: str, layout: str) -> None:
 @pytest.mark.parametrize("name", HALVES)
 def test_nan_stays_nan(name: str, bits: int) -> None:
     nan, y = np.full(FULL, bits, np.uint32).view(np.float32), np.zeros(FULL, HALVES[name])
-    unpack(nan, 0, 0, 1, *flat(y[None]), 0, FULL, (0,) * MOST_VECTORS)
+    unpack(nan, 0, 0, 1, *flat(y[None]), 0, FULL, MOST_VECTORS)
     assert np.isnan(widened(y)).all()
     assert np.isnan(widened(rounded(nan, y.dtype))).all()
 

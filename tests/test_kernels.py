@@ -14,15 +14,15 @@ import pytest
 import sparsetrain_kernels as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import types
+from packing import pack, unpack
 from scipy.sparse import csr_array
 from sparsetrain_kernels import launch, reference
-from sparsetrain_kernels.backward import WIDEST, backward_worker
-from sparsetrain_kernels.narrow import NARROW, narrow_backward_tasks, narrow_sddmm_tasks, narrow_spmm_tasks
-from sparsetrain_kernels.panels import OWN_BYTES, flat, pack, sweeps, tile_width, unpack
+from sparsetrain_kernels.backward import backward_kernel
+from sparsetrain_kernels.narrow import NARROW
+from sparsetrain_kernels.panels import OWN_BYTES, flat, sweeps, tile_width
 from sparsetrain_kernels.plan import GRADIENTS, PRODUCT, Block, segments
-from sparsetrain_kernels.sddmm import sddmm_worker
-from sparsetrain_kernels.spmm import spmm_worker
+from sparsetrain_kernels.sddmm import sddmm_kernel
+from sparsetrain_kernels.spmm import spmm_kernel
 from sparsetrain_kernels.subnormals import X86
 from sparsetrain_kernels.vectors import lanes
 from sparsetrain_kernels.width import MOST_VECTORS, TILE_BYTES, VECTOR_BYTES, WIDTHS, host_bytes
@@ -35,9 +35,11 @@ UNIT = {np.dtype(np.float32): 1.2e-7, np.dtype(np.float64): 2.3e-16}
 NARROWED = host_bytes() > VECTOR_BYTES
 some = settings(max_examples=15 if NARROWED else 40, deadline=None)
 dtypes = st.sampled_from([np.float32] if NARROWED and min(WIDTHS) < VECTOR_BYTES else [np.float32, np.float64])
-VECTORS = [1, MOST_VECTORS, 2 * MOST_VECTORS]  # of a batch, in one tile or two: each width of tiles is compiled anew
 ONE_TILE = (MOST_VECTORS, 0)
-sizes = st.sampled_from([1, NARROW, *((vectors, short) for vectors in VECTORS for short in (0, 1))])
+VECTORS = st.sampled_from(
+    [*range(1, MOST_VECTORS + 2), 2 * MOST_VECTORS]
+)  # of a batch: tiles of each width, one or two
+sizes = st.one_of(st.sampled_from([1, NARROW]), st.tuples(VECTORS, st.sampled_from([0, 1])))
 BLOCKS = (Block(64, 6, 128),)  # whatever this CPU's caches are
 layouts = st.sampled_from(LAYOUTS)
 seeds = st.integers(0, 2**32 - 1)
@@ -133,18 +135,18 @@ def test_transpose(s: Structure) -> None:
 @some
 @given(st.integers(1, 40), st.integers(1, 150), dtypes, layouts, st.sampled_from([1, 2, 3, 8]), seeds)
 def test_pack_and_unpack(features: int, batch: int, dtype: type, layout: str, vectors: int, seed: int) -> None:
-    x, width = laid_out(numbers(seed, features, batch, dtype=dtype), layout), (0,) * vectors
+    x = laid_out(numbers(seed, features, batch, dtype=dtype), layout)
     tile = vectors * lanes(dtype)
     first, sample = seed % features, batch - 1 - seed % batch
     got, twin = (np.full(7 + (features - first) * tile, np.nan, dtype) for _ in range(2))
-    pack(*flat(x), first, features, sample, batch, got, 7, width)
+    pack(*flat(x), first, features, sample, batch, got, 7, vectors)
     # a view keeps only its start in the flat form: the twin reads it from a copy
-    reference.pack(*flat(np.ascontiguousarray(x)), first, features, sample, batch, twin, 7, width)
+    reference.pack(*flat(np.ascontiguousarray(x)), first, features, sample, batch, twin, 7, vectors)
     np.testing.assert_array_equal(got, twin)
     back = laid_out(np.zeros((features, batch), dtype), layout)
-    unpack(got, 7, first, features, *flat(back), sample, batch, width)
+    unpack(got, 7, first, features, *flat(back), sample, batch, vectors)
     plain = np.zeros((features, batch), dtype)
-    reference.unpack(got, 7, first, features, *flat(plain), sample, batch, width)
+    reference.unpack(got, 7, first, features, *flat(plain), sample, batch, vectors)
     np.testing.assert_array_equal(back, plain)
     np.testing.assert_array_equal(plain[first:, sample : sample + tile], x[first:, sample : sample + tile])
 
@@ -241,7 +243,7 @@ def test_segments_of_the_samples_are_used_and_exact() -> None:
 def test_panels_too_large_for_each_worker_are_packed_together() -> None:
     """Both operands have more features than a worker packs for itself."""
     features, batch, generator = OWN_BYTES // TILE_BYTES + 1, batch_of(SEVERAL, np.float32), np.random.default_rng(0)
-    assert len(tile_width(batch, np.dtype(np.float32))) == MOST_VECTORS
+    assert tile_width(batch, np.dtype(np.float32)) == MOST_VECTORS
     row, col = np.unique(generator.integers(0, features, (20_000, 2)), axis=0).T.astype(np.int32, order="C")
     crow = np.searchsorted(row, np.arange(features + 1)).astype(np.int32)
     values, x, dy = (numbers(seed, *shape, dtype=np.float32) for seed, shape in
@@ -271,29 +273,24 @@ CASES = [(NARROW, 0.6), (ONE_TILE, 0.15), (SEVERAL, 0.6), (SEVERAL, 0.05)]  # ga
 def test_results_do_not_depend_on_threads(size: Any, density: float) -> None:
     s, _, x, _ = wide(size=size, density=density)
     batch = x.shape[1]
-    vectors = len(tile_width(batch, x.dtype))
-    work = s.col.size * (batch if batch <= NARROW else sweeps(batch, x.dtype, vectors))
+    work = s.col.size * (batch if batch <= NARROW else sweeps(batch, x.dtype, tile_width(batch, x.dtype)))
     assert work > launch.PARALLEL_WORK  # or two threads were never asked
     found = [all_products(threads, size=size, density=density) for threads in (1, 2, 3)]
     for results in zip(*found, strict=True):
         for other in results[1:]:
             np.testing.assert_array_equal(results[0], other)
-    whole = tile_width(batch, x.dtype)
-    widths = {"spmm": whole, "sddmm": whole, "backward": tile_width(batch, x.dtype, WIDEST)}
-    for verb, width in widths.items():
-        name = f"narrow_{verb}_parallel" if batch <= NARROW else f"{verb}_parallel"
-        ran = [types[-1] for form, types in launch._process.ready if form.__name__ == name]
-        assert ran if batch <= NARROW else width in ran
+    for verb in ("spmm", "sddmm", "backward"):
+        name = f"narrow_{verb}_kernel" if batch <= NARROW else f"{verb}_kernel"
+        ran = {together for kernel, _, together in launch._process.ready if kernel.__name__ == name}
+        assert ran == {False, True}
 
 
-def test_both_forms_of_kernels_share_a_worker() -> None:
-    """It would be compiled for each form's types, for seconds: prange counts in uint64, and a literal is a type."""
-    for threads, size in product((1, 2), (NARROW, ONE_TILE)):
-        all_products(threads, size=size, density=0.6)
-    workers = spmm_worker, sddmm_worker, backward_worker, narrow_spmm_tasks, narrow_sddmm_tasks, narrow_backward_tasks
-    for worker in workers:
-        compiled = worker._cache._cache_file._load_index()
-        assert {signature[:2] for signature, *_ in compiled} == {(types.int64, types.int64)}, worker
+def test_one_compilation_serves_batches_of_all_sizes_and_threads() -> None:
+    all_products(1, size=ONE_TILE, density=0.6)
+    compiled = [len(each.signatures) for each in (spmm_kernel, sddmm_kernel, backward_kernel)]
+    for threads, vectors in product((1, 2), range(1, MOST_VECTORS + 2)):
+        all_products(threads, size=(vectors, 0), density=0.6)
+    assert [len(each.signatures) for each in (spmm_kernel, sddmm_kernel, backward_kernel)] == compiled
 
 
 def test_a_worker_may_begin_within_a_segment() -> None:
@@ -365,7 +362,7 @@ def test_subnormals_are_flushed_and_the_mode_restored() -> None:
 )
 def test_tile_width_wastes_little(filled: float, vectors: int) -> None:
     dtype = np.dtype(np.float32)
-    assert len(tile_width(math.ceil(filled * lanes(dtype)), dtype)) == vectors
+    assert tile_width(math.ceil(filled * lanes(dtype)), dtype) == vectors
 
 
 def test_skewed_rows_are_shared_out() -> None:

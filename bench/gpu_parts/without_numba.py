@@ -4,7 +4,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-NAMES = ("numba", "numba.core", "numba.core.caching", "numba.core.cgutils", "numba.extending", "llvmlite",
+NAMES = ("numba", "numba.core", "numba.core.caching", "numba.core.cgutils", "numba.core.codegen", "numba.core.compiler",
+         "numba.core.errors", "numba.extending", "llvmlite",
          "llvmlite.binding", "llvmlite.ir")  # fmt: skip
 
 

@@ -6,24 +6,22 @@ of summation at any number of threads.
 """
 
 import numpy as np
-from numba import prange
 
 from .half_precision import widened
-from .jit import kernel
-from .lanes import add_sums, ask, backward_segment, fill_tile
+from .jit import kernel, part
+from .lanes import add_sums, backward_rows
 from .launch import launch
-from .narrow import NARROW, narrow_backward_parallel, narrow_backward_serial, samples_like
+from .narrow import NARROW, narrow_backward_kernel, samples_like
 from .panels import flat, pack, packed_together, scratch, sweeps, tile_width, unpack
-from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
+from .plan import GROUP, Array, Plan, edges_of, segments, share
 from .sddmm import add_parts
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import lanes
-from .width import REGISTERS, VECTOR_BYTES
+from .width import MOST_GRADIENT_VECTORS, VECTOR_BYTES
+from .workers import each_worker
 
-WIDEST = REGISTERS // 4  # vectors of a tile: its sums, its inputs, four dot products and what is at hand stay in registers
 
-
-@kernel
+@part
 def run_of(task, last, chunks, parts, tiles):
     """Segment, first and last chunk that a worker takes next: as many as stay in cache, or all that are left where their
     edges meet several tiles, each of which must be packed."""
@@ -33,7 +31,7 @@ def run_of(task, last, chunks, parts, tiles):
     return part, first, stop if several else min(stop, first + GROUP)
 
 
-@kernel
+@part
 def gather_values(first, last, values, perm, weights, at):
     """weights[at + k] = values[perm[k]] for first <= k < last"""
     shift = np.uint64(at)  # unsigned: a signed index may count from the end, and is checked
@@ -41,7 +39,7 @@ def gather_values(first, last, values, perm, weights, at):
         weights[k + shift] = values[np.uint64(perm[k])]
 
 
-@kernel
+@part
 def scatter_gradients(first, last, sums, at, perm, grad):
     """grad[perm[k]] = sums[at + k] for first <= k < last"""
     shift = np.uint64(at)
@@ -49,29 +47,14 @@ def scatter_gradients(first, last, sums, at, perm, grad):
         grad[np.uint64(perm[k])] = sums[k + shift]
 
 
-@kernel
-def sweep(sums, begin, inputs, start, row, weights, at_weights, grads, at_grads, pointers, step, blocks, c0, c1, panel, at, width):
-    """Both products of columns c0..c1 over one tile, block by block."""
-    tile = len(width) * (VECTOR_BYTES // sums.itemsize)
-    for c in range(c1 - c0):
-        fill_tile(sums, np.int64(begin + c * tile), sums.dtype.type(0), width)
-    for block in range(blocks):
-        for c in range(c0, c1):
-            ask(row, np.int64(pointers[block * step + min(c + AHEAD, c1 - 1)]))
-            here = (c - c0) * tile
-            backward_segment(sums, np.int64(begin + here), inputs, np.int64(start + here), row, weights,
-                             np.int64(at_weights), grads, np.int64(at_grads), np.int64(pointers[block * step + c]),
-                             np.int64(pointers[(block + 1) * step + c]), panel, np.int64(at), width)
-
-
-@kernel
+@part
 def backward_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width):
+                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, vectors):
     """A worker's share: chunks of columns over segments of the samples. Weights and sums of gradients stand where edges do;
     with ``run``, in room for so many edges that a worker uses again and again. Several segments have a row of sums each,
     and weights that are there already."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // values.itemsize)
+    tile = vectors * (VECTOR_BYTES // values.itemsize)
     tiles, chunks, packed, present = (batch + tile - 1) // tile, bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, parts * chunks)
     panel, inputs, sums, at = panels if packed else room, room, room, worker * (room.size // workers)
@@ -89,49 +72,41 @@ def backward_worker(worker, workers, room, panels, pointers, step, blocks, bound
             if packed:
                 at = t * features * tile
             elif t != present:
-                pack(dy, dyf, dyb, 0, features, t * tile, batch, panel, at, width)
+                pack(dy, dyf, dyb, np.int64(0), features, t * tile, batch, panel, at, vectors)
                 present = t
             if first == 0 and bias_parts.size > 0:  # one worker does this for the whole segment
-                add_sums(panel, np.int64(at), np.int64(features), bias_parts, np.int64(part * features), width)
+                add_sums(panel, np.int64(at), np.int64(features), bias_parts, np.int64(part * features), vectors)
             for chunk in range(first, stop, GROUP):
                 c0, c1 = bounds[chunk], bounds[min(chunk + GROUP, stop)]
-                pack(x, xf, xb, c0, c1, t * tile, batch, inputs, start, width)
-                sweep(sums, begin, inputs, start, row, weights, at_weights, grads, at_grads, pointers, step, blocks,
-                      c0, c1, panel, at, width)
-                unpack(sums, begin, c0, c1, dx, dxf, dxb, t * tile, batch, width)
+                pack(x, xf, xb, c0, c1, t * tile, batch, inputs, start, vectors)
+                sums[begin : begin + (c1 - c0) * tile] = 0
+                for block in range(blocks):
+                    backward_rows(sums, np.int64(begin), inputs, np.int64(start), row, weights, np.int64(at_weights), grads,
+                                  np.int64(at_grads), pointers, np.int64(block * step), step, c0, c1, panel, np.int64(at), vectors)
+                unpack(sums, begin, c0, c1, dx, dxf, dxb, t * tile, batch, vectors)
         if single:
             scatter_gradients(k0, k1, grads, at_grads, perm, grad)
         task += stop - first
     restore_subnormals(mode)
 
 
-@kernel
+@part
 def finish(grads, bias_parts, parts, perm, grad, bias_grad):
     """The sums of all segments together, added to those of the first."""
     if parts > 1:
         add_parts(grads, parts, grads[: perm.size])
-        scatter_gradients(0, perm.size, grads, 0, perm, grad)
+        scatter_gradients(np.int64(0), perm.size, grads, np.int64(0), perm, grad)
     add_parts(bias_parts, parts, bias_grad)
 
 
 @kernel
-def backward_serial(workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb, dy, dyf, dyb,
-                    features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, width):
+def backward_kernel(pool, workers, crew, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
+                    dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, vectors):
     if parts > 1:
-        gather_values(0, perm.size, values, perm, weights, 0)
-    backward_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, row, perm, values,
-                    x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
-    finish(grads, bias_parts, parts, perm, grad, bias_grad)
-
-
-@kernel(parallel=True)
-def backward_parallel(workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb,
-                      dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, bias_grad, parts, batch, width):
-    if parts > 1:
-        gather_values(0, perm.size, values, perm, weights, 0)
-    for worker in prange(workers):
-        backward_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, row, perm, values,
-                        x, xf, xb, dy, dyf, dyb, features, dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, width)
+        gather_values(np.int64(0), perm.size, values, perm, weights, np.int64(0))
+    each_worker(pool, crew, backward_worker, (
+        room, panels, pointers, step, blocks, bounds, height, row, perm, values, x, xf, xb, dy, dyf, dyb, features,
+        dx, dxf, dxb, grad, weights, grads, run, bias_parts, parts, batch, vectors))
     finish(grads, bias_parts, parts, perm, grad, bias_grad)
 
 
@@ -162,20 +137,19 @@ def backward(
         return
     types, dtype = (x.dtype.char, plan_t.col.dtype.char), values.dtype
     if batch <= NARROW:
-        launch(narrow_backward_serial, narrow_backward_parallel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
+        launch(narrow_backward_kernel, types, 2 * plan_t.col.size * batch, threads, plan_t.bounds,
                plan_t.crow, plan_t.col, perm, values, *flat(x), inputs, *flat(dy), outputs, plan_t.columns, *flat(dx), grad,
                batch)
         return
-    width = tile_width(batch, dtype, WIDEST)
-    work = 2 * plan_t.col.size * sweeps(batch, dtype, len(width))
-    parts = segments(plan_t, batch, len(width), dtype)
+    vectors = tile_width(batch, dtype, MOST_GRADIENT_VECTORS)
+    work = 2 * plan_t.col.size * sweeps(batch, dtype, vectors)
+    parts = segments(plan_t, batch, vectors, dtype)
     bias_grad = grad[:0] if bias_grad is None else bias_grad
-    panels, tile, nnz = packed_together(dy, width, threads), len(width) * lanes(dtype), plan_t.col.size
+    panels, tile, nnz = packed_together(dy, vectors, threads), vectors * lanes(dtype), plan_t.col.size
     room = (2 * plan_t.height + (0 if panels.size else plan_t.columns)) * tile
     crew, room = scratch(room, dtype, threads, work)
     run = plan_t.run if batch <= tile and crew * plan_t.run < nnz else 0  # of a single tile, edges are used but once
     weights, grads = np.empty(crew * run or nnz, dtype), np.empty(crew * run or nnz * parts, dtype)
-    launch(backward_serial, backward_parallel, (*types, width), work, threads, crew, room, panels, plan_t.pointers,
-           plan_t.step, plan_t.blocks, plan_t.bounds, plan_t.height, plan_t.col, perm, values, *flat(x), *flat(dy),
-           plan_t.columns, *flat(dx), grad, weights, grads, run, np.zeros(parts * bias_grad.size, dtype), bias_grad,
-           parts, batch, width)
+    launch(backward_kernel, types, work, threads, crew, room, panels, plan_t.pointers, plan_t.step, plan_t.blocks, plan_t.bounds,
+           plan_t.height, plan_t.col, perm, values, *flat(x), *flat(dy), plan_t.columns, *flat(dx), grad, weights, grads, run,
+           np.zeros(parts * bias_grad.size, dtype), bias_grad, parts, batch, vectors)

@@ -1,16 +1,13 @@
 """What belongs to edges, carried along when edges change."""
 
-import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
+from .workers import each_share
 
-SHARE = 1 << 15  # entries that one worker takes at a time
 
-
-@kernel
+@part
 def carry_part(first, last, source, old, new, fill):
     """new[k] = old[source[k]], or fill where source[k] < 0, for k from first to last - 1."""
     for k in range(first, last):
@@ -19,14 +16,8 @@ def carry_part(first, last, source, old, new, fill):
 
 
 @kernel
-def carry_serial(source, old, new, fill):
-    carry_part(np.int64(0), source.size, source, old, new, fill)
-
-
-@kernel(parallel=True)
-def carry_parallel(source, old, new, fill):
-    for part in prange((source.size + SHARE - 1) // SHARE):
-        carry_part(part * SHARE, min(source.size, (part + 1) * SHARE), source, old, new, fill)
+def carry_kernel(pool, workers, source, old, new, fill):
+    each_share(pool, workers, source.size, carry_part, (source, old, new, fill))
 
 
 def carry(source: Array, old: Array, new: Array, fill: float, threads: int = 1) -> None:
@@ -40,4 +31,4 @@ def carry(source: Array, old: Array, new: Array, fill: float, threads: int = 1) 
         [5.0, 1.0, 7.0]
     """
     types = source.dtype.char + new.dtype.char
-    launch(carry_serial, carry_parallel, types, source.size, threads, source, old, new, new.dtype.type(fill))
+    launch(carry_kernel, types, source.size, threads, source, old, new, new.dtype.type(fill))

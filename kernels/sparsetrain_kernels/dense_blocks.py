@@ -9,14 +9,14 @@ through one by one there, as they are at the ends of rows.
 """
 
 import numpy as np
-from numba import prange
 
 from .expansion import VECTORS, compress_steps, expand_steps
-from .jit import kernel
-from .launch import launch, workers
-from .plan import Array, share
+from .jit import kernel, part
+from .launch import launch
+from .plan import Array
 from .vectors import lanes
 from .width import VECTOR_BYTES
+from .workers import each_share
 
 WORD = 16  # positions of which a row has a multiple, in the bitmap
 
@@ -29,24 +29,24 @@ def bitmap(crow: Array, col: Array, columns: int) -> Array:
         [[1, 0], [9, 0]]
     """
     bits = np.zeros((crow.size - 1, -(-columns // WORD) * 2), np.uint8)
-    launch(set_bits, set_bits, col.dtype.char, 0, 1, crow, col, bits.reshape(-1), bits.shape[1])
+    launch(set_bits, col.dtype.char, 0, 1, crow, col, bits.reshape(-1), bits.shape[1])
     return bits
 
 
 @kernel
-def set_bits(crow, col, bits, stride):
+def set_bits(pool, workers, crow, col, bits, stride):
     for r in range(crow.size - 1):
         for k in range(crow[r], crow[r + 1]):
             c = np.uint64(col[k])
             bits[np.uint64(r * stride) + (c >> np.uint64(3))] |= np.uint8(1 << (c & np.uint64(7)))
 
 
-@kernel
-def expand_rows(first, last, crow, col, values, bits, stride, out, origin, columns):
-    """Rows first..last; out begins with row ``origin``."""
+@part
+def expand_rows(before, after, first, crow, col, values, bits, stride, out, columns):
+    """Rows first + before..first + after; out begins with row ``first``."""
     block = VECTOR_BYTES // values.itemsize
-    for r in range(first, last):
-        k, at, whole = np.int64(crow[r]), np.int64((r - origin) * columns), np.int64(0)
+    for r in range(first + before, first + after):
+        k, at, whole = np.int64(crow[r]), np.int64((r - first) * columns), np.int64(0)
         if VECTORS and crow[r + 1] + block <= values.size:  # a step reads a whole vector of values
             whole = columns // block * block
             k = expand_steps(values, k, bits, np.int64(r * stride), np.int64(columns // block), out, at)
@@ -55,40 +55,26 @@ def expand_rows(first, last, crow, col, values, bits, stride, out, origin, colum
             out[np.uint64(at) + np.uint64(col[e])] = values[e]
 
 
-@kernel
-def gather_rows(first, last, crow, col, bits, stride, dense, origin, columns, grad):
-    """Rows first..last; dense begins with row ``origin``."""
+@part
+def gather_rows(before, after, first, crow, col, bits, stride, dense, columns, grad):
+    """Rows first + before..first + after; dense begins with row ``first``."""
     block = VECTOR_BYTES // dense.itemsize
-    for r in range(first, last):
-        k, at = np.int64(crow[r]), np.int64((r - origin) * columns)
-        if VECTORS and crow[r + 1] + block <= crow[last]:  # a step writes a whole vector, over rows that come later
+    for r in range(first + before, first + after):
+        k, at = np.int64(crow[r]), np.int64((r - first) * columns)
+        if VECTORS and crow[r + 1] + block <= crow[first + after]:  # a step writes a whole vector, over rows that come later
             k = compress_steps(dense, at, bits, np.int64(r * stride), np.int64(columns // block), grad, k)
         for e in range(np.uint64(k), np.uint64(crow[r + 1])):
             grad[e] = dense[np.uint64(at) + np.uint64(col[e])]
 
 
 @kernel
-def expand_serial(crew, first, last, crow, col, values, bits, stride, out, columns):
-    expand_rows(first, last, crow, col, values, bits, stride, out, first, columns)
-
-
-@kernel(parallel=True)
-def expand_parallel(crew, first, last, crow, col, values, bits, stride, out, columns):
-    for worker in prange(crew):
-        r0, r1 = share(np.int64(worker), crew, last - first)
-        expand_rows(first + r0, first + r1, crow, col, values, bits, stride, out, first, columns)
+def expand_kernel(pool, workers, rows, *args):
+    each_share(pool, workers, rows, expand_rows, args)
 
 
 @kernel
-def gather_serial(crew, first, last, crow, col, bits, stride, dense, columns, grad):
-    gather_rows(first, last, crow, col, bits, stride, dense, first, columns, grad)
-
-
-@kernel(parallel=True)
-def gather_parallel(crew, first, last, crow, col, bits, stride, dense, columns, grad):
-    for worker in prange(crew):
-        r0, r1 = share(np.int64(worker), crew, last - first)
-        gather_rows(first + r0, first + r1, crow, col, bits, stride, dense, first, columns, grad)
+def gather_kernel(pool, workers, rows, *args):
+    each_share(pool, workers, rows, gather_rows, args)
 
 
 def expand(crow: Array, col: Array, values: Array, bits: Array, first: int, last: int, out: Array, threads: int = 1) -> None:
@@ -103,7 +89,7 @@ def expand(crow: Array, col: Array, values: Array, bits: Array, first: int, last
         threads: at most so many.
     """
     work = out.size // lanes(out.dtype)
-    launch(expand_serial, expand_parallel, (out.dtype.char, col.dtype.char), work, threads, workers(threads), first, last,
+    launch(expand_kernel, (out.dtype.char, col.dtype.char), work, threads, last - first, first,
            crow, col, values, bits.reshape(-1), bits.shape[1], out.reshape(-1), out.shape[1])
 
 
@@ -119,5 +105,5 @@ def gather(crow: Array, col: Array, bits: Array, first: int, last: int, dense: A
         threads: at most so many.
     """
     work = dense.size // lanes(dense.dtype)
-    launch(gather_serial, gather_parallel, (dense.dtype.char, col.dtype.char), work, threads, workers(threads), first, last,
+    launch(gather_kernel, (dense.dtype.char, col.dtype.char), work, threads, last - first, first,
            crow, col, bits.reshape(-1), bits.shape[1], dense.reshape(-1), dense.shape[1], grad)

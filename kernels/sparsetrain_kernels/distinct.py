@@ -1,15 +1,14 @@
 """Distinct random numbers in rising order, without sorting: first how many lie in each block of numbers, then which."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
 from .random_numbers import below, stream
+from .workers import each_share
 
 LOAD = 32  # numbers drawn of a block at most, on average: they are inserted in order one by one
-BLOCKS = 1024  # of a task
 
 
 @kernel
@@ -26,7 +25,7 @@ def count_blocks(seed, size, need, shift, counts):
         counts[block] += 1
 
 
-@kernel
+@part
 def draw_block(block, seed, size, shift, numbers):
     """As many distinct numbers of the block as there is room for, rising."""
     start = np.uint64(block) << shift
@@ -46,22 +45,15 @@ def draw_block(block, seed, size, shift, numbers):
         numbers[place] = drawn
 
 
-@kernel
-def draw_task(task, seed, size, shift, starts, numbers):
-    for block in range(task * BLOCKS, min(starts.size - 1, (task + 1) * BLOCKS)):
+@part
+def draw_blocks(first, last, seed, size, shift, starts, numbers):
+    for block in range(first, last):
         draw_block(block, seed, size, shift, numbers[starts[block] : starts[block + 1]])
 
 
 @kernel
-def draw_serial(tasks, *args):
-    for task in range(tasks):
-        draw_task(task, *args)
-
-
-@kernel(parallel=True)
-def draw_parallel(tasks, *args):
-    for task in prange(tasks):
-        draw_task(np.int64(task), *args)
+def draw_kernel(pool, workers, blocks, *args):
+    each_share(pool, workers, blocks, draw_blocks, args)
 
 
 @kernel
@@ -108,5 +100,5 @@ def distinct(size: int, need: int, seed: int, threads: int = 1) -> Array:
     fixed = np.uint64(seed), np.uint64(size)
     count_blocks(*fixed, need, np.uint64(shift), counts)
     counts.cumsum(out=starts[1:])
-    launch(draw_serial, draw_parallel, "", need, threads, -(-blocks // BLOCKS), *fixed, np.uint64(shift), starts, numbers)
+    launch(draw_kernel, "", need, threads, blocks, *fixed, np.uint64(shift), starts, numbers)
     return numbers

@@ -9,10 +9,11 @@ import numba
 from numba import njit
 
 from .disk_cache import cache_of
+from .parts import PartCompiler, only_in_kernels
 
 _config: Any = numba.config
 COMPILES = not _config.DISABLE_JIT  # else kernels are plain Python, far too slow to be used
-_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def _digest() -> bytes:
@@ -26,28 +27,34 @@ def _digest() -> bytes:
 _SOURCES = _digest()
 
 
-def kernel(
-    function: Callable[..., Any] | None = None, *, parallel: bool = False, reorder: bool = False, inline: bool = False
-) -> Any:
-    """Compile ``function`` at its first call and keep the machine code on disk.
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile ``function``, with all parts that it calls, at its first call, and keep the machine code on disk.
 
     numba keys its cache by the function's own file alone, and would serve stale code after a change in a file
     that the function calls. The stamp is therefore a digest of all sources of this package.
+    """
+    if not COMPILES:
+        return function
+    dispatcher = njit(**_OPTIONS)(function)
+    dispatcher._cache = cache_of(function, _SOURCES)
+    return dispatcher
+
+
+def part(function: Callable[..., Any] | None = None, *, reorder: bool = False, inline: bool = False) -> Any:
+    """A function that kernels call, and Python can't: it is compiled within each kernel that calls it.
 
     With ``inline`` it becomes part of its callers: an array is seven arguments of a call, which for a function of a few
     dozen numbers take as long as its work.
 
-    A worker that both forms of a kernel call is compiled once if both pass the same types: prange counts in uint64, and a
-    literal 0 is a type of its own, so that both say np.int64.
+    A part is compiled for each combination of types that it is called with, and a literal 0 is a type of its own, so
+    callers say np.int64.
 
     No fast-math flags but two, with ``reorder``: contraction to FMA, and the order of a sum. NaN and infinity propagate.
     """
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, reorder=reorder, inline=inline)
-    liberties = {"reassoc", "contract"} if reorder else False
+        return lambda f: part(f, reorder=reorder, inline=inline)
     if not COMPILES:
         return function
-    dispatcher = njit(parallel=parallel, fastmath=liberties, forceinline=inline, **_OPTIONS)(function)
-    dispatcher._cache = cache_of(function, _SOURCES)
-    return dispatcher
-
+    liberties = {"reassoc", "contract"} if reorder else False
+    options = {"fastmath": liberties, "forceinline": inline, "no_cpython_wrapper": True, **_OPTIONS}
+    return only_in_kernels(njit(pipeline_class=PartCompiler, **options)(function))

@@ -1,12 +1,13 @@
 """The loops that numba cannot be trusted to compile well, and nothing else.
 
 A *vector* is as wide as the CPU's registers (64, 32 or 16 bytes) and holds ``lanes`` numbers. A *tile* is a run of
-``len(width)`` vectors, consecutive samples of one feature. The loops below hold a tile in registers while they sweep
+``vectors`` vectors, consecutive samples of one feature. The loops below hold a tile in registers while they sweep
 the edges of one row, so that an edge costs one load for each fused multiply-add. A plain numba loop over a local array
 spills it to memory at every edge, and runs at half the speed.
 
-``width`` is a tuple: its length, a part of its type, tells the compiler the number of vectors. Arrays are
-one-dimensional; offsets count elements. Nothing is checked.
+A loop is emitted for each number of vectors that a tile may have, and one is chosen as a kernel runs: a kernel that was
+compiled for a number would be compiled again for the next size of a batch. Arrays are one-dimensional; offsets count
+elements. Nothing is checked.
 """
 
 from typing import Any
@@ -18,7 +19,9 @@ from numba.extending import intrinsic
 
 from .half_vectors import Operand
 from .vectors import I32, I64, Emit
+from .width import MOST_GRADIENT_VECTORS, MOST_VECTORS
 
+AHEAD = 3  # rows whose edges are asked for: in a block, those of the next row are somewhere else in memory
 GATHERED = 8  # edges of a step where samples are gathered
 
 
@@ -58,101 +61,151 @@ def both_products(
         emit.store(s, here, i)
 
 
+def each_row(emit: Emit, pointers: Any, block: Any, ahead: list[Any], body: Any) -> None:
+    """body(row - first, its first edge, its last edge) for first <= row < last, in a block: where its pointers begin, how far
+    it is to those of the next, first and last row. The edges of rows to come are asked for in the arrays ``ahead``."""
+    b, (at, step, first, last) = emit.builder, block
+    starts, stops = emit.at(pointers, at), emit.at(pointers, b.add(at, step))
+    final = b.sub(last, ir.Constant(I64, 1))
+
+    def row(r: Any, _: list[Any]) -> list[Any]:
+        coming = b.add(r, ir.Constant(I64, AHEAD))
+        k = emit.index(starts, b.select(b.icmp_signed("<", coming, final), coming, final))
+        for array in ahead:
+            emit.prefetch(emit.at(array, k))
+        body(b.sub(r, first), emit.index(starts, r), emit.index(stops, r))
+        return []
+
+    emit.loop(first, last, [], row)
+
+
 @intrinsic
-def axpy_segment(typing: Any, y: Any, at_y: Any, col: Any, values: Any, start: Any, stop: Any, panel: Any, at_panel: Any, width: Any) -> Any:
-    """y[at_y : +tile] += sum of values[k] * panel[at_panel + col[k]*tile : +tile] over start <= k < stop"""
-    signature = types.void(y, at_y, col, values, start, stop, panel, at_panel, width)
+def axpy_rows(
+    typing: Any, y: Any, at_y: Any, col: Any, values: Any, pointers: Any, at: Any, step: Any, first: Any, last: Any, panel: Any, at_panel: Any,
+    vectors: Any,
+) -> Any:
+    """y[at_y + (r - first)*tile : +tile] += sum of values[k] * panel[at_panel + col[k]*tile : +tile] over the edges k of
+    row r in a block: pointers[at + r] <= k < pointers[at + step + r]"""
+    signature = types.void(y, at_y, col, values, pointers, at, step, first, last, panel, at_panel, vectors)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, y.dtype)
-        y_data, col_data, values_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 6))
-        here, source = emit.at(y_data, args[1]), emit.at(panel_data, args[7])
-        tile = ir.Constant(I64, width.count * emit.lanes)
+        y_data, col_data, values_data, pointers_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 4, 9))
+        sums, source = emit.at(y_data, args[1]), emit.at(panel_data, args[10])
 
-        def run_of(k: Any) -> Any:
-            return emit.at(source, builder.mul(emit.index(col_data, k), tile))
+        def of_width(vectors: int) -> None:
+            tile = ir.Constant(I64, vectors * emit.lanes)
 
-        add_runs(emit, here, values_data, args[4], args[5], run_of, width.count)
+            def run_of(k: Any) -> Any:
+                return emit.at(source, builder.mul(emit.index(col_data, k), tile))
+
+            def of_row(r: Any, start: Any, stop: Any) -> None:
+                add_runs(emit, emit.at(sums, builder.mul(r, tile)), values_data, start, stop, run_of, vectors)
+
+            each_row(emit, pointers_data, args[5:9], [col_data, values_data], of_row)
+
+        emit.by_width(args[11], MOST_VECTORS, of_width)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def dot_segment(
-    typing: Any, a: Any, at_a: Any, col: Any, out: Any, at_out: Any, start: Any, stop: Any, panel: Any, at_panel: Any, width: Any
+def dot_rows(
+    typing: Any, a: Any, at_a: Any, col: Any, out: Any, at_out: Any, pointers: Any, at: Any, step: Any, first: Any, last: Any, panel: Any,
+    at_panel: Any, vectors: Any,
 ) -> Any:
-    """out[at_out + k] += a[at_a : +tile] . panel[at_panel + col[k]*tile : +tile] for start <= k < stop"""
-    signature = types.void(a, at_a, col, out, at_out, start, stop, panel, at_panel, width)
+    """out[at_out + k] += a[at_a + (r - first)*tile : +tile] . panel[at_panel + col[k]*tile : +tile] for the edges k of row r
+    in a block, as for axpy_rows"""
+    signature = types.void(a, at_a, col, out, at_out, pointers, at, step, first, last, panel, at_panel, vectors)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, a.dtype)
-        a_data, col_data, out_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 7))
-        here, source = emit.at(a_data, args[1]), emit.at(panel_data, args[8])
-        tile = ir.Constant(I64, width.count * emit.lanes)
-        held = [emit.load(here, i) for i in range(width.count)]
+        a_data, col_data, out_data, pointers_data, panel_data = (emit.data(signature, args, i) for i in (0, 2, 3, 5, 10))
+        rows, source, sums = emit.at(a_data, args[1]), emit.at(panel_data, args[11]), emit.at(out_data, args[4])
 
-        def body(edges: list[Any], _: list[Any]) -> list[Any]:
-            dots = []
-            for k in edges:
-                b, dot = emit.at(source, builder.mul(emit.index(col_data, k), tile)), emit.zero
-                for i, vector in enumerate(held):
-                    dot = emit.fma(vector, emit.load(b, i), dot)
-                dots.append(dot)
-            emit.add_to(emit.at(emit.at(out_data, args[4]), edges[0]), emit.sums(dots))
-            return []
+        def of_width(vectors: int) -> None:
+            tile = ir.Constant(I64, vectors * emit.lanes)
 
-        emit.edges(args[5], args[6], [], body)
+            def of_row(r: Any, start: Any, stop: Any) -> None:
+                here = emit.at(rows, builder.mul(r, tile))
+                held = [emit.load(here, i) for i in range(vectors)]
+
+                def body(edges: list[Any], _: list[Any]) -> list[Any]:
+                    dots = []
+                    for k in edges:
+                        b, dot = emit.at(source, builder.mul(emit.index(col_data, k), tile)), emit.zero
+                        for i, vector in enumerate(held):
+                            dot = emit.fma(vector, emit.load(b, i), dot)
+                        dots.append(dot)
+                    emit.add_to(emit.at(sums, edges[0]), emit.sums(dots))
+                    return []
+
+                emit.edges(start, stop, [], body)
+
+            each_row(emit, pointers_data, args[6:10], [col_data], of_row)
+
+        emit.by_width(args[12], MOST_VECTORS, of_width)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def backward_segment(
-    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, at_weights: Any, grads: Any, at_grads: Any, start: Any, stop: Any,
-    panel: Any, at_panel: Any, width: Any,
+def backward_rows(
+    typing: Any, dx: Any, at_dx: Any, x: Any, at_x: Any, row: Any, weights: Any, at_weights: Any, grads: Any, at_grads: Any, pointers: Any,
+    at: Any, step: Any, first: Any, last: Any, panel: Any, at_panel: Any, vectors: Any,
 ) -> Any:
-    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile],
-    dx[at_dx : +tile] += weights[at_weights + k] * dy and grads[at_grads + k] += x[at_x : +tile] . dy for start <= k < stop"""
-    signature = types.void(dx, at_dx, x, at_x, row, weights, at_weights, grads, at_grads, start, stop, panel, at_panel, width)
+    """One load of dy serves both products: with dy = panel[at_panel + row[k]*tile : +tile] and c = (column - first)*tile,
+    dx[at_dx + c : +tile] += weights[at_weights + k] * dy and grads[at_grads + k] += x[at_x + c : +tile] . dy for the edges k
+    of a column in a block, as for axpy_rows"""
+    signature = types.void(dx, at_dx, x, at_x, row, weights, at_weights, grads, at_grads, pointers, at, step, first, last, panel, at_panel, vectors)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, x.dtype)
-        dx_data, x_data, row_data, weights_data, grads_data, panel_data = (
-            emit.data(signature, args, i) for i in (0, 2, 4, 5, 7, 11)
+        dx_data, x_data, row_data, weights_data, grads_data, pointers_data, panel_data = (
+            emit.data(signature, args, i) for i in (0, 2, 4, 5, 7, 9, 14)
         )
-        here, source = emit.at(dx_data, args[1]), emit.at(panel_data, args[12])
-        tile = ir.Constant(I64, width.count * emit.lanes)
-
-        def run_of(k: Any) -> Any:
-            return emit.at(source, builder.mul(emit.index(row_data, k), tile))
-
+        sums, inputs, source = emit.at(dx_data, args[1]), emit.at(x_data, args[3]), emit.at(panel_data, args[15])
         weights, grads = emit.at(weights_data, args[6]), emit.at(grads_data, args[8])
-        both_products(emit, here, emit.at(x_data, args[3]), weights, grads, args[9], args[10], run_of, width.count)
+
+        def of_width(vectors: int) -> None:
+            tile = ir.Constant(I64, vectors * emit.lanes)
+
+            def run_of(k: Any) -> Any:
+                return emit.at(source, builder.mul(emit.index(row_data, k), tile))
+
+            def of_column(c: Any, start: Any, stop: Any) -> None:
+                place = builder.mul(c, tile)
+                both_products(emit, emit.at(sums, place), emit.at(inputs, place), weights, grads, start, stop, run_of, vectors)
+
+            each_row(emit, pointers_data, args[10:14], [row_data], of_column)
+
+        emit.by_width(args[16], MOST_GRADIENT_VECTORS, of_width)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def add_sums(typing: Any, panel: Any, at_panel: Any, features: Any, out: Any, at_out: Any, width: Any) -> Any:
+def add_sums(typing: Any, panel: Any, at_panel: Any, features: Any, out: Any, at_out: Any, vectors: Any) -> Any:
     """out[at_out + f] += sum of panel[at_panel + f*tile : +tile] for f < features"""
-    signature = types.void(panel, at_panel, features, out, at_out, width)
+    signature = types.void(panel, at_panel, features, out, at_out, vectors)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit = Emit(context, builder, panel.dtype)
         source, there = emit.at(emit.data(signature, args, 0), args[1]), emit.at(emit.data(signature, args, 3), args[4])
-        tile = ir.Constant(I64, width.count * emit.lanes)
+        lanes = ir.Constant(I64, emit.lanes)
+        tile = builder.mul(args[5], lanes)
 
         def body(features: list[Any], _: list[Any]) -> list[Any]:
-            totals = []
-            for f in features:
-                x = emit.at(source, builder.mul(f, tile))
-                total = emit.load(x)
-                for i in range(1, width.count):
-                    total = builder.fadd(total, emit.load(x, i))
-                totals.append(total)
+            runs = [emit.at(source, builder.mul(f, tile)) for f in features]
+
+            def add(i: Any, totals: list[Any]) -> list[Any]:
+                shift = builder.mul(i, lanes)
+                return [builder.fadd(total, emit.load(emit.at(x, shift))) for total, x in zip(totals, runs, strict=True)]
+
+            totals = emit.loop(ir.Constant(I64, 1), args[5], [emit.load(x) for x in runs], add)
             emit.add_to(emit.at(there, features[0]), emit.sums(totals))
             return []
 
@@ -193,7 +246,7 @@ def gather_dot(typing: Any, values: Any, col: Any, samples: Any, at: Any, start:
 
 @intrinsic
 def fill_tile(typing: Any, y: Any, at_y: Any, value: Any, width: Any) -> Any:
-    """y[at_y : +tile] = value"""
+    """y[at_y : +tile] = value, a tile of as many vectors as the tuple ``width`` is long"""
     signature = types.void(y, at_y, value, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -207,15 +260,41 @@ def fill_tile(typing: Any, y: Any, at_y: Any, value: Any, width: Any) -> Any:
 
 
 @intrinsic
-def copy_tile(typing: Any, x: Any, at_x: Any, y: Any, at_y: Any, width: Any) -> Any:
-    """y[at_y : +tile] = x[at_x : +tile]; one of both may be in half precision"""
-    signature = types.void(x, at_x, y, at_y, width)
+def begin_rows(typing: Any, y: Any, at_y: Any, bias: Any, first: Any, last: Any, vectors: Any) -> Any:
+    """y[at_y + (r - first)*tile : +tile] = bias[r] for first <= r < last, or 0 where bias is of size 0"""
+    signature = types.void(y, at_y, bias, first, last, vectors)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit = Emit(context, builder, y.dtype)
+        sums, biases = emit.at(emit.data(signature, args, 0), args[1]), emit.data(signature, args, 2)
+        zero = cgutils.alloca_once_value(builder, ir.Constant(emit.scalar, 0.0))
+        some = builder.icmp_signed(">", context.make_array(bias)(context, builder, args[2]).nitems, ir.Constant(I64, 0))
+
+        def of_width(vectors: int) -> None:
+            def of_row(r: Any, _: list[Any]) -> list[Any]:
+                vector = emit.splat(builder.load(builder.select(some, emit.at(biases, r), zero)))
+                here = emit.at(sums, builder.mul(builder.sub(r, args[3]), ir.Constant(I64, vectors * emit.lanes)))
+                for i in range(vectors):
+                    emit.store(vector, here, i)
+                return []
+
+            emit.loop(args[3], args[4], [], of_row)
+
+        emit.by_width(args[5], MOST_VECTORS, of_width)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def copy_vector(typing: Any, x: Any, at_x: Any, y: Any, at_y: Any) -> Any:
+    """y[at_y : +lanes] = x[at_x : +lanes]; one of both may be in half precision"""
+    signature = types.void(x, at_x, y, at_y)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         of_x, of_y = Operand(context, builder, x.dtype), Operand(context, builder, y.dtype)
         source, here = of_x.at(of_x.data(signature, args, 0), args[1]), of_y.at(of_y.data(signature, args, 2), args[3])
-        for i in range(width.count):
-            of_y.store(of_x.load(source, i), here, i)
+        of_y.store(of_x.load(source), here)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -263,15 +342,9 @@ def ask_early(typing: Any, array: Any, at: Any) -> Any:
 
 
 def _asking(locality: int) -> Any:
-    """How LLVM counts: 3 is for all caches, 2 for all but L1."""
-
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i8, i32 = ir.IntType(8), ir.IntType(32)
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        line = builder.bitcast(builder.gep(data, [args[1]]), i8.as_pointer())
-        builder.call(prefetch, [line, *(ir.Constant(i32, n) for n in (0, locality, 1))])
+        emit = Emit(context, builder, types.float32)
+        emit.prefetch(emit.at(emit.data(signature, args, 0), args[1]), locality)
         return context.get_dummy_value()
 
     return codegen

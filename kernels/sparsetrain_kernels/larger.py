@@ -1,43 +1,37 @@
 """Entries of a dense block that exceed a limit, without those at kept edges: most entries are only compared."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
+from .workers import each_share
 
 ROWS = 8  # of a task
 
 
-@kernel
-def count_larger(task, block, first, crow, col, kept, limit, counts):
+@part
+def count_larger(begin, end, block, first, crow, col, kept, limit, counts):
     """NaN, which no limit is below, takes the places of kept edges; counts[task] = larger entries in the task's rows"""
-    total = np.int64(0)
-    for r in range(task * ROWS, min(block.shape[0], (task + 1) * ROWS)):
-        row = block[r]
-        for e in range(crow[first + r], crow[first + r + 1]):
-            if kept[e]:
-                row[col[e]] = np.nan
-        for c in range(row.size):
-            total += abs(row[c]) > limit
-    counts[task] = total
+    for task in range(begin, end):
+        total = np.int64(0)
+        for r in range(task * ROWS, min(block.shape[0], (task + 1) * ROWS)):
+            row = block[r]
+            for e in range(crow[first + r], crow[first + r + 1]):
+                if kept[e]:
+                    row[col[e]] = np.nan
+            for c in range(row.size):
+                total += abs(row[c]) > limit
+        counts[task] = total
 
 
 @kernel
-def count_serial(tasks, *args):
-    for task in range(tasks):
-        count_larger(task, *args)
+def count_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, count_larger, args)
 
 
-@kernel(parallel=True)
-def count_parallel(tasks, *args):
-    for task in prange(tasks):
-        count_larger(np.int64(task), *args)
-
-
-@kernel
-def take_larger(task, block, first, limit, starts, scores, positions):
+@part
+def take_rows(task, block, first, limit, starts, scores, positions):
     n = starts[task]
     columns = np.int64(block.shape[1])
     for r in range(task * ROWS, min(block.shape[0], (task + 1) * ROWS)):
@@ -51,16 +45,15 @@ def take_larger(task, block, first, limit, starts, scores, positions):
                 n += 1
 
 
+@part
+def take_larger(begin, end, block, first, limit, starts, scores, positions):
+    for task in range(begin, end):
+        take_rows(task, block, first, limit, starts, scores, positions)
+
+
 @kernel
-def take_serial(tasks, *args):
-    for task in range(tasks):
-        take_larger(task, *args)
-
-
-@kernel(parallel=True)
-def take_parallel(tasks, *args):
-    for task in prange(tasks):
-        take_larger(np.int64(task), *args)
+def take_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, take_larger, args)
 
 
 @kernel
@@ -95,9 +88,7 @@ def take(
     """
     tasks, types, work = -(-block.shape[0] // ROWS), block.dtype.char + crow.dtype.char, block.size // 4
     starts, limit = np.full(tasks + 1, n), block.dtype.type(limit)
-    launch(
-        count_serial, count_parallel, types, work, threads, tasks, block, first, crow, col, kept, limit, starts[1:]
-    )
+    launch(count_kernel, types, work, threads, tasks, block, first, crow, col, kept, limit, starts[1:])
     starts[1:] = n + starts[1:].cumsum()
-    launch(take_serial, take_parallel, types, work, threads, tasks, block, first, limit, starts, scores, positions)
+    launch(take_kernel, types, work, threads, tasks, block, first, limit, starts, scores, positions)
     return int(starts[-1])

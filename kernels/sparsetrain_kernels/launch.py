@@ -1,8 +1,10 @@
 """Starting a kernel: on how many threads, and saying so when it must be compiled first."""
 
+import importlib
 import logging
 import os
 import threading
+from functools import cache
 from typing import Any
 
 import numba
@@ -92,38 +94,42 @@ def workers(threads):
     return min(threads, numba.config.NUMBA_NUM_THREADS)
 
 
-def launch(serial, parallel, types, work, threads, *args):
-    """Run one of a kernel's two forms; which one does not change a bit of the result. Forms are compiled by ``types``."""
+def launch(kernel, types, work, threads, *args):
+    """kernel(pool, workers, *args), on one thread or on several; the result is the same. Kernels are compiled by ``types``.
+
+    One that has room for so many workers takes their number from ``scratch``."""
     threads = workers(threads)
     together = threads > 1 and work >= PARALLEL_WORK and _process.threads is not False
-    form = parallel if together else serial
-    if (form, types) in _process.ready:
-        return _run(form, threads if together else 0, args)
+    if (kernel, types, together) in _process.ready:
+        return _run(kernel, threads if together else 0, args)
     with _process.first:  # one at a time: a kernel is compiled once, and numba picks its threading layer once
         if together and _process.threads is None:
             _process.threads = start_threads()
-        if together and not _process.threads:
-            together, form = False, serial
+        together = together and bool(_process.threads)
         word = threading.Timer(PATIENCE, _process.say_what_it_waits_for)
         word.daemon = True
         word.start()
         try:
-            result = _run(form, threads if together else 0, args)
+            result = _run(kernel, threads if together else 0, args)
         finally:
             word.cancel()
-        _process.ready.add((form, types))
+        _process.ready.add((kernel, types, together))
         return result
 
 
-def _run(form, threads, args):
+def _run(kernel, threads, args):
     if not threads:
-        return form(*args)
-    before = numba.get_num_threads()
+        return kernel(0, 1, *args)
+    before = numba.get_num_threads()  # which the pool changes, on this thread as on its own
     with settings_kept():
-        if before == threads:
-            return form(*args)
-        numba.set_num_threads(threads)
         try:
-            return form(*args)
+            return kernel(_pool(), threads, *args)
         finally:
-            numba.set_num_threads(before)
+            if before != threads:
+                numba.set_num_threads(before)
+
+
+@cache
+def _pool() -> int:
+    """The address of parallel_for, of the layer that numba has started (workers.py)."""
+    return int(importlib.import_module(f"numba.np.ufunc.{_layer()}pool").parallel_for)

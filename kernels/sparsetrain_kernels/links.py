@@ -1,14 +1,14 @@
 """How likely edges are by the paths of length three between their ends: CH3-L3 scores of positions without an edge."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch, workers
 from .plan import Array
+from .workers import each_share
 
 
-@kernel
+@part
 def weigh_outputs(u, crow, col, crow_t, col_t, weight, shared, near):
     """1 / sqrt(1 + external links) of each output that has an input in common with output u. How many there are.
 
@@ -30,7 +30,7 @@ def weigh_outputs(u, crow, col, crow_t, col_t, weight, shared, near):
     return n
 
 
-@kernel
+@part
 def score_inputs(u, crow, col, crow_t, col_t, weight, score, part, common, touched, reached):
     """The scores of all inputs for output u, and which inputs are reached. How many there are."""
     m = 0
@@ -58,7 +58,7 @@ def score_inputs(u, crow, col, crow_t, col_t, weight, score, part, common, touch
     return m
 
 
-@kernel
+@part
 def link_tasks(
     first, last, bounds, crow, col, crow_t, col_t, limit, starts, position, value, found,
     weight, shared, near, score, part, common, touched, reached,
@@ -88,14 +88,8 @@ def link_tasks(
 
 
 @kernel
-def links_serial(tasks, *args):
-    link_tasks(0, tasks, *args)
-
-
-@kernel(parallel=True)
-def links_parallel(tasks, *args):
-    for task in prange(tasks):
-        link_tasks(np.int64(task), task + 1, *args)
+def links_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, link_tasks, args)
 
 
 def paths(crow: Array, col: Array, crow_t: Array, col_t: Array) -> Array:
@@ -143,7 +137,7 @@ def links(
     starts, found = room[bounds - first], np.zeros(tasks, np.int64)
     position, value = np.empty(room[-1], np.int64), np.empty(room[-1], np.float32)
     launch(
-        links_serial, links_parallel, crow.dtype.char + col.dtype.char, int(work[-1]), threads,
+        links_kernel, crow.dtype.char + col.dtype.char, int(work[-1]), threads,
         tasks, bounds, crow, col, crow_t, col_t, np.float32(limit), starts, position, value, found,
         np.zeros((tasks, rows)), np.zeros((tasks, rows), np.int32), np.empty((tasks, rows), col.dtype),
         np.zeros((tasks, columns)), np.zeros((tasks, columns)), np.zeros((tasks, columns), np.int32),

@@ -7,17 +7,16 @@ a row counts those from a limit on, at the speed of the cache that holds it; sor
 from typing import Any
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
+from .workers import each_share
 
-ROWS = 16  # of a task
 INTEGERS = {4: np.int32, 8: np.int64}  # by bytes of a number
 
 
-@kernel
+@part
 def limit_of(row, signless, count):
     """The magnitude of rank ``count``, or a number below it that no other magnitude reaches."""
     number = row.dtype.type  # arithmetic in numba's own type, of 64 bits, would take twice the registers
@@ -38,42 +37,28 @@ def limit_of(row, signless, count):
     return low
 
 
-@kernel
-def limits_of_task(task, x, signless, count, limits):
-    for r in range(task * ROWS, min(x.shape[0], (task + 1) * ROWS)):
+@part
+def limits_of_rows(first, last, x, signless, count, limits):
+    for r in range(first, last):
         limits[r] = limit_of(x[r], signless, count)
 
 
 @kernel
-def limits_serial(tasks, *args):
-    for task in range(tasks):
-        limits_of_task(task, *args)
+def limits_kernel(pool, workers, rows, *args):
+    each_share(pool, workers, rows, limits_of_rows, args)
 
 
-@kernel(parallel=True)
-def limits_parallel(tasks, *args):
-    for task in prange(tasks):
-        limits_of_task(np.int64(task), *args)
-
-
-@kernel
-def reaching_of_task(task, x, signless, limits, numbers, out):
-    for r in range(task * ROWS, min(x.shape[0], (task + 1) * ROWS)):
+@part
+def reaching_of_rows(first, last, x, signless, limits, numbers, out):
+    for r in range(first, last):
         sizes, row, kept, limit = x[r], numbers[r], out[r], limits[r]
         for i in range(sizes.size):
             kept[i] = row[i] if (sizes[i] & signless) >= limit else 0
 
 
 @kernel
-def reaching_serial(tasks, *args):
-    for task in range(tasks):
-        reaching_of_task(task, *args)
-
-
-@kernel(parallel=True)
-def reaching_parallel(tasks, *args):
-    for task in prange(tasks):
-        reaching_of_task(np.int64(task), *args)
+def reaching_kernel(pool, workers, rows, *args):
+    each_share(pool, workers, rows, reaching_of_rows, args)
 
 
 def limits(x: Array, count: int, threads: int = 1) -> Array:
@@ -91,7 +76,7 @@ def limits(x: Array, count: int, threads: int = 1) -> Array:
     bits, signless = _bits(x)
     out = np.empty(x.shape[0], bits.dtype)
     work = 16 * x.nbytes // 64  # passes over so many vectors
-    launch(limits_serial, limits_parallel, x.dtype.char, work, threads, -(-x.shape[0] // ROWS), bits, signless, count, out)
+    launch(limits_kernel, x.dtype.char, work, threads, x.shape[0], bits, signless, count, out)
     return out
 
 
@@ -99,8 +84,7 @@ def reaching(x: Array, limits: Array, numbers: Array, threads: int = 1) -> Array
     """``numbers`` where the magnitudes of x reach the limit of their row, else 0; all of one shape and type."""
     bits, signless = _bits(x)
     out = np.empty_like(numbers)
-    tasks, work = -(-x.shape[0] // ROWS), x.nbytes // 64
-    launch(reaching_serial, reaching_parallel, x.dtype.char, work, threads, tasks, bits, signless, limits, numbers, out)
+    launch(reaching_kernel, x.dtype.char, x.nbytes // 64, threads, x.shape[0], bits, signless, limits, numbers, out)
     return out
 
 

@@ -1,15 +1,15 @@
 """Edges that stay and edges that come, merged into one structure: both are in order, and so is the result."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
 from .row_shares import kept_before, row_shares
+from .workers import each_share
 
 
-@kernel
+@part
 def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source):
     """Merge the kept edges of some rows with their grown ones, from new place n on. source[k] is the former place of new
     edge k, -1 for a grown one; with ``revive`` an edge that is not kept and grown has its former place too. What comes
@@ -42,16 +42,16 @@ def merge_rows(first, last, n, crow, col, kept, grown_crow, grown_col, revive, n
     return -1
 
 
+@part
+def merge_runs(first, last, bounds, starts, both, crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source):
+    for run in range(first, last):
+        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], crow, col, kept, grown_crow, grown_col, revive,
+                               new_crow, new_col, source)
+
+
 @kernel
-def merge_serial(bounds, starts, both, *args):
-    for run in range(both.size):
-        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], *args)
-
-
-@kernel(parallel=True)
-def merge_parallel(bounds, starts, both, *args):
-    for run in prange(both.size):
-        both[run] = merge_rows(bounds[run], bounds[run + 1], starts[run], *args)
+def merge_kernel(pool, workers, runs, *args):
+    each_share(pool, workers, runs, merge_runs, args)
 
 
 def merge(
@@ -79,7 +79,7 @@ def merge(
     both = np.full(bounds.size - 1, -1)
     arrays = crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source
     types = crow.dtype.char + grown_col.dtype.char
-    launch(merge_serial, merge_parallel, types, col.size + grown_col.size, threads, bounds, starts, both, *arrays)
+    launch(merge_kernel, types, col.size + grown_col.size, threads, both.size, bounds, starts, both, *arrays)
     new_crow[-1] = edges
     rows = both[both >= 0]
     return new_crow, new_col, source, int(rows[0]) if rows.size else -1

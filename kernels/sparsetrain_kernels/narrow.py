@@ -4,13 +4,13 @@
 """
 
 import numpy as np
-from numba import prange
 
 from .half_precision import computed
-from .jit import kernel
+from .jit import kernel, part
 from .lanes import gather_dot
 from .operands import read, write
 from .subnormals import flush_subnormals, restore_subnormals
+from .workers import each_share
 
 NARROW = 3  # samples up to which gathering is the faster way
 
@@ -20,7 +20,7 @@ def samples_like(x):
     return np.empty(x.size, computed(x.dtype))
 
 
-@kernel
+@part
 def fill_samples(x, feature_stride, batch_stride, samples, features, batch):
     """x as flat rows of samples: number n*features + f is feature f of sample n."""
     for n in range(batch):
@@ -28,7 +28,7 @@ def fill_samples(x, feature_stride, batch_stride, samples, features, batch):
             samples[n * features + f] = read(x, np.int64(n * batch_stride + f * feature_stride))
 
 
-@kernel
+@part
 def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch):
     """Chunks first..last of the rows of Y = W X + bias."""
     mode = flush_subnormals()
@@ -41,19 +41,13 @@ def narrow_spmm_tasks(first, last, bounds, crow, col, values, bias, samples, fea
 
 
 @kernel
-def narrow_spmm_serial(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
+def narrow_spmm_kernel(pool, workers, bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
     fill_samples(x, xf, xb, samples, features, batch)
-    narrow_spmm_tasks(np.int64(0), bounds.size - 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
+    each_share(pool, workers, bounds.size - 1, narrow_spmm_tasks,
+               (bounds, crow, col, values, bias, samples, features, y, yf, yb, batch))
 
 
-@kernel(parallel=True)
-def narrow_spmm_parallel(bounds, crow, col, values, bias, x, xf, xb, samples, features, y, yf, yb, batch):
-    fill_samples(x, xf, xb, samples, features, batch)
-    for chunk in prange(bounds.size - 1):
-        narrow_spmm_tasks(np.int64(chunk), chunk + 1, bounds, crow, col, values, bias, samples, features, y, yf, yb, batch)
-
-
-@kernel
+@part
 def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, features, out, batch):
     """Chunks first..last of the rows of out[e] = a[row[e]] . b[col[e]]; a and b as rows of samples."""
     mode = flush_subnormals()
@@ -68,21 +62,13 @@ def narrow_sddmm_tasks(first, last, bounds, crow, col, a, b, features, out, batc
 
 
 @kernel
-def narrow_sddmm_serial(bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
+def narrow_sddmm_kernel(pool, workers, bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
     fill_samples(a, af, ab, left, crow.size - 1, batch)
     fill_samples(b, bf, bb, right, features, batch)
-    narrow_sddmm_tasks(np.int64(0), bounds.size - 1, bounds, crow, col, left, right, features, out, batch)
+    each_share(pool, workers, bounds.size - 1, narrow_sddmm_tasks, (bounds, crow, col, left, right, features, out, batch))
 
 
-@kernel(parallel=True)
-def narrow_sddmm_parallel(bounds, crow, col, a, af, ab, left, b, bf, bb, right, features, out, batch):
-    fill_samples(a, af, ab, left, crow.size - 1, batch)
-    fill_samples(b, bf, bb, right, features, batch)
-    for chunk in prange(bounds.size - 1):
-        narrow_sddmm_tasks(np.int64(chunk), chunk + 1, bounds, crow, col, left, right, features, out, batch)
-
-
-@kernel
+@part
 def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, features, dx, dxf, dxb, grad, batch):
     """Chunks first..last of the columns of both gradients, over a structure that is stored by column."""
     mode = flush_subnormals()
@@ -100,19 +86,9 @@ def narrow_backward_tasks(first, last, bounds, crow, row, perm, values, x, dy, f
 
 
 @kernel
-def narrow_backward_serial(bounds, crow, row, perm, values, x, xf, xb, inputs, dy, dyf, dyb, outputs, features,
-                          dx, dxf, dxb, grad, batch):
+def narrow_backward_kernel(pool, workers, bounds, crow, row, perm, values, x, xf, xb, inputs, dy, dyf, dyb, outputs, features,
+                           dx, dxf, dxb, grad, batch):
     fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
     fill_samples(dy, dyf, dyb, outputs, features, batch)
-    narrow_backward_tasks(np.int64(0), bounds.size - 1, bounds, crow, row, perm, values, inputs, outputs, features,
-                          dx, dxf, dxb, grad, batch)
-
-
-@kernel(parallel=True)
-def narrow_backward_parallel(bounds, crow, row, perm, values, x, xf, xb, inputs, dy, dyf, dyb, outputs, features,
-                          dx, dxf, dxb, grad, batch):
-    fill_samples(x, xf, xb, inputs, crow.size - 1, batch)
-    fill_samples(dy, dyf, dyb, outputs, features, batch)
-    for chunk in prange(bounds.size - 1):
-        narrow_backward_tasks(np.int64(chunk), chunk + 1, bounds, crow, row, perm, values, inputs, outputs, features,
-                              dx, dxf, dxb, grad, batch)
+    each_share(pool, workers, bounds.size - 1, narrow_backward_tasks,
+               (bounds, crow, row, perm, values, inputs, outputs, features, dx, dxf, dxb, grad, batch))

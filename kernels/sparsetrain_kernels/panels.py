@@ -11,16 +11,16 @@ import threading
 from functools import lru_cache
 
 import numpy as np
-from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from .half_precision import computed
-from .jit import kernel
-from .lanes import copy_tile, fill_tile, transpose_block
+from .jit import kernel, part
+from .lanes import copy_vector, transpose_block
 from .launch import PARALLEL_WORK, launch, workers
 from .operands import read, write
 from .vectors import lanes
 from .width import MOST_VECTORS, VECTOR_BYTES
+from .workers import each_share
 
 ALIGNMENT = 64  # bytes of a cache line: a load that crosses one costs two
 
@@ -63,15 +63,14 @@ def scratch(size, dtype, threads, work):
     return crew, _kept.room[:needed].view(dtype)
 
 
-@kernel
-def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, width):
+@part
+def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, vectors):
     """panel[at + (f - first)*tile + j] = x[f, sample + j] for first <= f < last, j < tile; zero from batch on"""
     block = VECTOR_BYTES // panel.itemsize
-    tile = len(width) * block
+    tile = vectors * block
     samples, features = min(tile, batch - sample), last - first
     if samples < tile:
-        for f in range(features):
-            fill_tile(panel, np.int64(at + f * tile), panel.dtype.type(0), width)
+        panel[at : at + features * tile] = 0
     start = first * feature_stride + sample * batch_stride
     if feature_stride == 1 and min(samples, features) >= block:
         for k in range(0, features, block):
@@ -84,18 +83,18 @@ def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at,
         for f in range(features):
             for n in range(0, samples, block):
                 j = min(n, samples - block)
-                copy_tile(x, np.int64(start + f * feature_stride + j), panel, np.int64(at + f * tile + j), (0,))
+                copy_vector(x, np.int64(start + f * feature_stride + j), panel, np.int64(at + f * tile + j))
     else:
         for f in range(features):
             for j in range(samples):
                 panel[at + f * tile + j] = read(x, np.int64(start + f * feature_stride + j * batch_stride))
 
 
-@kernel
-def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, width):
+@part
+def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, vectors):
     """x[f, sample + j] = panel[at + (f - first)*tile + j] for first <= f < last and samples within the batch"""
     block = VECTOR_BYTES // panel.itemsize
-    tile = len(width) * block
+    tile = vectors * block
     samples, features = min(tile, batch - sample), last - first
     start = first * feature_stride + sample * batch_stride
     if feature_stride == 1 and min(samples, features) >= block:
@@ -109,47 +108,41 @@ def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batc
         for f in range(features):
             for n in range(0, samples, block):
                 j = min(n, samples - block)
-                copy_tile(panel, np.int64(at + f * tile + j), x, np.int64(start + f * feature_stride + j), (0,))
+                copy_vector(panel, np.int64(at + f * tile + j), x, np.int64(start + f * feature_stride + j))
     else:
         for f in range(features):
             for j in range(samples):
                 write(x, np.int64(start + f * feature_stride + j * batch_stride), panel[at + f * tile + j])
 
 
-@kernel
-def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, width):
+@part
+def pack_tasks(first, last, x, feature_stride, batch_stride, features, batch, panels, vectors):
     """Tasks first..last of packing the whole of x: PART features of one tile each, and the rest with the last."""
-    tile = len(width) * (VECTOR_BYTES // panels.itemsize)
+    tile = vectors * (VECTOR_BYTES // panels.itemsize)
     count = features // PART
     for task in range(first, last):
-        t, part = task // count, task % count
-        f = part * PART
-        pack(x, feature_stride, batch_stride, f, features if part == count - 1 else f + PART, t * tile, batch,
-             panels, (t * features + f) * tile, width)
+        t, f = task // count, task % count * PART
+        last_part = f == (count - 1) * PART
+        pack(x, feature_stride, batch_stride, f, features if last_part else f + PART, t * tile, batch,
+             panels, (t * features + f) * tile, vectors)
 
 
 @kernel
-def pack_serial(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
-    pack_tasks(np.int64(0), tasks, x, feature_stride, batch_stride, features, batch, panels, width)
+def pack_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, pack_tasks, args)
 
 
-@kernel(parallel=True)
-def pack_parallel(tasks, x, feature_stride, batch_stride, features, batch, panels, width):
-    for task in prange(tasks):
-        pack_tasks(np.int64(task), task + 1, x, feature_stride, batch_stride, features, batch, panels, width)
-
-
-def packed_together(x, width, threads):
+def packed_together(x, vectors, threads):
     """All tiles of x, (features, batch), packed before a product; none where a worker packs a tile at a time for itself,
     since fetching what another core has packed takes longer than packing it again."""
     (features, batch), dtype = x.shape, computed(x.dtype)
-    tile = len(width) * lanes(dtype)
+    tile = vectors * lanes(dtype)
     if features * tile * dtype.itemsize <= OWN_BYTES:
         return np.empty(0, dtype)
     tiles = -(-batch // tile)
     panels = aligned(tiles * features * tile, dtype)
-    launch(pack_serial, pack_parallel, (x.dtype.char, width), panels.size // 16, threads, tiles * (features // PART), *flat(x),
-           features, batch, panels, width)
+    launch(pack_kernel, x.dtype.char, panels.size // 16, threads, tiles * (features // PART), *flat(x), features, batch,
+           panels, vectors)
     return panels
 
 
@@ -171,8 +164,8 @@ SWEEP = 1.5  # what reading index and value costs an edge in a sweep, in vectors
 
 @lru_cache(maxsize=1024)
 def tile_width(batch, dtype, most=MOST_VECTORS):
-    """Vectors of a tile, as a tuple of that length: the width that wastes least on padding and on sweeps of the edges."""
-    return (0,) * min(range(1, most + 1), key=lambda v: (sweeps(batch, dtype, v), v))
+    """Vectors of a tile: the width that wastes least on padding and on sweeps of the edges."""
+    return min(range(1, most + 1), key=lambda v: (sweeps(batch, dtype, v), v))
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .jit import kernel
+from .jit import kernel, part
 from .vectors import lanes
 from .width import TILE_BYTES
 
@@ -20,7 +20,6 @@ Array = npt.NDArray[Any]
 
 CHUNK = 64  # rows of a chunk, on average: their sums stay in cache
 GROUP = 8  # chunks that are swept together at most
-AHEAD = 3  # rows whose edges are asked for: in a block, those of the next row are somewhere else in memory
 SEGMENTS = 8  # of the samples, at most
 ROUND = 16  # rows that are transposed together
 
@@ -103,13 +102,13 @@ def plan(crow: Array, col: Array, columns: int, widths: Sequence[Block] = PRODUC
     return Plan(rows, columns, crow, col, pointers, step, blocks, bounds, GROUP * int(np.diff(bounds).max()), run)
 
 
-@kernel
+@part
 def share(worker, workers, tasks):
     """First and last of a worker's tasks: in order, and as many for each."""
     return worker * tasks // workers, (worker + 1) * tasks // workers
 
 
-@kernel
+@part
 def edges_of(pointers, step, blocks, bounds, first, last):
     """First and last edge of the rows of chunks first..last."""
     r0, r1 = bounds[first], bounds[last]

@@ -6,7 +6,7 @@ integer generation in an interval, ACM TOMACS 29(1).
 
 import numpy as np
 
-from .jit import kernel
+from .jit import part
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -14,20 +14,20 @@ LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def mixed(z):
     z = (z ^ (z >> np.uint64(30))) * FIRST
     z = (z ^ (z >> np.uint64(27))) * SECOND
     return z ^ (z >> np.uint64(31))
 
 
-@kernel(inline=True)
+@part(inline=True)
 def stream(seed, task):
     """The state that a task begins with."""
     return mixed(mixed(seed + STEP) + STEP * np.uint64(task + 1))
 
 
-@kernel(inline=True)
+@part(inline=True)
 def product(a, b):
     """Upper and lower half of the 128 bits of a product."""
     a1, a0, b1, b0 = a >> HALF, a & LOW, b >> HALF, b & LOW
@@ -36,7 +36,7 @@ def product(a, b):
     return a1 * b1 + (across >> HALF) + (other >> HALF) + (middle >> HALF), a * b
 
 
-@kernel(inline=True)
+@part(inline=True)
 def below(bound, state):
     """An integer from 0 to bound - 1, all equally likely, and the state afterwards; all of uint64."""
     state += STEP

@@ -65,16 +65,16 @@ def used(x, threads=1):
     return np.array([any(number != 0 for number in feature) for feature in widened(x)], np.bool_)
 
 
-def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, width):
-    tile, x = len(width) * lanes(panel.dtype), widened(x)
+def pack(x, feature_stride, batch_stride, first, last, sample, batch, panel, at, vectors):
+    tile, x = vectors * lanes(panel.dtype), widened(x)
     for f in range(first, last):
         for j in range(tile):
             inside = sample + j < batch
             panel[at + (f - first) * tile + j] = x[f * feature_stride + (sample + j) * batch_stride] if inside else 0
 
 
-def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, width):
-    tile, panel = len(width) * lanes(panel.dtype), rounded(panel, x.dtype)
+def unpack(panel, at, first, last, x, feature_stride, batch_stride, sample, batch, vectors):
+    tile, panel = vectors * lanes(panel.dtype), rounded(panel, x.dtype)
     for f in range(first, last):
         for j in range(min(tile, batch - sample)):
             x[f * feature_stride + (sample + j) * batch_stride] = panel[at + (f - first) * tile + j]

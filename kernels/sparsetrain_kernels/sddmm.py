@@ -1,25 +1,25 @@
 """out[e] = a[row[e]] . b[col[e]] over the batch: the gradient of the values, computed at the stored positions alone."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
-from .lanes import ask, dot_segment
+from .jit import kernel, part
+from .lanes import dot_rows
 from .launch import launch
-from .narrow import NARROW, narrow_sddmm_parallel, narrow_sddmm_serial, samples_like
+from .narrow import NARROW, narrow_sddmm_kernel, samples_like
 from .panels import flat, pack, packed_together, scratch, sweeps, tile_width
-from .plan import AHEAD, GROUP, Array, Plan, edges_of, segments, share
+from .plan import GROUP, Array, Plan, edges_of, segments, share
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import lanes
 from .width import VECTOR_BYTES
+from .workers import each_worker
 
 
-@kernel
+@part
 def sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                 partial, parts, batch, width):
+                 partial, parts, batch, vectors):
     """A worker's share: chunks of rows over a segment of the samples, whose sums have a row of their own in partial."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // partial.itemsize)
+    tile = vectors * (VECTOR_BYTES // partial.itemsize)
     tiles, chunks, nnz, packed = (batch + tile - 1) // tile, bounds.size - 1, col.size, panels.size > 0
     task, last = share(worker, workers, parts * chunks)
     panel, rows, at = panels if packed else room, room, worker * (room.size // workers)
@@ -33,46 +33,33 @@ def sddmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, 
             if packed:
                 at = t * features * tile
             else:
-                pack(b, bf, bb, 0, features, t * tile, batch, panel, at, width)
+                pack(b, bf, bb, np.int64(0), features, t * tile, batch, panel, at, vectors)
             for chunk in range(first, stop, GROUP):
                 r0, r1 = bounds[chunk], bounds[min(chunk + GROUP, stop)]
-                pack(a, af, ab, r0, r1, t * tile, batch, rows, start, width)
+                pack(a, af, ab, r0, r1, t * tile, batch, rows, start, vectors)
                 for block in range(blocks):
-                    for r in range(r0, r1):
-                        ask(col, np.int64(pointers[block * step + min(r + AHEAD, r1 - 1)]))
-                        dot_segment(rows, np.int64(start + (r - r0) * tile), col, partial, np.int64(part * nnz),
-                                    np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
-                                    panel, np.int64(at), width)
+                    dot_rows(rows, np.int64(start), col, partial, np.int64(part * nnz), pointers, np.int64(block * step), step,
+                             r0, r1, panel, np.int64(at), vectors)
         task += stop - first
     restore_subnormals(mode)
 
 
-@kernel
+@part
 def add_parts(partial, parts, out):
-    """out[k] = sum over parts of partial[part, k], in order"""
+    """out[k] = sum over parts of partial[segment, k], in order"""
     size = out.size
     for k in range(size):
         out[k] = partial[k]
-    for part in range(1, parts):
+    for segment in range(1, parts):
         for k in range(size):
-            out[k] += partial[part * size + k]
+            out[k] += partial[segment * size + k]
 
 
 @kernel
-def sddmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                 out, partial, parts, batch, width):
-    sddmm_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
-                 features, out if parts == 1 else partial, parts, batch, width)
-    if parts > 1:
-        add_parts(partial, parts, out)
-
-
-@kernel(parallel=True)
-def sddmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
-                   out, partial, parts, batch, width):
-    for worker in prange(workers):
-        sddmm_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
-                     features, out if parts == 1 else partial, parts, batch, width)
+def sddmm_kernel(pool, workers, crew, room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb, features,
+                 out, partial, parts, batch, vectors):
+    each_worker(pool, crew, sddmm_worker, (room, panels, pointers, step, blocks, bounds, height, col, a, af, ab, b, bf, bb,
+                                              features, out if parts == 1 else partial, parts, batch, vectors))
     if parts > 1:
         add_parts(partial, parts, out)
 
@@ -94,15 +81,15 @@ def sddmm(plan: Plan, a: Array, b: Array, out: Array, threads: int = 1) -> None:
         return
     types, dtype = (a.dtype.char, plan.col.dtype.char), out.dtype
     if batch <= NARROW:
-        launch(narrow_sddmm_serial, narrow_sddmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
+        launch(narrow_sddmm_kernel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
                plan.col, *flat(a), samples_like(a), *flat(b), samples_like(b), plan.columns, out, batch)
         return
-    width = tile_width(batch, dtype)
-    work = plan.col.size * sweeps(batch, dtype, len(width))
-    parts = segments(plan, batch, len(width), dtype)
+    vectors = tile_width(batch, dtype)
+    work = plan.col.size * sweeps(batch, dtype, vectors)
+    parts = segments(plan, batch, vectors, dtype)
     partial = np.empty(out.size * parts if parts > 1 else 0, dtype)
-    panels = packed_together(b, width, threads)
-    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(dtype)
-    launch(sddmm_serial, sddmm_parallel, (*types, width), work, threads, *scratch(room, dtype, threads, work), panels,
-           plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns,
-           out, partial, parts, batch, width)
+    panels = packed_together(b, vectors, threads)
+    room = (plan.height + (0 if panels.size else plan.columns)) * vectors * lanes(dtype)
+    launch(sddmm_kernel, types, work, threads, *scratch(room, dtype, threads, work), panels, plan.pointers, plan.step,
+           plan.blocks, plan.bounds, plan.height, plan.col, *flat(a), *flat(b), plan.columns, out, partial, parts, batch,
+           vectors)

@@ -1,17 +1,17 @@
 """The smallest of many numbers, without sorting them: a radix search for the limit, digit by digit from the top."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch, workers
 from .plan import Array
+from .workers import each_share
 
 BITS = 11  # of a digit: the counts of a task stay in L1
 FEWEST = 1 << 14  # numbers of a task
 
 
-@kernel(inline=True)
+@part(inline=True)
 def ordered(bits, sign):
     """Integers in the order of the floating-point numbers that have these bits; both zeros are one. Without a branch:
     signs at random are guessed wrongly half of the time."""
@@ -19,52 +19,40 @@ def ordered(bits, sign):
     return (bits ^ flipped) + np.uint64(bits == sign)
 
 
-@kernel
-def count_digits(task, bits, sign, prefix, above, shift, counts):
+@part
+def count_digits(first, last, bits, sign, prefix, above, shift, counts):
     """counts[task, d] = numbers whose bits from ``above`` on are the prefix, and which have d between shift and these"""
     tasks, mask = counts.shape[0], np.uint64(counts.shape[1] - 1)
-    counts[task] = 0
-    for k in range(task * bits.size // tasks, (task + 1) * bits.size // tasks):
-        key = ordered(np.uint64(bits[k]), sign)
-        if (key >> (above - np.uint64(1))) >> np.uint64(1) == prefix:  # a shift by all bits is undefined
-            counts[task, np.int64((key >> shift) & mask)] += 1
+    for task in range(first, last):
+        counts[task] = 0
+        for k in range(task * bits.size // tasks, (task + 1) * bits.size // tasks):
+            key = ordered(np.uint64(bits[k]), sign)
+            if (key >> (above - np.uint64(1))) >> np.uint64(1) == prefix:  # a shift by all bits is undefined
+                counts[task, np.int64((key >> shift) & mask)] += 1
 
 
 @kernel
-def count_serial(tasks, *args):
-    for task in range(tasks):
-        count_digits(task, *args)
+def count_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, count_digits, args)
 
 
-@kernel(parallel=True)
-def count_parallel(tasks, *args):
-    for task in prange(tasks):
-        count_digits(np.int64(task), *args)
-
-
-@kernel
-def choose_below(task, scores, limit, chosen, ties):
+@part
+def choose_below(first, last, scores, limit, chosen, ties):
     """What lies below the limit is chosen; ties[task] = numbers of the task that equal it"""
-    first, last = task * scores.size // ties.size, (task + 1) * scores.size // ties.size
-    mine, out = scores[first:last], chosen[first:last]
-    for k in range(mine.size):
-        out[k] = mine[k] < limit
-    equal = np.int32(0)
-    for k in range(mine.size):
-        equal += np.int32(mine[k] == limit)
-    ties[task] = equal
+    for task in range(first, last):
+        start, stop = task * scores.size // ties.size, (task + 1) * scores.size // ties.size
+        mine, out = scores[start:stop], chosen[start:stop]
+        for k in range(mine.size):
+            out[k] = mine[k] < limit
+        equal = np.int32(0)
+        for k in range(mine.size):
+            equal += np.int32(mine[k] == limit)
+        ties[task] = equal
 
 
 @kernel
-def choose_serial(tasks, *args):
-    for task in range(tasks):
-        choose_below(task, *args)
-
-
-@kernel(parallel=True)
-def choose_parallel(tasks, *args):
-    for task in prange(tasks):
-        choose_below(np.int64(task), *args)
+def choose_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, choose_below, args)
 
 
 @kernel
@@ -104,13 +92,13 @@ def smallest(scores: Array, count: int, threads: int = 1) -> Array:
         shift = max(0, above - BITS)
         of_digit = counts[:, : 1 << (above - shift)]
         key = np.uint64(limit), np.uint64(above), np.uint64(shift)
-        launch(count_serial, count_parallel, bits.dtype.char, work, threads, tasks, bits, sign, *key, of_digit)
+        launch(count_kernel, bits.dtype.char, work, threads, tasks, bits, sign, *key, of_digit)
         up_to = of_digit.sum(0).cumsum()
         digit = int(up_to.searchsorted(missing))
         missing -= int(up_to[digit - 1]) if digit else 0
         limit, above = limit << (above - shift) | digit, shift
     found = limit ^ int(sign) if limit & int(sign) else ~limit & (2 * int(sign) - 1)  # bits again
     end = np.array([found], bits.dtype).view(scores.dtype)[0]
-    launch(choose_serial, choose_parallel, bits.dtype.char, work, threads, tasks, scores, end, chosen, ties)
+    launch(choose_kernel, bits.dtype.char, work, threads, tasks, scores, end, chosen, ties)
     choose_ties(scores, end, chosen, ties, missing)
     return chosen.view(np.bool_)

@@ -1,25 +1,25 @@
 """Y = W X: the forward product, and over the transposed structure the gradient of its input."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
-from .lanes import ask, axpy_segment, fill_tile
+from .jit import kernel, part
+from .lanes import axpy_rows, begin_rows
 from .launch import launch
-from .narrow import NARROW, narrow_spmm_parallel, narrow_spmm_serial, samples_like
+from .narrow import NARROW, narrow_spmm_kernel, samples_like
 from .panels import flat, pack, packed_together, scratch, sweeps, tile_width, unpack
-from .plan import AHEAD, GROUP, Array, Plan, share
+from .plan import GROUP, Array, Plan, share
 from .subnormals import flush_subnormals, restore_subnormals
 from .vectors import lanes
 from .width import VECTOR_BYTES
+from .workers import each_worker
 
 
-@kernel
+@part
 def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
-                x, xf, xb, features, y, yf, yb, batch, width):
+                x, xf, xb, features, y, yf, yb, batch, vectors):
     """A worker's share of Y = W X + bias: chunks of rows over a tile of samples, summed where they stay in cache."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // values.itemsize)
+    tile = vectors * (VECTOR_BYTES // values.itemsize)
     chunks, packed, present = bounds.size - 1, panels.size > 0, -1
     task, last = share(worker, workers, (batch + tile - 1) // tile * chunks)
     panel, sums, at = panels if packed else room, room, worker * (room.size // workers)
@@ -31,37 +31,20 @@ def spmm_worker(worker, workers, room, panels, pointers, step, blocks, bounds, h
         if packed:
             at = t * features * tile
         elif t != present:
-            pack(x, xf, xb, 0, features, t * tile, batch, panel, at, width)
+            pack(x, xf, xb, np.int64(0), features, t * tile, batch, panel, at, vectors)
             present = t
-        for r in range(r0, r1):
-            initial = bias[r] if bias.size > 0 else values.dtype.type(0)
-            fill_tile(sums, np.int64(start + (r - r0) * tile), initial, width)
+        begin_rows(sums, np.int64(start), bias, r0, r1, vectors)
         for block in range(blocks):
-            for r in range(r0, r1):
-                k = np.int64(pointers[block * step + min(r + AHEAD, r1 - 1)])
-                ask(col, k)
-                ask(values, k)
-                axpy_segment(sums, np.int64(start + (r - r0) * tile), col, values,
-                             np.int64(pointers[block * step + r]), np.int64(pointers[(block + 1) * step + r]),
-                             panel, np.int64(at), width)
-        unpack(sums, start, r0, r1, y, yf, yb, t * tile, batch, width)
+            axpy_rows(sums, np.int64(start), col, values, pointers, np.int64(block * step), step, r0, r1, panel, np.int64(at),
+                      vectors)
+        unpack(sums, start, r0, r1, y, yf, yb, t * tile, batch, vectors)
         task += end - chunk
     restore_subnormals(mode)
 
 
 @kernel
-def spmm_serial(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
-                y, yf, yb, batch, width):
-    spmm_worker(np.int64(0), np.int64(1), room, panels, pointers, step, blocks, bounds, height, col, values, bias,
-                x, xf, xb, features, y, yf, yb, batch, width)
-
-
-@kernel(parallel=True)
-def spmm_parallel(workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias, x, xf, xb, features,
-                  y, yf, yb, batch, width):
-    for worker in prange(workers):
-        spmm_worker(np.int64(worker), workers, room, panels, pointers, step, blocks, bounds, height, col, values, bias,
-                    x, xf, xb, features, y, yf, yb, batch, width)
+def spmm_kernel(pool, workers, crew, *args):
+    each_worker(pool, crew, spmm_worker, args)
 
 
 def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = None, threads: int = 1) -> None:
@@ -82,13 +65,12 @@ def spmm(plan: Plan, values: Array, x: Array, y: Array, bias: Array | None = Non
     bias = values[:0] if bias is None else bias
     types, dtype = (x.dtype.char, plan.col.dtype.char), values.dtype
     if batch <= NARROW:
-        launch(narrow_spmm_serial, narrow_spmm_parallel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
+        launch(narrow_spmm_kernel, types, plan.col.size * batch, threads, plan.bounds, plan.crow,
                plan.col, values, bias, *flat(x), samples_like(x), plan.columns, *flat(y), batch)
         return
-    width = tile_width(batch, dtype)
-    work = plan.col.size * sweeps(batch, dtype, len(width))
-    panels = packed_together(x, width, threads)
-    room = (plan.height + (0 if panels.size else plan.columns)) * len(width) * lanes(dtype)
-    launch(spmm_serial, spmm_parallel, (*types, width), work, threads, *scratch(room, dtype, threads, work), panels,
-           plan.pointers, plan.step, plan.blocks, plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns,
-           *flat(y), batch, width)
+    vectors = tile_width(batch, dtype)
+    work = plan.col.size * sweeps(batch, dtype, vectors)
+    panels = packed_together(x, vectors, threads)
+    room = (plan.height + (0 if panels.size else plan.columns)) * vectors * lanes(dtype)
+    launch(spmm_kernel, types, work, threads, *scratch(room, dtype, threads, work), panels, plan.pointers, plan.step,
+           plan.blocks, plan.bounds, plan.height, plan.col, values, bias, *flat(x), plan.columns, *flat(y), batch, vectors)

@@ -1,18 +1,18 @@
 """Which features of a batch are not zero in every sample: one reading of the batch, at the speed of memory."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .operands import nonzero
 from .panels import flat
 from .plan import Array
+from .workers import each_share
 
 BLOCK = 4096  # features of a task
 
 
-@kernel
+@part
 def used_tasks(first, last, x, feature_stride, batch_stride, batch, used):
     for block in range(first, last):
         f0, f1 = block * BLOCK, min(used.size, (block + 1) * BLOCK)
@@ -31,14 +31,8 @@ def used_tasks(first, last, x, feature_stride, batch_stride, batch, used):
 
 
 @kernel
-def used_serial(blocks, *args):
-    used_tasks(0, blocks, *args)
-
-
-@kernel(parallel=True)
-def used_parallel(blocks, *args):
-    for block in prange(blocks):
-        used_tasks(np.int64(block), block + 1, *args)
+def used_kernel(pool, workers, blocks, *args):
+    each_share(pool, workers, blocks, used_tasks, args)
 
 
 def used(x: Array, threads: int = 1) -> Array:
@@ -53,5 +47,5 @@ def used(x: Array, threads: int = 1) -> Array:
     features, batch = x.shape
     out = np.zeros(features, np.uint8)
     blocks = -(-features // BLOCK)
-    launch(used_serial, used_parallel, x.dtype.char, x.size // 16, threads, blocks, *flat(x), batch, out)
+    launch(used_kernel, x.dtype.char, x.size // 16, threads, blocks, *flat(x), batch, out)
     return out.view(np.bool_)

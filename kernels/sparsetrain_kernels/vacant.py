@@ -1,15 +1,15 @@
 """Positions of a matrix that are not among its kept edges, by their rank: a merge of the ranks with the edges."""
 
 import numpy as np
-from numba import prange
 
-from .jit import kernel
+from .jit import kernel, part
 from .launch import launch
 from .plan import Array
 from .row_shares import kept_before, row_shares
+from .workers import each_share
 
 
-@kernel
+@part
 def fill_rows(first, last, crow, col, kept, columns, rank, before, rows, cols):
     """The positions of the given ranks in some rows; the vacant positions in all rows before them are so many. ``cols``
     may be the memory of the ranks."""
@@ -31,22 +31,16 @@ def fill_rows(first, last, crow, col, kept, columns, rank, before, rows, cols):
             n += 1
 
 
-@kernel
-def fill_task(task, bounds, crow, col, kept, columns, rank, starts, before, rows, cols):
-    mine = slice(starts[task], starts[task + 1])
-    fill_rows(bounds[task], bounds[task + 1], crow, col, kept, columns, rank[mine], before[task], rows[mine], cols[mine])
+@part
+def fill_tasks(first, last, bounds, crow, col, kept, columns, rank, starts, before, rows, cols):
+    for task in range(first, last):
+        mine = slice(starts[task], starts[task + 1])
+        fill_rows(bounds[task], bounds[task + 1], crow, col, kept, columns, rank[mine], before[task], rows[mine], cols[mine])
 
 
 @kernel
-def fill_serial(tasks, *args):
-    for task in range(tasks):
-        fill_task(task, *args)
-
-
-@kernel(parallel=True)
-def fill_parallel(tasks, *args):
-    for task in prange(tasks):
-        fill_task(np.int64(task), *args)
+def fill_kernel(pool, workers, tasks, *args):
+    each_share(pool, workers, tasks, fill_tasks, args)
 
 
 def vacant(crow: Array, col: Array, kept: Array, columns: int, rank: Array, threads: int = 1) -> tuple[Array, Array]:
@@ -68,7 +62,7 @@ def vacant(crow: Array, col: Array, kept: Array, columns: int, rank: Array, thre
     starts = np.searchsorted(rank, before)
     tasks, work, types = bounds.size - 1, col.size + rank.size, crow.dtype.char
     launch(
-        fill_serial, fill_parallel, types, work, threads, tasks, bounds, crow, col, kept, columns, rank, starts, before,
+        fill_kernel, types, work, threads, tasks, bounds, crow, col, kept, columns, rank, starts, before,
         rows, rank,
     )
     return rows, rank

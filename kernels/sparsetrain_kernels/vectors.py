@@ -157,3 +157,24 @@ class Emit:
         loop = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"])])
         loop.operands = (loop, *loop.operands)  # how LLVM tells one loop from another: a node that refers to itself
         branch.set_metadata("llvm.loop", loop)
+
+    def prefetch(self, place: Any, locality: int = 3) -> None:
+        """Ask for the cache line of a place, which is read a little later: into all caches, or with 2 into all but L1."""
+        i8 = ir.IntType(8)
+        kind = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), I32, I32, I32])
+        call = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        line = self.builder.bitcast(place, i8.as_pointer())
+        self.builder.call(call, [line, *(ir.Constant(I32, n) for n in (0, locality, 1))])
+
+    def by_width(self, vectors: Any, most: int, body: Any) -> None:
+        """body(n) for n = vectors, which is from 1 to ``most``: each in a block of its own."""
+        b = self.builder
+        blocks, after = [b.append_basic_block("width") for _ in range(most)], b.append_basic_block("done")
+        choice = b.switch(vectors, blocks[-1])
+        for n, block in enumerate(blocks, 1):
+            if n < most:
+                choice.add_case(ir.Constant(I64, n), block)
+            b.position_at_end(block)
+            body(n)
+            b.branch(after)
+        b.position_at_end(after)

@@ -37,4 +37,6 @@ def chosen_bytes(asked: str | None, host: int) -> int:
 VECTOR_BYTES = chosen_bytes(os.environ.get(VARIABLE), host_bytes())
 REGISTERS = 32 if VECTOR_BYTES == 64 else 16  # that instructions of this width can name
 MOST_VECTORS = 8  # of a tile
+# of a tile of gradients: its sums, its inputs, four dot products and what is at hand stay in registers
+MOST_GRADIENT_VECTORS = REGISTERS // 4
 TILE_BYTES = MOST_VECTORS * VECTOR_BYTES  # of a panel's column, at most

@@ -5,31 +5,31 @@ its part of dX and of its edges' gradients.
 """
 
 import numpy as np
-from numba import prange
 
 from ..half_precision import computed, widened
-from ..jit import kernel
+from ..jit import kernel, part
 from ..lanes import add_sums, fill_tile
 from ..launch import launch
 from ..panels import scratch
 from ..plan import SEGMENTS, Array, share
 from ..subnormals import flush_subnormals, restore_subnormals
 from ..vectors import lanes
-from ..width import REGISTERS, VECTOR_BYTES
+from ..width import MOST_GRADIENT_VECTORS, VECTOR_BYTES
+from ..workers import each_worker
 from .cells import put_cells, take_cells
 from .edges import EdgesByInput
 from .grids import Grid
 from .shifted import shifted_backward
 
-WIDTH = (0,) * (REGISTERS // 4)  # as in ../backward.py
+WIDTH = (0,) * MOST_GRADIENT_VECTORS
 
 
-@kernel
+@part
 def backward_worker(worker, workers, room, g, cells_x, cells_y, crow, code, bounds, start, weights, grads, bias_grads, parts,
-                    x, dx, channels, inputs, dy, rows, outputs, batch, width):
+                    x, dx, channels, inputs, dy, rows, outputs, batch):
     """A worker's share: chunks of input channels over segments of the images, whose edges' gradients have a row each."""
     mode = flush_subnormals()
-    tile = len(width) * (VECTOR_BYTES // weights.itemsize)
+    tile = len(WIDTH) * (VECTOR_BYTES // weights.itemsize)
     chunks, nnz, present = bounds.size - 1, code.size, -1
     units = (batch + g.images - 1) // g.images * g.spans
     task, last = share(worker, workers, parts * chunks)
@@ -52,16 +52,16 @@ def backward_worker(worker, workers, room, g, cells_x, cells_y, crow, code, boun
             if chunk == 0 and bias_grads.size > 0:  # one worker does this for the whole segment
                 for o in range(rows):
                     for t in range(g.lead, g.lead + length, tile):
-                        add_sums(room, np.int64(at + o * g.stride + t), np.int64(1), bias_grads, np.int64(part * rows + o), width)
+                        add_sums(room, np.int64(at + o * g.stride + t), np.int64(1), bias_grads, np.int64(part * rows + o), np.int64(len(WIDTH)))
             for r in range(r0, r1):
                 c, window = r // g.phases, r % g.phases * g.spans + span
                 k0, k1 = np.int64(crow[r]), np.int64(crow[r + 1])
                 if k1 > k0:
                     take_cells(x, (first * channels + c) * inputs, channels * inputs, inputs, cells_x, window, images, room, here, length)
                 for t in range(0, length, tile):
-                    fill_tile(room, np.int64(sums + t), room.dtype.type(0), width)
+                    fill_tile(room, np.int64(sums + t), room.dtype.type(0), WIDTH)
                     shifted_backward(room, np.int64(sums + t), room, np.int64(here + t), code, weights, grads,
-                                     np.int64(part * nnz), k0, k1, start, room, np.int64(at + t), width)
+                                     np.int64(part * nnz), k0, k1, start, room, np.int64(at + t), WIDTH)
                 if dx.size > 0:
                     put_cells(room, sums, dx, (first * channels + c) * inputs, channels * inputs, inputs, cells_x, window, images)
         task += end - chunk
@@ -69,18 +69,8 @@ def backward_worker(worker, workers, room, g, cells_x, cells_y, crow, code, boun
 
 
 @kernel
-def backward_serial(workers, room, g, cells_x, cells_y, crow, code, bounds, start, weights, grads, bias_grads, parts,
-                    x, dx, channels, inputs, dy, rows, outputs, batch, width):
-    backward_worker(np.int64(0), np.int64(1), room, g, cells_x, cells_y, crow, code, bounds, start, weights, grads, bias_grads,
-                    parts, x, dx, channels, inputs, dy, rows, outputs, batch, width)
-
-
-@kernel(parallel=True)
-def backward_parallel(workers, room, g, cells_x, cells_y, crow, code, bounds, start, weights, grads, bias_grads, parts,
-                      x, dx, channels, inputs, dy, rows, outputs, batch, width):
-    for worker in prange(workers):
-        backward_worker(np.int64(worker), workers, room, g, cells_x, cells_y, crow, code, bounds, start, weights, grads,
-                        bias_grads, parts, x, dx, channels, inputs, dy, rows, outputs, batch, width)
+def backward_kernel(pool, workers, crew, *args):
+    each_worker(pool, crew, backward_worker, args)
 
 
 def backward(
@@ -112,10 +102,10 @@ def backward(
     work = 2 * values.size * units * layout.span // lanes(dtype)
     room = rows * layout.stride + 2 * layout.span + layout.lanes
     grads, bias_grads = np.empty((parts, values.size), dtype), np.zeros((parts, 0 if bias_grad is None else rows), dtype)
-    launch(backward_serial, backward_parallel, (x.dtype.char, e.code.dtype.char), work, threads,
+    launch(backward_kernel, (x.dtype.char, e.code.dtype.char), work, threads,
            *scratch(room, dtype, threads, work), layout, g.inputs, g.read_outputs, e.crow, e.code, e.bounds, g.from_outputs,
            values[e.perm], grads.reshape(-1), bias_grads.reshape(-1), parts, x.reshape(-1),
-           x.reshape(-1)[:0] if dx is None else dx.reshape(-1), channels, inputs, dy.reshape(-1), rows, outputs, batch, WIDTH)
+           x.reshape(-1)[:0] if dx is None else dx.reshape(-1), channels, inputs, dy.reshape(-1), rows, outputs, batch)
     grad[e.perm] = grads.sum(0)
     if bias_grad is not None:
         bias_grad[:] = bias_grads.sum(0)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from ..expansion import VECTORS, compress_steps, expand_steps
-from ..jit import kernel
-from ..lanes import ask_early, copy_tile
+from ..jit import part
+from ..lanes import ask_early, copy_vector
 from ..operands import read, write
 from ..width import VECTOR_BYTES
 from .pieces import BITS, IMAGE, NUMBERS, PLACE, SOURCE, STEPS, SURE
@@ -16,7 +16,7 @@ FAR = 256  # numbers of a channel, from which on others are asked for ahead; sma
 AHEAD = 4  # channels: a run of the next one would come too late
 
 
-@kernel(inline=True)
+@part(inline=True)
 def copy_run(x, source, step, y, place, apart, numbers, lanes):
     """y[place + j*apart] = x[source + j*step] for j < numbers; one of both may be in half precision. Vectors at the end of a
     run overlap those before, and write the same again."""
@@ -26,7 +26,7 @@ def copy_run(x, source, step, y, place, apart, numbers, lanes):
     elif numbers >= lanes:
         for n in range(0, numbers, lanes):
             j = min(n, numbers - lanes)
-            copy_tile(x, np.int64(source + j), y, np.int64(place + j), (0,))
+            copy_vector(x, np.int64(source + j), y, np.int64(place + j))
     elif numbers >= 8:
         copy_numbers(x, np.int64(source), y, np.int64(place), EIGHT)
         copy_numbers(x, np.int64(source + numbers - 8), y, np.int64(place + numbers - 8), EIGHT)
@@ -35,7 +35,7 @@ def copy_run(x, source, step, y, place, apart, numbers, lanes):
         copy_numbers(x, np.int64(source + numbers - 4), y, np.int64(place + numbers - 4), FOUR)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def take_cells(x, start, image_stride, ahead, cells, window, images, panel, at, length):
     """panel[at : at + length] = a window of one channel, of so many images: its runs, and zeros between them."""
     lanes, done = VECTOR_BYTES // panel.itemsize, at
@@ -68,21 +68,21 @@ def take_cells(x, start, image_stride, ahead, cells, window, images, panel, at, 
     fill_zeros(panel, done, at + length)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def ask_for_run(x, first, numbers):
     """Ask for the run of another channel: memory is slow where channels are read and written piece by piece."""
     for j in range(0, numbers, LINE // x.itemsize):
         ask_early(x, np.int64(first + j))
 
 
-@kernel(inline=True)
+@part(inline=True)
 def fill_zeros(panel, first, last):
     """panel[first:last] = 0"""
     for i in range(np.uint64(first), np.uint64(last)):
         panel[i] = 0
 
 
-@kernel(inline=True)
+@part(inline=True)
 def put_cells(panel, at, x, start, image_stride, ahead, cells, window, images):
     """The runs of a window of one channel out of panel[at:], those of so many images. The panel's numbers are lost, and
     a vector beyond them is read."""

@@ -7,17 +7,17 @@
 import math
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
+from ..workers import each_share
 from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel(reorder=True, inline=True)
+@part(reorder=True, inline=True)
 def mean_square(g):
     total = g.dtype.type(0)
     for j in range(g.size):
@@ -25,7 +25,7 @@ def mean_square(g):
     return total / g.dtype.type(g.size)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def adagrad_row(g, at, w, s, at_s, rowwise, eps, weight_decay, lr):
     """The row at w[at : +dim], with its sums from s[at_s] on."""
     start = np.uint64(at)
@@ -43,7 +43,7 @@ def adagrad_row(g, at, w, s, at_s, rowwise, eps, weight_decay, lr):
             w[k] -= lr * g[k - start] / (math.sqrt(s[k + shift]) + eps)
 
 
-@kernel
+@part
 def adagrad_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, sums, rowwise,
                   lr, eps, weight_decay, l1, l1_values):
     mode = flush_subnormals()
@@ -66,14 +66,8 @@ def adagrad_tasks(first, last, bounds, room, rows, starts, order, gradients, dim
 
 
 @kernel
-def adagrad_serial(bounds, *args):
-    adagrad_tasks(0, bounds.size - 1, bounds, *args)
-
-
-@kernel(parallel=True)
-def adagrad_parallel(bounds, *args):
-    for task in prange(bounds.size - 1):
-        adagrad_tasks(np.int64(task), task + 1, bounds, *args)
+def adagrad_kernel(pool, workers, bounds, *args):
+    each_share(pool, workers, bounds.size - 1, adagrad_tasks, (bounds, *args))
 
 
 def adagrad(
@@ -90,6 +84,6 @@ def adagrad(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(adagrad_serial, adagrad_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+    launch(adagrad_kernel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
            groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, sums, rowwise, lr, eps,
            weight_decay, l1, l1_values)

@@ -11,21 +11,20 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
+from ..workers import each_share
 from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 EPSILON = np.finfo(np.float64).eps / 4
 LONGEST = 1 << 18  # numbers of a table of corrections: 2 MB
-PART = 1 << 14  # numbers that one worker steps at a time
 
 
-@kernel(inline=True)
+@part(inline=True)
 def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shrink):
     """The row at w[at : +dim]; root = 1 / sqrt(1 - beta2^n)."""
     one, start = w.dtype.type(1), np.uint64(at)
@@ -41,13 +40,13 @@ def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shr
         w[k] = shrink * w[k] - step_size * m[k] / (math.sqrt(u[k] if u.size > 0 else v[k]) * root + eps)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def correction(n, beta1, first_corrections):
     """1 - beta1^n"""
     return first_corrections[n] if n < first_corrections.size else 1.0 - beta1**n
 
 
-@kernel(inline=True)
+@part(inline=True)
 def root_of(n, beta2, roots):
     """1 / sqrt(1 - beta2^n)"""
     return roots[n] if n < roots.size else 1.0 / math.sqrt(1.0 - beta2**n)
@@ -63,7 +62,7 @@ def corrections(beta1: float, beta2: float) -> tuple[Array, Array]:
     return first, 1.0 / np.sqrt(second)
 
 
-@kernel
+@part
 def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq,
                counts, step, lr, beta1, beta2, first_corrections, roots, eps, coupled, shrink, l1, l1_values):
     mode = flush_subnormals()
@@ -96,17 +95,11 @@ def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, s
 
 
 @kernel
-def adam_serial(bounds, *args):
-    adam_tasks(0, bounds.size - 1, bounds, *args)
+def adam_kernel(pool, workers, bounds, *args):
+    each_share(pool, workers, bounds.size - 1, adam_tasks, (bounds, *args))
 
 
-@kernel(parallel=True)
-def adam_parallel(bounds, *args):
-    for task in prange(bounds.size - 1):
-        adam_tasks(np.int64(task), task + 1, bounds, *args)
-
-
-@kernel
+@part
 def adam_part(first, last, gradients, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, step_sizes, roots,
               beta1, beta2, eps, coupled, shrink):
     """The numbers from first to last - 1, each a row of its own, all of which have a gradient. The tables end where their
@@ -129,14 +122,8 @@ def adam_part(first, last, gradients, scale, weights, exp_avg, exp_avg_sq, max_e
 
 
 @kernel
-def adam_each_serial(size, *args):
-    adam_part(0, size, *args)
-
-
-@kernel(parallel=True)
-def adam_each_parallel(size, *args):
-    for part in prange((size + PART - 1) // PART):
-        adam_part(part * PART, min(size, (part + 1) * PART), *args)
+def adam_each_kernel(pool, workers, size, *args):
+    each_share(pool, workers, size, adam_part, args)
 
 
 def adam(
@@ -162,10 +149,10 @@ def adam(
     if whole and tables[0].size < LONGEST and not l1 and not l1_values.size:
         kind = weights.dtype.type
         numbers = map(kind, (*betas, eps, coupled, shrink))
-        launch(adam_each_serial, adam_each_parallel, weights.dtype.char, weights.size, threads, weights.size, gradients,
+        launch(adam_each_kernel, weights.dtype.char, weights.size, threads, weights.size, gradients,
                kind(scale), weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, (lr / tables[0]).astype(kind),
                tables[1].astype(kind), *numbers)
         return
-    launch(adam_serial, adam_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+    launch(adam_kernel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
            groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, exp_avg, exp_avg_sq,
            max_exp_avg_sq, counts, step, lr, *betas, *tables, eps, coupled, shrink, l1, l1_values)

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..plan import Array
 from .group import Groups
 
@@ -53,7 +53,7 @@ def _prefetch(write: int) -> Any:
 fetch, fetch_to_read = _prefetch(1), _prefetch(0)
 
 
-@kernel(inline=True)
+@part(inline=True)
 def add_row(gradients, place, dim, scale, out, at, fresh):
     """out[at : +dim] (+)= scale * the row of gradients at place"""
     start = np.uint64(place * dim)
@@ -62,7 +62,7 @@ def add_row(gradients, place, dim, scale, out, at, fresh):
         out[k + shift] = scale * gradients[k] if fresh else out[k + shift] + scale * gradients[k]
 
 
-@kernel(inline=True)
+@part(inline=True)
 def row_gradient(u, starts, order, gradients, dim, scale, out, at):
     """out[at : +dim] = scale * sum of the gradients of row u's occurrences, in the order in which they came"""
     if starts.size == 0:
@@ -74,7 +74,7 @@ def row_gradient(u, starts, order, gradients, dim, scale, out, at):
         add_row(gradients, order[k], dim, scale, out, at, k == starts[u])
 
 
-@kernel(inline=True)
+@part(inline=True)
 def soft_threshold(x, threshold):
     """sign(x) max(|x| - threshold, 0): an exact zero, and NaN stays NaN."""
     if x > threshold:
@@ -101,12 +101,12 @@ def balanced(starts, rows, bounds):
         bounds[c] = low
 
 
-@kernel(inline=True)
+@part(inline=True)
 def shrinks(l1, l1_values):
     return l1 > 0 or l1_values.size > 0
 
 
-@kernel(inline=True)
+@part(inline=True)
 def shrink_row(w, at, dim, lr, l1, l1_values, denominator):
     """|w| -= lr l1 / denominator, not past 0, over the row at w[at : +dim]"""
     start = np.uint64(at)

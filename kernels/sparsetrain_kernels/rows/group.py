@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
+from ..workers import each_share
 
 BITS = 11  # of a digit at most: the counts of a chunk stay in L1
 CHUNK = 4096  # ids of a task
@@ -24,7 +24,7 @@ class Groups(NamedTuple):
     order: Array
 
 
-@kernel
+@part
 def count_digits(first, last, ids, shift, counts):
     """counts[chunk, d] = ids of the chunk whose digit is d"""
     mask = counts.shape[1] - 1
@@ -34,7 +34,7 @@ def count_digits(first, last, ids, shift, counts):
             counts[chunk, (ids[k] >> shift) & mask] += 1
 
 
-@kernel
+@part
 def start_digits(counts, total):
     """Counts become places: by digit, then by chunk, which keeps the sort stable."""
     chunks, digits = counts.shape
@@ -54,7 +54,7 @@ def start_digits(counts, total):
             total[d] += here
 
 
-@kernel
+@part
 def place_digits(first, last, ids, order, shift, places, new_ids, new_order):
     mask = places.shape[1] - 1
     for chunk in range(first, last):
@@ -65,7 +65,7 @@ def place_digits(first, last, ids, order, shift, places, new_ids, new_order):
             new_ids[place], new_order[place] = ids[k], order[k]
 
 
-@kernel
+@part
 def count_firsts(first, last, ids, firsts):
     """firsts[chunk + 1] = places of the chunk where a new id begins"""
     for chunk in range(first, last):
@@ -75,7 +75,7 @@ def count_firsts(first, last, ids, firsts):
         firsts[chunk + 1] = total
 
 
-@kernel
+@part
 def add_up(firsts):
     """firsts[chunk] = places in all chunks before it where a new id begins; returns those of all"""
     firsts[0] = 0
@@ -84,7 +84,7 @@ def add_up(firsts):
     return firsts[-1]
 
 
-@kernel
+@part
 def place_firsts(first, last, ids, firsts, rows, starts):
     for chunk in range(first, last):
         u = firsts[chunk]
@@ -95,36 +95,17 @@ def place_firsts(first, last, ids, firsts, rows, starts):
 
 
 @kernel
-def group_serial(ids, new_ids, order, new_order, counts, total, firsts, rows, starts, digits, bits):
+def group_kernel(pool, workers, ids, new_ids, order, new_order, counts, total, firsts, rows, starts, digits, bits):
     """Distinct ids, how many they are; the order is in ``order`` after an even number of digits, else in ``new_order``."""
     chunks = counts.shape[0]
     for digit in range(digits):
-        count_digits(np.int64(0), chunks, ids, digit * bits, counts)
+        each_share(pool, workers, chunks, count_digits, (ids, digit * bits, counts))
         start_digits(counts, total)
-        place_digits(np.int64(0), chunks, ids, order, digit * bits, counts, new_ids, new_order)
+        each_share(pool, workers, chunks, place_digits, (ids, order, digit * bits, counts, new_ids, new_order))
         ids, new_ids, order, new_order = new_ids, ids, new_order, order
-    count_firsts(np.int64(0), chunks, ids, firsts)
+    each_share(pool, workers, chunks, count_firsts, (ids, firsts))
     distinct = add_up(firsts)
-    place_firsts(np.int64(0), chunks, ids, firsts, rows, starts)
-    starts[distinct] = ids.size
-    return distinct
-
-
-@kernel(parallel=True)
-def group_parallel(ids, new_ids, order, new_order, counts, total, firsts, rows, starts, digits, bits):
-    chunks = counts.shape[0]
-    for digit in range(digits):
-        for chunk in prange(chunks):
-            count_digits(np.int64(chunk), chunk + 1, ids, digit * bits, counts)
-        start_digits(counts, total)
-        for chunk in prange(chunks):
-            place_digits(np.int64(chunk), chunk + 1, ids, order, digit * bits, counts, new_ids, new_order)
-        ids, new_ids, order, new_order = new_ids, ids, new_order, order
-    for chunk in prange(chunks):
-        count_firsts(np.int64(chunk), chunk + 1, ids, firsts)
-    distinct = add_up(firsts)
-    for chunk in prange(chunks):
-        place_firsts(np.int64(chunk), chunk + 1, ids, firsts, rows, starts)
+    each_share(pool, workers, chunks, place_firsts, (ids, firsts, rows, starts))
     starts[distinct] = ids.size
     return distinct
 
@@ -166,7 +147,7 @@ def group(ids: Array, size: int, threads: int = 1, places: Array | None = None) 
     new_order, counts, total = np.empty_like(order), np.empty((chunks, 1 << bits), np.int32), np.empty(1 << bits, np.int32)
     rows, starts = np.empty(ids.size, np.int64), np.empty(ids.size + 1, np.int32)
     distinct = launch(
-        group_serial, group_parallel, keys.dtype.char, ids.size * (digits + 1), threads, keys, np.empty_like(keys), order,
+        group_kernel, keys.dtype.char, ids.size * (digits + 1), threads, keys, np.empty_like(keys), order,
         new_order, counts, total, np.empty(chunks + 1, np.int64), rows, starts, digits, bits,
     )
     rows.resize(distinct, refcheck=False)  # what was not needed goes back

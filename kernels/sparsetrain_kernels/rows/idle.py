@@ -6,18 +6,18 @@ A row that was last up to date ``k`` steps ago gets the last k of the steps desc
 import math
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
+from ..workers import each_share
 from .gradient import AHEAD, TASK, fetch
 
 NEGLIGIBLE = {np.dtype(np.float32): 1e-10, np.dtype(np.float64): 1e-18}  # of a step, beside the last one with a gradient
 
 
-@kernel
+@part
 def idle_linear_tasks(first, last, rows, behind, powers, dim, weights, buffer, squares, means):
     """(w, b) = M (w, b), v *= a, m *= a, with M and a of the steps that the row missed: row k of powers."""
     mode = flush_subnormals()
@@ -47,14 +47,8 @@ def idle_linear_tasks(first, last, rows, behind, powers, dim, weights, buffer, s
 
 
 @kernel
-def idle_linear_serial(count, *args):
-    idle_linear_tasks(0, count, *args)
-
-
-@kernel(parallel=True)
-def idle_linear_parallel(count, *args):
-    for task in prange(count):
-        idle_linear_tasks(np.int64(task), task + 1, *args)
+def idle_linear_kernel(pool, workers, count, *args):
+    each_share(pool, workers, count, idle_linear_tasks, args)
 
 
 @kernel
@@ -83,11 +77,11 @@ def idle_linear(rows: Array, behind: Array, steps: Array, weights: Array, buffer
     powers = np.empty((int(behind.max(initial=0)) + 1, 5))
     powers_of(steps, powers)
     count = -(-rows.size // TASK)
-    launch(idle_linear_serial, idle_linear_parallel, weights.dtype.char, rows.size * (8 + dim // 4), threads, count, rows,
+    launch(idle_linear_kernel, weights.dtype.char, rows.size * (8 + dim // 4), threads, count, rows,
            behind, powers, dim, weights, buffer, squares, means)
 
 
-@kernel
+@part
 def idle_adam_tasks(first, last, rows, behind, steps, powers, negligible, eps, dim, weights, exp_avg, exp_avg_sq,
                     max_exp_avg_sq):
     mode = flush_subnormals()
@@ -122,14 +116,8 @@ def idle_adam_tasks(first, last, rows, behind, steps, powers, negligible, eps, d
 
 
 @kernel
-def idle_adam_serial(count, *args):
-    idle_adam_tasks(0, count, *args)
-
-
-@kernel(parallel=True)
-def idle_adam_parallel(count, *args):
-    for task in prange(count):
-        idle_adam_tasks(np.int64(task), task + 1, *args)
+def idle_adam_kernel(pool, workers, count, *args):
+    each_share(pool, workers, count, idle_adam_tasks, args)
 
 
 @kernel
@@ -158,5 +146,5 @@ def idle_adam(rows: Array, behind: Array, steps: Array, weights: Array, exp_avg:
     decays_of(steps, powers)
     count = -(-rows.size // TASK)
     work = int(np.minimum(behind, 400).sum()) * (8 + dim // 4)
-    launch(idle_adam_serial, idle_adam_parallel, weights.dtype.char, work, threads, count, rows, behind, steps, powers,
+    launch(idle_adam_kernel, weights.dtype.char, work, threads, count, rows, behind, steps, powers,
            NEGLIGIBLE[weights.dtype], eps, dim, weights, exp_avg, exp_avg_sq, max_exp_avg_sq)

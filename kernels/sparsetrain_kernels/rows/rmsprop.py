@@ -11,22 +11,22 @@ gradient is then zero.
 import math
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
+from ..workers import each_share
 from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel(inline=True)
+@part(inline=True)
 def divisor(k, v, a, correction, eps):
     return math.sqrt(v[k] - a[k] * a[k] if a.size > 0 else correction * v[k]) + eps
 
 
-@kernel(inline=True)
+@part(inline=True)
 def rmsprop_row(g, at, w, v, a, b, alpha, correction, eps, weight_decay, momentum, lr):
     """The row at w[at : +dim]; correction = 1 / (1 - alpha^n), or 1."""
     one, start = w.dtype.type(1), np.uint64(at)
@@ -48,7 +48,7 @@ def rmsprop_row(g, at, w, v, a, b, alpha, correction, eps, weight_decay, momentu
             w[k] -= lr * g[k - start] / divisor(k, v, a, correction, eps)
 
 
-@kernel
+@part
 def rmsprop_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, square_avg, grad_avg,
                   momentum_buffer, counts, lr, alpha, eps, weight_decay, momentum, l1, l1_values):
     mode = flush_subnormals()
@@ -78,14 +78,8 @@ def rmsprop_tasks(first, last, bounds, room, rows, starts, order, gradients, dim
 
 
 @kernel
-def rmsprop_serial(bounds, *args):
-    rmsprop_tasks(0, bounds.size - 1, bounds, *args)
-
-
-@kernel(parallel=True)
-def rmsprop_parallel(bounds, *args):
-    for task in prange(bounds.size - 1):
-        rmsprop_tasks(np.int64(task), task + 1, bounds, *args)
+def rmsprop_kernel(pool, workers, bounds, *args):
+    each_share(pool, workers, bounds.size - 1, rmsprop_tasks, (bounds, *args))
 
 
 def rmsprop(
@@ -104,6 +98,6 @@ def rmsprop(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(rmsprop_serial, rmsprop_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+    launch(rmsprop_kernel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
            groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, square_avg, grad_avg,
            momentum_buffer, counts, lr, alpha, eps, weight_decay, momentum, l1, l1_values)

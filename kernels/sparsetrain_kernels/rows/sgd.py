@@ -5,17 +5,17 @@
 """
 
 import numpy as np
-from numba import prange
 
-from ..jit import kernel
+from ..jit import kernel, part
 from ..launch import launch
 from ..plan import Array
 from ..subnormals import flush_subnormals, restore_subnormals
+from ..workers import each_share
 from .gradient import AHEAD, fetch, row_gradient, shrink_row, shrinks, tasks, work_of
 from .group import Groups
 
 
-@kernel(inline=True)
+@part(inline=True)
 def sgd_row(g, at, w, b, momentum, keep, weight_decay, nesterov, lr):
     """The row at w[at : +dim]; keep = 1 - dampening."""
     start = np.uint64(at)
@@ -30,7 +30,7 @@ def sgd_row(g, at, w, b, momentum, keep, weight_decay, nesterov, lr):
         w[k] -= lr * g[k - start]
 
 
-@kernel
+@part
 def sgd_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, scale, weights, momentum_buffer, counts,
               momentum, dampening, weight_decay, nesterov, lr, l1, l1_values):
     mode = flush_subnormals()
@@ -56,14 +56,8 @@ def sgd_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, sc
 
 
 @kernel
-def sgd_serial(bounds, *args):
-    sgd_tasks(0, bounds.size - 1, bounds, *args)
-
-
-@kernel(parallel=True)
-def sgd_parallel(bounds, *args):
-    for task in prange(bounds.size - 1):
-        sgd_tasks(np.int64(task), task + 1, bounds, *args)
+def sgd_kernel(pool, workers, bounds, *args):
+    each_share(pool, workers, bounds.size - 1, sgd_tasks, (bounds, *args))
 
 
 def sgd(
@@ -82,6 +76,6 @@ def sgd(
         scale: multiplies the gradients.
         l1, l1_values: of all values, or for each of the table (else of size 0).
     """
-    launch(sgd_serial, sgd_parallel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
+    launch(sgd_kernel, weights.dtype.char, work_of(groups, dim), threads, *tasks(groups, dim, weights.dtype),
            groups.rows, groups.starts, groups.order, gradients, dim, weights.dtype.type(scale), weights, momentum_buffer, counts,
            momentum, dampening, weight_decay, nesterov, lr, l1, l1_values)
