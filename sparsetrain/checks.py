@@ -147,10 +147,10 @@ def assert_there(holds: Tensor, message: str) -> None:
     torch._assert_async(holds, message)
 
 
-def within(where: str, name: str, index: Tensor, size: int) -> None:
-    """Every index lies in 0..size-1; the message names the first that does not."""
+def within(where: str, name: str, index: Tensor, size: int, first: int = 0) -> None:
+    """Every index lies in 0..size-1; the message names the first that does not, whose position counts from ``first``."""
     bad = (index < 0) | (index >= size)
     if bool(bad.any()):
         k = int(bad.nonzero()[0])
         expected = f"0 to {size - 1}" if size else "no index, as the size is 0"
-        raise IndexError(f"{where}: expected {name} from {expected}, got {int(index[k])} at position {k}.")
+        raise IndexError(f"{where}: expected {name} from {expected}, got {int(index[k])} at position {first + k}.")

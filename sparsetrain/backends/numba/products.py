@@ -71,7 +71,7 @@ class _Kept:
 
 def _forward(t: Topology) -> _Kept:
     t.check_untouched()
-    return _Kept(kernels.plan(array(t.crow), array(t.col), t.shape[1]), t.crow, t.col)
+    return _Kept(kernels.plan(array(t.crow), array(t.stored_col), t.shape[1]), t.crow, t.stored_col)
 
 
 def _backward(t: Topology) -> _Kept:
