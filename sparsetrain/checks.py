@@ -117,12 +117,17 @@ def comparable(tensor: Tensor) -> Tensor:
 
 def indices(where: str, name: str, value: Any) -> Tensor:
     """A one-dimensional int64 tensor of indices in memory of its own."""
+    return integers(where, name, value).to(torch.int64, copy=True)
+
+
+def integers(where: str, name: str, value: Any) -> Tensor:
+    """A one-dimensional tensor of indices as they came, of any type of integers."""
     tensor = numbers(where, name, value)
     if tensor.dtype not in INDEX_DTYPES and tensor.shape != (0,):  # an empty list holds floats, says numpy
         raise TypeError(f"{where}: expected {name} to hold integers, got {tensor.dtype}. Convert with .long().")
     if tensor.ndim != 1:
         raise ValueError(f"{where}: expected {name} to be one-dimensional, got shape {tuple(tensor.shape)}.")
-    return tensor.to(torch.int64, copy=True)
+    return tensor.long() if tensor.is_floating_point() else tensor  # an empty one
 
 
 def broadcast_shape(where: str, row: Tensor, col: Tensor) -> tuple[int, ...]:

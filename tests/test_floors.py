@@ -21,6 +21,7 @@ FLOORS: tuple[set[str], ...] = (
         "tracing",
         "checks",
         "extras",
+        "free_memory",
         "layer_names",
         "text_table",
         "structure",

@@ -76,11 +76,12 @@ class Topology(TopologyForms):
     ) -> None:
         where = "Topology"
         size = checks.shape_of_matrix(where, shape)
-        crow, col = checks.indices(where, "crow", crow), checks.indices(where, "col", col)
+        crow, col = checks.indices(where, "crow", crow), checks.integers(where, "col", col)
         check_canonical(where, crow, col, size)
         inputs = None if inputs is None else checked(where, "inputs", inputs, size[1])
         outputs = None if outputs is None else checked(where, "outputs", outputs, size[0])
-        self._set(crow, col, size, inputs, outputs)
+        kind = column_type(size, col.numel(), crow.device)
+        self._set(crow, col.to(kind, copy=True), size, inputs, outputs)  # its own, and nothing wider on the way
 
     def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Self:
         types = pointer_type(shape, col.numel()), column_type(shape, col.numel(), crow.device)
