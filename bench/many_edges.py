@@ -151,12 +151,17 @@ def sweep(options: argparse.Namespace) -> None:
             print(f"{edges:<12} {done.stderr.strip().splitlines()[-1]}")
             continue
         f = json.loads(done.stdout.splitlines()[-1])
-        print(f"{edges:<12} {layers:<7} {f['features']:<9} {f['ns_an_edge']:<11} {f['held_bytes_an_edge']:<14} {f['peak_gb']}")
+        print(
+            f"{edges:<12} {layers:<7} {f['features']:<9} {f['ns_an_edge']:<11} {f['held_bytes_an_edge']:<14} {f['peak_gb']}"
+        )
 
 
 def warm_up(options: argparse.Namespace) -> None:
     """Kernels are compiled and loaded before anything is measured."""
-    least, index_types.NARROW_EDGES = index_types.NARROW_EDGES, 0 if options.edges / options.layers >= 1 << 22 else 1 << 62
+    least, index_types.NARROW_EDGES = (
+        index_types.NARROW_EDGES,
+        0 if options.edges / options.layers >= 1 << 22 else 1 << 62,
+    )
     model = layers_of(10_000, 2, 1_000)
     train(model, options.optimizer)
     backward(model, torch.randn(options.batch, 1_000))

@@ -38,6 +38,8 @@ class SlotMap(NamedTuple):
         if _compiles(flat):
             new = torch.empty(source.numel(), dtype=flat.dtype)
             kernels.carry(array(source), array(flat), array(new), start, torch.get_num_threads())
+        elif flat.dtype is torch.bfloat16 and not start and _compiles(flat.view(torch.int16)):  # a zero has no bits
+            new = SlotMap(source, self.before).moved(flat.view(torch.int16)).view(torch.bfloat16)
         elif flat.numel():
             new = flat[source.clamp(min=0).long()].masked_fill(self.newborn, start)
         else:
@@ -49,7 +51,7 @@ class SlotMap(NamedTuple):
 
 def _compiles(numbers: Tensor) -> bool:
     """Whether the kernel takes them."""
-    known = numbers.dtype in (torch.float32, torch.float64, torch.int32)
+    known = numbers.dtype in (torch.float32, torch.float64, torch.int32, torch.int16)
     return COMPILES and known and numbers.device.type == "cpu" and lends_memory(numbers)
 
 

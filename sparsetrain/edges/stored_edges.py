@@ -49,7 +49,9 @@ class Stored(NamedTuple):
     def topology(self) -> Topology:
         """The edges themselves, checked anew. ValueError: they are not those that were stored."""
         try:
-            t = Topology(_pointers(_whole(self.fan_in)), _whole(self.col), self.shape, inputs=self.inputs, outputs=self.outputs)
+            t = Topology(
+                _pointers(_whole(self.fan_in)), _whole(self.col), self.shape, inputs=self.inputs, outputs=self.outputs
+            )
         except (IndexError, TypeError, ValueError) as error:
             raise ValueError(f"the stored edges are damaged. {error} {LEAVE_OUT}") from None
         if t.digest != self.digest:

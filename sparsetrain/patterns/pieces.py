@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from .. import free_memory
 from ..structure.csr import from_positions
-from ..structure.index_types import column_type, pointer_type
+from ..structure.index_types import column_type, index_bytes, pointer_type
 from ..structure.topology import Topology
 from .sampling import binomial, distinct
 
@@ -43,8 +43,7 @@ def assembled(
     nnz, device = sum(edges), torch.device("cpu") if device is None else device
     kinds = pointer_type(shape, nnz), column_type(shape, nnz, device)
     if device.type == "cpu":
-        needed = (shape[0] + 1) * kinds[0].itemsize + nnz * kinds[1].itemsize + max(edges, default=0) * BYTES
-        free_memory.check(where, nnz, needed)
+        free_memory.check(where, nnz, index_bytes(shape, nnz, device) + max(edges, default=0) * BYTES)
     if len(edges) == 1:
         return Topology._trusted(*from_positions(draw(0, shape[0], nnz), shape), shape)
     crow = torch.zeros(shape[0] + 1, dtype=kinds[0], device=device)

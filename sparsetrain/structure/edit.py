@@ -154,7 +154,14 @@ def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor, re
     edges = int(keep.count_nonzero()) + col.numel()
     if t.device.type == "cpu" and COMPILES:
         *merged, row = kernels.merge(
-            array(t.crow), array(t.stored_col), array(keep), array(crow), array(col), edges, torch.get_num_threads(), revive
+            array(t.crow),
+            array(t.stored_col),
+            array(keep),
+            array(crow),
+            array(col),
+            edges,
+            torch.get_num_threads(),
+            revive,
         )
         if row < 0:
             new_crow, new_col, source = (torch.from_numpy(each) for each in merged)

@@ -7,7 +7,9 @@ from torch import Tensor
 
 LARGEST = torch.iinfo(torch.int32).max
 NARROW = 1 << 16  # columns that 16 bits number
-NARROW_EDGES = 1 << 22  # from which on columns are kept in 16 bits: kernels are compiled once more for them, which takes
+NARROW_EDGES = (
+    1 << 22
+)  # from which on columns are kept in 16 bits: kernels are compiled once more for them, which takes
 # longer than the bytes of fewer edges are worth
 PIECE = 1 << 20  # indices that are widened at a time
 
@@ -31,6 +33,12 @@ def column_type(shape: tuple[int, int], nnz: int, device: torch.device) -> torch
     """
     narrow = shape[1] <= NARROW and nnz >= NARROW_EDGES and device.type == "cpu"
     return torch.uint16 if narrow else pointer_type(shape, nnz)
+
+
+def index_bytes(shape: tuple[int, int], nnz: int, device: torch.device) -> int:
+    """Bytes of row pointers and columns."""
+    columns = column_type(shape, nnz, device)
+    return (shape[0] + 1) * pointer_type(shape, nnz).itemsize + nnz * columns.itemsize
 
 
 def widened(index: Tensor) -> Tensor:

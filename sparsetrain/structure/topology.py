@@ -270,11 +270,16 @@ class Topology(TopologyForms):
 
     def derived(self, build: Callable[["Topology"], T]) -> T:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
-        if build not in self._derived:
+        kept: T | None = self._derived.get(build)
+        if kept is None:
             with with_data():
-                self._derived[build] = build(self)
-        kept: T = self._derived[build]
+                kept = self._derived[build] = build(self)
         return kept
+
+    def forget(self, *builds: Callable[["Topology"], Any]) -> None:
+        """Give back the memory of what was derived; it is made anew where it is needed again."""
+        for build in builds:
+            self._derived.pop(build, None)
 
     def __repr__(self) -> str:
         return f"Topology(shape={self.shape}, nnz={self.nnz}, density={self.density:.4g})"
