@@ -2,12 +2,14 @@
 
     python bench/many_edges.py step --edges 1e8 [--optimizer adam|adam-bfloat16|momentum] [--layers 1] [--batch 16]
     python bench/many_edges.py structure --edges 1e9 [--folder .]
+    python bench/many_edges.py indices --edges 1e7 [--batch 16]
     python bench/many_edges.py sweep --to 1e9
 
-``step``: making layers and a training step. Each layer steps as soon as its gradient is there and gives it back, so that
-one layer's gradient exists at a time. ``structure``: drawing edges, hashing, saving and loading them. ``sweep``: steps
-from 1e5 edges on, as a table. Memory is the process's high-water mark above the libraries, in units of 1e9 bytes; times
-are processor seconds of one thread. ``--record FILE`` appends each figure as a line of JSON.
+``step``: making layers and a training step. Each layer steps as soon as its gradient is there and gives it back, so
+that one layer's gradient exists at a time. ``structure``: drawing edges, hashing, saving and loading them. ``indices``:
+forward and backward passes with columns in 16 bits beside those with 32, in turns. ``sweep``: steps from 1e5 edges on,
+as a table. Memory is the process's high-water mark above the libraries, in units of 1e9 bytes; times are processor
+seconds of one thread. ``--record FILE`` appends each figure as a line of JSON.
 """
 
 import argparse
@@ -33,12 +35,13 @@ DENSITY = 1e8 / WIDEST**2  # of a layer with fewer than 1e8 edges
 SPARE = 1e9  # bytes that are left to others
 KEPT = {"adam": 12, "adam-bfloat16": 8, "momentum": 8}  # bytes of an edge: value and state
 PLANS = 8.2  # of indices, in 16 bits where they are columns, and of plans
+ROUNDS = 15
 STEPS = 3  # of up to 1e8 edges, of more one
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "structure", "sweep"))
+    parser.add_argument("what", choices=("step", "structure", "indices", "sweep"))
     parser.add_argument("--edges", type=float, default=1e7)
     parser.add_argument("--to", type=float, default=1e8)
     parser.add_argument("--optimizer", choices=KEPT, default="adam-bfloat16")
@@ -51,7 +54,7 @@ def main() -> None:
     if options.what == "sweep":
         sweep(options)
         return
-    figures = step(options) if options.what == "step" else structure(options)
+    figures = {"step": step, "structure": structure, "indices": indices}[options.what](options)
     figures = {"what": options.what, "edges": int(options.edges), **figures, "load": round(os.getloadavg()[0], 2)}
     print(json.dumps(figures))
     if options.record:
@@ -137,6 +140,26 @@ def structure(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def indices(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds with 16 bits over seconds with 32: medians over rounds of the ratio within one."""
+    features = min(WIDEST, math.ceil(math.sqrt(options.edges / DENSITY)))
+    x, layers, least = torch.randn(options.batch, features, requires_grad=True), [], index_types.NARROW_EDGES
+    for index_types.NARROW_EDGES in (0, 1 << 62):
+        layer = layers_of(int(options.edges), 1, features)
+        layer(x).sum().backward()  # compiled, and planned
+        layers.append(layer)
+    index_types.NARROW_EDGES = least
+    rounds = []
+    for turn in range(ROUNDS):
+        seconds: list[tuple[float, float]] = [(0.0, 0.0)] * 2
+        for k in (0, 1) if turn % 2 else (1, 0):
+            y, forward = timed(lambda k=k: layers[k](x))
+            seconds[k] = forward, timed(lambda y=y: y.sum().backward())[1]
+        rounds.append([narrow / wide for narrow, wide in zip(*seconds, strict=True)])
+    forward, backward = (round(statistics.median(ratios), 3) for ratios in zip(*rounds, strict=True))
+    return {"features": features, "batch": options.batch, "rounds": ROUNDS, "forward": forward, "backward": backward}
+
+
 def sweep(options: argparse.Namespace) -> None:
     """Steps of more and more edges, in layers of 1e8 at most."""
     print("edges        layers  features  ns an edge  bytes an edge  peak GB")
@@ -151,9 +174,8 @@ def sweep(options: argparse.Namespace) -> None:
             print(f"{edges:<12} {done.stderr.strip().splitlines()[-1]}")
             continue
         f = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"{edges:<12} {layers:<7} {f['features']:<9} {f['ns_an_edge']:<11} {f['held_bytes_an_edge']:<14} {f['peak_gb']}"
-        )
+        cells = f"{f['ns_an_edge']:<11} {f['held_bytes_an_edge']:<14} {f['peak_gb']}"
+        print(f"{edges:<12} {layers:<7} {f['features']:<9} {cells}")
 
 
 def warm_up(options: argparse.Namespace) -> None:

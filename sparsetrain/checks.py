@@ -153,7 +153,7 @@ def assert_there(holds: Tensor, message: str) -> None:
 
 
 def within(where: str, name: str, index: Tensor, size: int, first: int = 0) -> None:
-    """Every index lies in 0..size-1; the message names the first that does not, whose position counts from ``first``."""
+    """Every index lies in 0..size-1; the message names the first that does not. Positions count from ``first``."""
     bad = (index < 0) | (index >= size)
     if bool(bad.any()):
         k = int(bad.nonzero()[0])

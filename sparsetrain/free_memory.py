@@ -31,8 +31,8 @@ def check(where: str, edges: int, needed: int) -> None:
     free = available()
     if free is not None and needed > free:
         raise MemoryError(
-            f"{where}: expected memory for {edges:,} edges, {size(needed)}, got {size(free)} that is available. Ask for "
-            "fewer edges, or free what is no longer used."
+            f"{where}: expected memory for {edges:,} edges, {size(needed)}, got {size(free)} that is available. Ask "
+            "for fewer edges, or free what is no longer used."
         )
 
 

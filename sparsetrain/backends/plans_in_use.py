@@ -1,5 +1,5 @@
-"""The plans of a backward pass by kernels, 8 to 12 bytes an edge: given back where a layer goes on through blocks, which
-need none."""
+"""The plans of a backward pass by kernels, 6 to 12 bytes an edge: given back where a layer goes on through blocks,
+which need none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +23,8 @@ def by_kernels(t: Topology) -> None:
 
 
 def through_blocks(t: Topology, *others: Callable[[Topology], Any]) -> None:
-    """A backward pass through blocks. After the last one that is waited for, the transpose plan goes, and what ``others``
-    made of it."""
+    """A backward pass through blocks. After the last one that is waited for, the transpose plan goes, and what
+    ``others`` made of it."""
     passes = t.derived(_Passes)
     passes.through_blocks += 1
     if passes.through_blocks == PATIENCE:

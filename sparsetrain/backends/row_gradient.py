@@ -49,7 +49,7 @@ class RowGradient:
 
     @cached_property
     def ids(self) -> Tensor:
-        """The row of each gradient; of a dense one made when somebody asks, as it takes twice the memory of its numbers."""
+        """The row of each gradient; of a dense one made when somebody asks, as it takes twice the memory of numbers."""
         return torch.arange(self.rows, device=self.values.device) if self._given is None else self._given
 
     @cached_property

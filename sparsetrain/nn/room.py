@@ -10,8 +10,8 @@ from ..structure.topology import Topology
 
 
 def check_room(where: str, shape: Any, density: Any, topology: Any, device: Any, dtype: torch.dtype) -> None:
-    """The values of a layer fit into memory, with its edges where these are to be drawn. What else may be wrong with the
-    arguments is said by others.
+    """The values of a layer fit into memory, with its edges where these are to be drawn. What else may be wrong with
+    the arguments is said by others.
 
     Raises:
         MemoryError: they do not fit.

@@ -133,8 +133,8 @@ class _Arrays:
             size = min(self.room + block.numel(), self.t.numel)
             self.scores, self.found = np.empty(size, array(block).dtype), np.empty(size, np.int64)
         self.n = kernels.take(
-            array(block), first, array(self.t.crow), array(self.t.stored_col), array(self.kept), self.limit, self.scores,
-            self.found, self.n, torch.get_num_threads(),
+            array(block), first, array(self.t.crow), array(self.t.stored_col), array(self.kept), self.limit,
+            self.scores, self.found, self.n, torch.get_num_threads(),
         )  # fmt: skip
         if self.n > self.room:
             self._only_the_largest()

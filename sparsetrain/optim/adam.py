@@ -40,10 +40,11 @@ class Adam(RowOptimizer, torch.optim.Adam):
         l1: of a proximal step after each step, a number or a tensor of the parameter's shape; it reaches exact zeros:
             :math:`w \leftarrow \text{sign}(w) \max(|w| - \gamma \ell_1 / d, 0)`. Not with ``unused="dense"``.
         check_finite: refuse the step, naming the parameter, where a gradient holds NaN or infinity.
-        moments: ``"bfloat16"`` keeps both moments in 16 bits, 4 bytes less for each number; None in the parameter's type.
-            The arithmetic stays float32, and moments are rounded up or down at random, right on average: to the nearest
-            they would stand still. The random bits are a hash of the step, so a run that is saved and loaded goes on bit
-            for bit. For float32 parameters with dense gradients; not with amsgrad, l1 or ``unused="dense"``.
+        moments: ``"bfloat16"`` keeps both moments in 16 bits, 4 bytes less for each number; None in the type of the
+            parameter. The arithmetic stays float32, and moments are rounded up or down at random, right on average: to
+            the nearest they would stand still. The random bits are a hash of the step, so a run that is saved and
+            loaded goes on bit for bit. For float32 parameters with dense gradients; not with amsgrad, l1 or
+            ``unused="dense"``.
 
     State:
         ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` as torch's, and for tables ``row_steps``, shape

@@ -43,8 +43,8 @@ def check_parameter(where: str, p: Tensor) -> None:
 
 
 def step(
-    state: dict[str, Any], p: Tensor, g: RowGradient, group: Mapping[str, Any], *, place: int, decoupled: bool, lr: float,
-    scale: float, l1: Any,
+    state: dict[str, Any], p: Tensor, g: RowGradient, group: Mapping[str, Any], *, place: int, decoupled: bool,
+    lr: float, scale: float, l1: Any,
 ) -> None:  # fmt: skip
     """One step of a parameter; ``place`` is its number among all of the optimizer, by which its random bits differ."""
     if "step" not in state:

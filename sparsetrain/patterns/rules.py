@@ -230,8 +230,8 @@ def _set_density(where: str, epsilon: float | None, shape: tuple[int, int]) -> f
 
 
 def _anywhere(shape: tuple[int, int], generator: Generator | None) -> Draw:
-    """Positions of so many edges among those of some rows, every set equally likely: of a piece by a kernel, several times
-    as fast, and of a whole matrix by torch, as seeds of all releases have drawn."""
+    """Positions of so many edges among those of some rows, every set equally likely: of a piece by a kernel, which is
+    several times as fast, and of a whole matrix by torch, as seeds of all releases have drawn."""
     device = _device(generator)
 
     def draw(first: int, last: int, edges: int) -> Tensor:

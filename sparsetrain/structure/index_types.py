@@ -47,7 +47,7 @@ def widened(index: Tensor) -> Tensor:
 
 
 def pieces(index: Tensor, overlap: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """The index in int64, piece by piece, each with the place where it begins; a piece reaches ``overlap`` into the next.
+    """The index in int64, piece by piece, each with the place where it begins; it reaches ``overlap`` into the next.
 
     Example:
         >>> [(first, piece.tolist()) for first, piece in pieces(torch.tensor([3, 1, 2], dtype=torch.uint16))]
