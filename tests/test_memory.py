@@ -52,6 +52,39 @@ small = high_water(4096)  # compiles and loads the kernels
 print(high_water(2_000_000) - small)
 """
 
+STRUCTURE = """
+import torch
+import sparsetrain as st
+from sparsetrain.edges.stored_edges import packed
+from sparsetrain.patterns import pieces
+from sparsetrain.structure import index_types
+
+torch.set_num_threads(1)
+pieces.EDGES = index_types.PIECE = 1 << 16
+
+def taken(work):
+    with open("/proc/self/clear_refs", "w") as marks:
+        marks.write("5")  # the high-water mark starts anew
+    before = marked("VmRSS")
+    result = work()
+    return result, marked("VmHWM") - before
+
+def marked(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
+
+def structure(edges):
+    t, making = taken(lambda: st.patterns.uniform((20_000, 40_000), edges / 8e8))
+    _, hashing = taken(lambda: t.digest)
+    again, checking = taken(lambda: st.Topology(t.crow, t.stored_col, t.shape))
+    state, packing = taken(lambda: packed(t))
+    return t.nbytes, making, hashing, checking, packing, state.nbytes
+
+structure(200_000)  # loads the kernels
+print(*structure(20_000_000))
+"""
+
+
 proc = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc"
 )
@@ -76,3 +109,13 @@ def test_a_step_of_a_layer_of_200_000_by_200_000() -> None:
     nnz, moved, grown = run(STEP).split()
     assert (nnz, moved) == ("1000000", "tensor(True)")
     assert float(grown) < 1.0, f"{grown} GiB above the start"
+
+
+@proc
+def test_making_checking_hashing_and_packing_edges_takes_little_more_than_they_keep() -> None:
+    kept, making, hashing, checking, packing, state = map(int, run(STRUCTURE).split())
+    assert 2 * 20_000_000 <= kept < 2.1 * 20_000_000, "columns of 16 bits"
+    assert making < 1.5 * kept
+    assert checking < 1.5 * kept
+    assert hashing < 0.5 * kept
+    assert packing < 1.1 * state

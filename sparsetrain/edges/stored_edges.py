@@ -72,8 +72,10 @@ def packed(t: Topology) -> Tensor:
 
     parts = [numbers(head), t.fan_in, t.stored_col, *(numbers(_digits(text)) for text in names if text)]
     state = torch.empty(sum(part.numel() for part in parts), dtype=dtype, device=t.device)
-    for place, part in zip(state.split([part.numel() for part in parts]), parts, strict=True):
-        place.copy_(part)
+    first = 0
+    for part in parts:  # widened as they are copied, and nowhere before
+        state[first : first + part.numel()] = part
+        first += part.numel()
     return state
 
 

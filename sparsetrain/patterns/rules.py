@@ -144,11 +144,13 @@ def banded(shape: Sequence[int], bandwidth: int) -> Topology:
     fan_in = last - first + 1
     bounds = row_bounds(size[0], int(fan_in.sum()))
 
+    counts = [int(fan_in[top:bottom].sum()) for top, bottom in pairwise(bounds)]
+
     def draw(top: int, bottom: int, _: int) -> Tensor:
         rows = torch.arange(bottom - top)
         return ranges(first[top:bottom] + rows * size[1], fan_in[top:bottom])
 
-    return assembled(where, size, bounds, [int(part.sum()) for part in fan_in.split(_steps(bounds))], draw, None)
+    return assembled(where, size, bounds, counts, draw, None)
 
 
 @with_data()

@@ -55,9 +55,9 @@ def adam(
 def adam_rounded(
     gradients: Tensor, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, counts: Tensor | None, **numbers: Any
 ) -> None:
-    moments = [array(moment.view(torch.uint16).view(-1)) for moment in (exp_avg, exp_avg_sq)]
+    means, squares = (array(moment.view(torch.uint16).view(-1)) for moment in (exp_avg, exp_avg_sq))
     kernels.adam_rounded(
-        flat(gradients), flat(weights), *moments, _counts(counts), threads=torch.get_num_threads(), **numbers
+        flat(gradients), flat(weights), means, squares, _counts(counts), threads=torch.get_num_threads(), **numbers
     )
     _announce(weights, exp_avg, exp_avg_sq)
 
