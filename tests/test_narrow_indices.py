@@ -106,6 +106,36 @@ def test_layers_compute_the_same_bits(backend: str, batch: int, monkeypatch: pyt
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batch", [1, 20])
+def test_the_upper_half_of_16_bits_has_no_sign(batch: int, transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    most = np.sort(rng.choice(1 << 16, 40, replace=False)).astype(np.uint16)  # eight are gathered at a time
+    most[-1] = (1 << 16) - 1
+    shape = (1, 1 << 16)
+    crow, col = np.array([0, 40], np.int32), most
+    if transposed:
+        crow, col, perm = kernels.transpose(crow, col, shape[1], np.uint16)
+        shape = (1 << 16, 1)
+    values = rng.standard_normal(40).astype(np.float32)
+    x, dy = (rng.standard_normal((size, batch)).astype(np.float32) for size in shape[::-1])
+    row = np.repeat(np.arange(shape[0]), np.diff(crow))
+    y, dx, grad = np.empty_like(dy), np.empty_like(x), np.empty_like(values)
+    kernels.spmm(kernels.plan(crow, col, shape[1]), values, x, y)
+    exact = np.zeros(dy.shape)
+    np.add.at(exact, row, values[:, None].astype(np.float64) * x[col])
+    np.testing.assert_allclose(y, exact, rtol=0, atol=1e-5)
+    crow_t, col_t, perm = kernels.transpose(crow, col, shape[1], np.uint16)
+    kernels.backward(kernels.plan(crow_t, col_t, shape[0]), perm, values, x, dy, dx, grad)
+    exact = np.zeros(x.shape)
+    np.add.at(exact, col, values[:, None].astype(np.float64) * dy[row])
+    np.testing.assert_allclose(dx, exact, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(grad, (dy[row].astype(np.float64) * x[col]).sum(1), rtol=0, atol=1e-4)
+    dots = np.empty_like(values)
+    kernels.sddmm(kernels.plan(crow, col, shape[1]), dy, x, dots)
+    np.testing.assert_allclose(dots, grad, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("rule", [st.evolve.SET(), st.evolve.RigL(), st.evolve.GMP()], ids=lambda r: type(r).__name__)
 def test_edges_evolve_to_the_same_ones(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []

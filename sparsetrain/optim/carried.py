@@ -208,7 +208,8 @@ def _moved_state(where: str, optimizer: Optimizer, group: Group, p: nn.Parameter
         counts = state.get("row_steps")
         if counts is None:
             so_far = int(state["step"]) if "step" in state else 1
-            moved["row_steps"] = slots.moved(torch.full((p.numel(),), so_far, dtype=torch.int32, device=p.device))
+            steps = torch.full(newborn.shape, so_far, dtype=torch.int32, device=p.device)
+            moved["row_steps"] = steps.masked_fill_(newborn, 0)
     return moved
 
 
