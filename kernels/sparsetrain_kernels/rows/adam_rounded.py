@@ -93,7 +93,7 @@ def adam_rounded(
         >>> none = np.empty(0, np.int32)
         >>> adam_rounded(np.array([3, -4], np.float32), weights, *moments, none, step=1, key=7, lr=0.5, betas=(0.5, 0.5),
         ...              eps=0.0, weight_decay=0.0, decoupled=False)
-        >>> weights.tolist()
+        >>> weights.round(3).tolist()
         [0.5, 1.5]
     """
     coupled, shrink = (0.0, 1.0 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
