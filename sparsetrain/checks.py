@@ -117,12 +117,17 @@ def comparable(tensor: Tensor) -> Tensor:
 
 def indices(where: str, name: str, value: Any) -> Tensor:
     """A one-dimensional int64 tensor of indices in memory of its own."""
+    return integers(where, name, value).to(torch.int64, copy=True)
+
+
+def integers(where: str, name: str, value: Any) -> Tensor:
+    """A one-dimensional tensor of indices as they came, of any type of integers."""
     tensor = numbers(where, name, value)
     if tensor.dtype not in INDEX_DTYPES and tensor.shape != (0,):  # an empty list holds floats, says numpy
         raise TypeError(f"{where}: expected {name} to hold integers, got {tensor.dtype}. Convert with .long().")
     if tensor.ndim != 1:
         raise ValueError(f"{where}: expected {name} to be one-dimensional, got shape {tuple(tensor.shape)}.")
-    return tensor.to(torch.int64, copy=True)
+    return tensor.long() if tensor.is_floating_point() else tensor  # an empty one
 
 
 def broadcast_shape(where: str, row: Tensor, col: Tensor) -> tuple[int, ...]:
@@ -147,10 +152,10 @@ def assert_there(holds: Tensor, message: str) -> None:
     torch._assert_async(holds, message)
 
 
-def within(where: str, name: str, index: Tensor, size: int) -> None:
-    """Every index lies in 0..size-1; the message names the first that does not."""
+def within(where: str, name: str, index: Tensor, size: int, first: int = 0) -> None:
+    """Every index lies in 0..size-1; the message names the first that does not. Positions count from ``first``."""
     bad = (index < 0) | (index >= size)
     if bool(bad.any()):
         k = int(bad.nonzero()[0])
         expected = f"0 to {size - 1}" if size else "no index, as the size is 0"
-        raise IndexError(f"{where}: expected {name} from {expected}, got {int(index[k])} at position {k}.")
+        raise IndexError(f"{where}: expected {name} from {expected}, got {int(index[k])} at position {first + k}.")

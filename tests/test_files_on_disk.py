@@ -3,6 +3,7 @@
 import builtins
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -247,6 +248,33 @@ def test_data_that_no_file_can_hold_is_refused(path: Path) -> None:
     save(path, network(), extra={"n": 2**8191})
     load(path, network(), extra=extra)
     assert extra == {"n": 2**8191}
+
+
+# ---- disks that are full -----------------------------------------------------------------------------------------------
+
+FULL = """
+import resource, sys, torch
+from sparsetrain.io import archive
+archive.write("io.save", sys.argv[1], {"extra": torch.zeros(1000)})
+before = open(sys.argv[1], "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # the system refuses to write on, as on a full disk
+try:
+    archive.write("io.save", sys.argv[1], {"extra": torch.ones(1_000_000)})
+except OSError as error:
+    print(error)
+print(open(sys.argv[1], "rb").read() == before)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file_whole_and_no_other(path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, env=environment, check=True
+    )
+    message, whole = done.stdout.splitlines()
+    assert re.match(r"io.save: expected room for 4.00 MB beside '.*', where .* are free, .*What was there", message)
+    assert whole == "True"
+    assert list(path.parent.iterdir()) == [path]
 
 
 # ---- writers that were killed ------------------------------------------------------------------------------------------

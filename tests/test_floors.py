@@ -22,6 +22,7 @@ FLOORS: tuple[set[str], ...] = (
         "checks",
         "extras",
         "ranks",
+        "free_memory",
         "layer_names",
         "text_table",
         "structure",

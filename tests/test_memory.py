@@ -52,6 +52,71 @@ small = high_water(4096)  # compiles and loads the kernels
 print(high_water(2_000_000) - small)
 """
 
+STRUCTURE = """
+import torch
+import sparsetrain as st
+from sparsetrain.edges.stored_edges import packed
+from sparsetrain.patterns import pieces
+from sparsetrain.structure import index_types
+
+torch.set_num_threads(1)
+pieces.EDGES = index_types.PIECE = 1 << 16
+
+def taken(work):
+    with open("/proc/self/clear_refs", "w") as marks:
+        marks.write("5")  # the high-water mark starts anew
+    before = marked("VmRSS")
+    result = work()
+    return result, marked("VmHWM") - before
+
+def marked(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
+
+def structure(edges):
+    t, making = taken(lambda: st.patterns.uniform((20_000, 40_000), edges / 8e8))
+    _, hashing = taken(lambda: t.digest)
+    again, checking = taken(lambda: st.Topology(t.crow, t.stored_col, t.shape))
+    state, packing = taken(lambda: packed(t))
+    return t.nbytes, making, hashing, checking, packing, state.nbytes
+
+structure(200_000)  # loads the kernels
+print(*structure(20_000_000))
+"""
+
+
+EVOLVING = """
+import torch
+import sparsetrain as st
+
+torch.set_num_threads(1)
+
+def marked(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
+
+def change(edges):
+    layer = st.nn.SparseLinear(20_000, 10_000, density=edges / 2e8, bias=False)
+    optimizer = st.optim.Adam(layer.parameters(), moments="bfloat16")
+    evolver = st.evolve.Evolver(layer, optimizer, st.evolve.SET(), st.evolve.Constant(interval=1, prune_fraction=0.1))
+    for _ in range(2):
+        optimizer.zero_grad()
+        layer(torch.randn(16, 20_000)).square().mean().backward()
+        optimizer.step()
+        with open("/proc/self/clear_refs", "w") as marks:
+            marks.write("5")  # the high-water mark starts anew
+        before = marked("VmRSS")
+        evolver.step()
+        taken = marked("VmHWM") - before
+    born = 4 * edges  # which the Evolver keeps of each
+    states = sum(each.nbytes for each in optimizer.state[layer.values].values())
+    return 2 * layer.values.nbytes + states + layer.topology.nbytes + born, taken
+
+change(100_000)  # loads the kernels
+print(*change(5_000_000))
+"""
+
+
 proc = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="reads the high-water mark of memory from /proc"
 )
@@ -76,3 +141,19 @@ def test_a_step_of_a_layer_of_200_000_by_200_000() -> None:
     nnz, moved, grown = run(STEP).split()
     assert (nnz, moved) == ("1000000", "tensor(True)")
     assert float(grown) < 1.0, f"{grown} GiB above the start"
+
+
+@proc
+def test_making_checking_hashing_and_packing_edges_takes_little_more_than_they_keep() -> None:
+    kept, making, hashing, checking, packing, state = map(int, run(STRUCTURE).split())
+    assert 2 * 20_000_000 <= kept < 2.1 * 20_000_000, "columns of 16 bits"
+    assert making < 1.5 * kept
+    assert checking < 1.5 * kept
+    assert hashing < 0.5 * kept
+    assert packing < 1.1 * state
+
+
+@proc
+def test_a_change_of_edges_takes_less_than_one_and_a_half_times_what_is_kept() -> None:
+    kept, taken = map(int, run(EVOLVING).split())
+    assert taken < 1.5 * kept, f"{taken / 2**20:.0f} MiB beside {kept / 2**20:.0f}"

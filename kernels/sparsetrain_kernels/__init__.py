@@ -7,6 +7,7 @@ from .dense_blocks import bitmap as bitmap
 from .dense_blocks import expand as expand
 from .dense_blocks import gather as gather
 from .distinct import distinct as distinct
+from .former import former as former
 from .larger import compact as compact
 from .larger import take as take
 from .links import links as links

@@ -86,7 +86,7 @@ def take(
         >>> scores[:2].tolist(), positions[:2].tolist()
         ([-3.0, -2.0], [1, 2])
     """
-    tasks, types, work = -(-block.shape[0] // ROWS), block.dtype.char + crow.dtype.char, block.size // 4
+    tasks, types, work = -(-block.shape[0] // ROWS), block.dtype.char + crow.dtype.char + col.dtype.char, block.size // 4
     starts, limit = np.full(tasks + 1, n), block.dtype.type(limit)
     launch(count_kernel, types, work, threads, tasks, block, first, crow, col, kept, limit, starts[1:])
     starts[1:] = n + starts[1:].cumsum()

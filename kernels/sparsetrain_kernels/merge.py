@@ -73,12 +73,12 @@ def merge(
         ([0, 2, 3], [0, 1, 1], [0, -1, 2])
     """
     new_crow = np.empty(crow.size, crow.dtype)
-    new_col, source = np.empty(edges, col.dtype), np.empty(edges, col.dtype)
+    new_col, source = np.empty(edges, col.dtype), np.empty(edges, crow.dtype)
     bounds = row_shares(crow)
     starts = kept_before(crow, kept, bounds) + grown_crow[bounds]
     both = np.full(bounds.size - 1, -1)
     arrays = crow, col, kept, grown_crow, grown_col, revive, new_crow, new_col, source
-    types = crow.dtype.char + grown_col.dtype.char
+    types = crow.dtype.char + col.dtype.char + grown_col.dtype.char
     launch(merge_kernel, types, col.size + grown_col.size, threads, both.size, bounds, starts, both, *arrays)
     new_crow[-1] = edges
     rows = both[both >= 0]

@@ -1,5 +1,7 @@
 """The transpose plan: the edges of a CSR structure in the order of its columns."""
 
+from typing import Any
+
 import numpy as np
 
 from .jit import kernel
@@ -24,8 +26,9 @@ def transpose_into(crow, col, crow_t, col_t, perm):
     crow_t[0] = 0
 
 
-def transpose(crow: Array, col: Array, columns: int) -> tuple[Array, Array, Array]:
-    """(crow_t, col_t, perm) of a structure with this many columns, with values_t = values[perm].
+def transpose(crow: Array, col: Array, columns: int, index: Any = None) -> tuple[Array, Array, Array]:
+    """(crow_t, col_t, perm) of a structure with this many columns, with values_t = values[perm]; col_t of the type
+    ``index``, by default that of crow, which crow_t and perm have.
 
     Example:
         >>> import numpy as np
@@ -34,6 +37,6 @@ def transpose(crow: Array, col: Array, columns: int) -> tuple[Array, Array, Arra
         ([0, 2, 3], [0, 1, 1], [0, 1, 2])
     """
     crow_t = np.zeros(columns + 1, crow.dtype)
-    col_t, perm = np.empty_like(col), np.empty_like(col)
+    col_t, perm = np.empty(col.size, index or crow.dtype), np.empty(col.size, crow.dtype)
     transpose_into(crow, col, crow_t, col_t, perm)
     return crow_t, col_t, perm

@@ -60,7 +60,7 @@ def vacant(crow: Array, col: Array, kept: Array, columns: int, rank: Array, thre
     bounds = row_shares(crow)
     before = bounds * columns - kept_before(crow, kept, bounds)
     starts = np.searchsorted(rank, before)
-    tasks, work, types = bounds.size - 1, col.size + rank.size, crow.dtype.char
+    tasks, work, types = bounds.size - 1, col.size + rank.size, crow.dtype.char + col.dtype.char
     launch(
         fill_kernel, types, work, threads, tasks, bounds, crow, col, kept, columns, rank, starts, before,
         rows, rank,

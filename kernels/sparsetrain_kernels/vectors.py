@@ -68,20 +68,22 @@ class Emit:
         return self.builder.extract_element(self.sums([vector]), ir.Constant(I32, 0))
 
     def indices(self, base: Any, k: Any) -> list[Any]:
-        """As many consecutive indices as there are lanes; those of 32 bits come in pairs, the first in the low half."""
-        b = self.builder
-        if base.type.pointee == I64:
-            return [b.load(self.at(base, b.add(k, ir.Constant(I64, i)))) for i in range(self.lanes)]
-        found = []
-        for i in range(0, self.lanes, 2):
-            place = b.bitcast(self.at(base, b.add(k, ir.Constant(I64, i))), I64.as_pointer())
-            pair = b.load(place, align=4)
-            first, second = b.and_(pair, ir.Constant(I64, 0xFFFFFFFF)), b.lshr(pair, ir.Constant(I64, 32))
-            found += [first, second]
+        """As many consecutive indices as there are lanes, read up to 64 bits at a time, of which the first are the lowest."""
+        b, bits = self.builder, base.type.pointee.width
+        together, found = min(64 // bits, self.lanes), []
+        for i in range(0, self.lanes, together):
+            place = self.at(base, b.add(k, ir.Constant(I64, i)))
+            several = b.load(b.bitcast(place, ir.IntType(together * bits).as_pointer()), align=bits // 8)
+            several = b.zext(several, I64) if together * bits < 64 else several
+            for shift in range(0, together * bits, bits):
+                one = b.lshr(several, ir.Constant(I64, shift)) if shift else several
+                found.append(b.and_(one, ir.Constant(I64, (1 << bits) - 1)) if shift + bits < 64 else one)
         return found
 
     def index(self, base: Any, k: Any) -> Any:
         value = self.builder.load(self.builder.gep(base, [k]))
+        if value.type.width == 16:  # without a sign: np.uint16
+            return self.builder.zext(value, I64)
         return value if value.type == I64 else self.builder.sext(value, I64)
 
     def sums(self, vectors: list[Any]) -> Any:

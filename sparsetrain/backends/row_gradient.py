@@ -23,9 +23,9 @@ class RowGradient:
     rising = False  # whether the ids are known to rise, each once: nothing is to be sorted
 
     def __init__(
-        self, ids: Tensor, values: Tensor, rows: int, dim: int, distinct: bool, places: Tensor | None = None
+        self, ids: Tensor | None, values: Tensor, rows: int, dim: int, distinct: bool, places: Tensor | None = None
     ) -> None:
-        self.ids, self.values, self.rows, self.dim, self.distinct = ids, values, rows, dim, distinct
+        self._given, self.values, self.rows, self.dim, self.distinct = ids, values, rows, dim, distinct
         self.places = places
 
     @classmethod
@@ -42,17 +42,22 @@ class RowGradient:
     @classmethod
     def of_dense(cls, gradient: Tensor, rows: int) -> "RowGradient":
         """A dense gradient: every row is used."""
-        ids, dim = torch.arange(rows, device=gradient.device), gradient.numel() // max(1, rows)
-        g = cls(ids, gradient.reshape(rows, dim), rows, dim, distinct=True)
+        dim = gradient.numel() // max(1, rows)
+        g = cls(None, gradient.reshape(rows, dim), rows, dim, distinct=True)
         g.rising = True
-        if ids.device.type == "cpu" and COMPILES:
-            nothing = np.empty(0, np.int32)
-            g.__dict__["groups"] = kernels.Groups(g._ids, nothing, nothing)  # they rise: nothing is to be sorted
         return g
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The row of each gradient; of a dense one made when somebody asks, as it takes twice the memory of numbers."""
+        return torch.arange(self.rows, device=self.values.device) if self._given is None else self._given
 
     @cached_property
     def groups(self) -> kernels.Groups:
         """The distinct rows and their places in ``values``, as arrays: on a CPU."""
+        if self._given is None:  # they rise: nothing is to be sorted
+            nothing = np.empty(0, np.int32)
+            return kernels.Groups(self._ids, nothing, nothing)
         places = None if self.places is None else array(self.places)
         return kernels.group(self._ids, self.rows, torch.get_num_threads(), places)
 

@@ -30,6 +30,21 @@ class SlotMap(NamedTuple):
         """Which new entries have no old one."""
         return self.source < 0
 
+    def moves_in_place(self, old: Tensor, fill: Tensor | float) -> bool:
+        """Whether ``move_in_place`` takes them: nothing can fail in it, as memory does that is asked for on the way."""
+        if not self.keeps_size or isinstance(fill, Tensor) or not old.is_contiguous():
+            return False
+        short = old.dtype is torch.bfloat16
+        return _compiles(old.detach().view(torch.int16) if short else old.detach()) and not (short and fill)
+
+    def move_in_place(self, old: Tensor, fill: float, room: Tensor) -> None:
+        """``old.copy_(moved(old, fill))`` through ``room``, bytes that are as many or more."""
+        numbers = old.detach().view(-1)
+        numbers = numbers.view(torch.int16) if numbers.dtype is torch.bfloat16 else numbers
+        new = room[: numbers.nbytes].view(numbers.dtype)
+        kernels.carry(array(self.source), array(numbers), array(new), fill, torch.get_num_threads())
+        old.view(-1).copy_(new.view(old.dtype))
+
     def moved(self, old: Tensor, fill: Tensor | float = 0.0) -> Tensor:
         """One entry for each new slot: the old one bit for bit, or ``fill``, one for all or one for each newborn."""
         flat, source = old.detach().reshape(-1), self.source
@@ -38,6 +53,8 @@ class SlotMap(NamedTuple):
         if _compiles(flat):
             new = torch.empty(source.numel(), dtype=flat.dtype)
             kernels.carry(array(source), array(flat), array(new), start, torch.get_num_threads())
+        elif flat.dtype is torch.bfloat16 and not start and _compiles(flat.view(torch.int16)):  # a zero has no bits
+            new = SlotMap(source, self.before).moved(flat.view(torch.int16)).view(torch.bfloat16)
         elif flat.numel():
             new = flat[source.clamp(min=0).long()].masked_fill(self.newborn, start)
         else:
@@ -49,7 +66,7 @@ class SlotMap(NamedTuple):
 
 def _compiles(numbers: Tensor) -> bool:
     """Whether the kernel takes them."""
-    known = numbers.dtype in (torch.float32, torch.float64, torch.int32)
+    known = numbers.dtype in (torch.float32, torch.float64, torch.int32, torch.int16)
     return COMPILES and known and numbers.device.type == "cpu" and lends_memory(numbers)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..structure.index_types import LARGEST, PIECE
 from ..structure.topology import Topology
 
 KEY = "_extra_state"  # as in torch.nn.Module
@@ -48,8 +49,9 @@ class Stored(NamedTuple):
     def topology(self) -> Topology:
         """The edges themselves, checked anew. ValueError: they are not those that were stored."""
         try:
-            rows, columns = (_whole(index) for index in (self.fan_in, self.col))
-            t = Topology(_pointers(rows), columns, self.shape, inputs=self.inputs, outputs=self.outputs)
+            t = Topology(
+                _pointers(_whole(self.fan_in)), _whole(self.col), self.shape, inputs=self.inputs, outputs=self.outputs
+            )
         except (IndexError, TypeError, ValueError) as error:
             raise ValueError(f"the stored edges are damaged. {error} {LEAVE_OUT}") from None
         if t.digest != self.digest:
@@ -68,8 +70,13 @@ def packed(t: Topology) -> Tensor:
     def numbers(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=t.device)
 
-    tail = [numbers(_digits(text)) for text in names if text]
-    return torch.cat([numbers(head), t.fan_in.to(dtype), t.col.to(dtype), *tail])
+    parts = [numbers(head), t.fan_in, t.stored_col, *(numbers(_digits(text)) for text in names if text)]
+    state = torch.empty(sum(part.numel() for part in parts), dtype=dtype, device=t.device)
+    first = 0
+    for part in parts:  # widened as they are copied, and nowhere before
+        state[first : first + part.numel()] = part
+        first += part.numel()
+    return state
 
 
 def unpacked(state: Any) -> Stored:
@@ -153,9 +160,15 @@ def _whole(numbers: Tensor) -> Tensor:
     """Integers that may have become floating point, and are whole but for rounding."""
     if not numbers.is_floating_point():
         return numbers
-    if not bool(numbers.isfinite().all()):
-        raise ValueError("Some are not finite.")
-    return numbers.double().round().long()
+    # of the columns of a large matrix some at a time, into integers as narrow as they may be
+    short = numbers.dtype is torch.float32
+    whole, limit = torch.empty_like(numbers, dtype=torch.int32 if short else torch.int64), LARGEST if short else 2**53
+    for first in range(0, numbers.numel(), PIECE):
+        piece = numbers[first : first + PIECE].double().round()
+        if not bool(piece.isfinite().all()):
+            raise ValueError("Some are not finite.")
+        whole[first : first + PIECE] = piece.clamp(-limit, limit)
+    return whole
 
 
 def _no_header(state: Any) -> ValueError:

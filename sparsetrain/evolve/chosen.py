@@ -94,7 +94,7 @@ def unshare(modules: Mapping[str, Any]) -> None:
     for module in modules.values():
         if isinstance(module, EdgeModule):
             t = module.topology
-            module.topology = Topology._trusted(t.crow.clone(), t.col.clone(), t.shape, t.inputs, t.outputs)
+            module.topology = Topology._trusted(t.crow.clone(), t.stored_col.clone(), t.shape, t.inputs, t.outputs)
 
 
 def _rates(where: str, layers: Any) -> tuple[list[Pattern], list[float]]:

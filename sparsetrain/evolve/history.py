@@ -32,7 +32,7 @@ class History:
         self.topology = edit.topology
         self.born = SlotMap(edit.source, edit.before.nnz).moved(self.born, step)
         grown = edit.grown
-        self._mark(edit.topology.row[grown], edit.topology.col[grown])
+        self._mark(edit.topology.row[grown], edit.topology.stored_col[grown].long())
 
     def check(self, name: str, t: Topology) -> None:
         """ValueError: a layer has other edges than the last update left, which this is not the past of."""

@@ -54,7 +54,7 @@ def in_trained(module: Any, places: Tensor) -> Tensor:
     if not isinstance(module, MaskedLinear):
         return places
     t = module.topology
-    return t.row[places].long() * t.shape[1] + t.col[places]
+    return t.row[places].long() * t.shape[1] + t.stored_col[places].long()
 
 
 def values_of(module: Any, t: Topology) -> Tensor:

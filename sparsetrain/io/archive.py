@@ -9,6 +9,7 @@ checksum over all of it tells a damaged file.
 import json
 import math
 import os
+import shutil
 import zlib
 from collections import Counter
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..text_table import size
 from .readable import opened
 from .whole_file import replacing
 
@@ -113,7 +115,15 @@ def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> 
         "format": FORMAT, "version": VERSION, "content": packed, "checksum": _checksum(packed, packer.tensors),
     }  # fmt: skip
     with replacing(where, path) as new:
-        save_file(packer.tensors, new, metadata)
+        try:
+            save_file(packer.tensors, new, metadata)
+        except SafetensorError as error:  # a full disk, or a limit
+            needed, free = sum(tensor.nbytes for tensor in packer.tensors.values()), shutil.disk_usage(new.parent).free
+            raise OSError(
+                f"{where}: expected room for {size(needed)} beside {os.fspath(path)!r}, where {size(free)} are free, "
+                f"and nothing more could be written ({error}). What was there before is whole. Make room, or save "
+                "elsewhere."
+            ) from None
 
 
 def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..structure.edit import Edit
 from ..structure.topology import Topology
 from .arguments import by_either_name
 from .from_data import FromData
+from .room import check_room
 
 
 class SparseLinear(FromData):
@@ -77,6 +78,8 @@ class SparseLinear(FromData):
         if (density is None) == (topology is None):
             got = "neither" if density is None else "both"
             raise ValueError(f"{where}: expected exactly one of density and topology, got {got}.")
+        of_values = wide(accepted(where, dtype))
+        check_room(where, (out_features, in_features), density, topology, device, of_values)
         if topology is None:
             with torch.device("cpu"):  # edges are real under torch.device("meta") too
                 topology = patterns.uniform((out_features, in_features), density, generator)  # type: ignore[arg-type]
@@ -91,7 +94,6 @@ class SparseLinear(FromData):
                 f"got {topology.shape}."
             )
         self.in_features, self.out_features, self.sparse_grad = in_features, out_features, sparse_grad
-        of_values = wide(accepted(where, dtype))
         self.values = nn.Parameter(torch.empty(topology.nnz, device=device, dtype=of_values))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=of_values)) if bias else None
         self.topology = topology if self.values.is_meta else topology.to(self.values.device)

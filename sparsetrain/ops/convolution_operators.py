@@ -34,7 +34,7 @@ _ops = torch.ops.sparsetrain
 def convolution(form: Any, values: Tensor | None, x: Tensor | None, y: Tensor | None, bias: Tensor | None) -> Tensor:
     """The operator of a Form."""
     like: Any = y if x is None else x
-    arrays = beside((form.t.crow, form.t.col), like)
+    arrays = beside((form.t.crow, form.t.stored_col), like)
     size = form.size if x is None else None
     result: Tensor = _ops.convolution(*arrays, values, x, y, bias, *_how(form), size, False)
     return result
@@ -42,7 +42,7 @@ def convolution(form: Any, values: Tensor | None, x: Tensor | None, y: Tensor | 
 
 def backward(form: Any, values: Tensor, x: Tensor, y: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operator of both gradients."""
-    arrays = beside((form.t.crow, form.t.col), x)
+    arrays = beside((form.t.crow, form.t.stored_col), x)
     grad, dx, dbias = _ops.convolution_backward(*arrays, values, x, y, bias, *_how(form))
     return grad, dx, dbias if bias else None
 

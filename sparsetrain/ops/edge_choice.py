@@ -42,11 +42,11 @@ def random_vacant(
     free = _check("random_vacant", t, kept, count)
     rank = _ranks(free, count, generator)
     if t.device.type == "cpu" and COMPILES:
-        arrays = array(t.crow), array(t.col), array(kept.contiguous())
+        arrays = array(t.crow), array(t.stored_col), array(kept.contiguous())
         rows, cols = kernels.vacant(*arrays, t.shape[1], array(rank), torch.get_num_threads())
         return torch.from_numpy(rows), torch.from_numpy(cols)
     place = kept.nonzero().flatten()
-    return _edges(vacant(t.row[place].long() * t.shape[1] + t.col[place].long(), rank.to(t.device)), t)
+    return _edges(vacant(t.row[place].long() * t.shape[1] + t.stored_col[place].long(), rank.to(t.device)), t)
 
 
 def _ranks(free: int, count: int, generator: torch.Generator | None) -> Tensor:

@@ -98,7 +98,7 @@ class _Tensors:
         crow = self.t.crow[first : first + block.shape[0] + 1].long()
         edges = slice(int(crow[0]), int(crow[-1]))
         row = torch.arange(block.shape[0], device=block.device).repeat_interleave(crow.diff())
-        block[row[self.kept[edges]], self.t.col[edges].long()[self.kept[edges]]] = torch.nan
+        block[row[self.kept[edges]], self.t.stored_col[edges].long()[self.kept[edges]]] = torch.nan
         block = block.abs_().flatten()
         place = (block > self.limit).nonzero().flatten()
         self.scores.append(-block[place])
@@ -133,8 +133,8 @@ class _Arrays:
             size = min(self.room + block.numel(), self.t.numel)
             self.scores, self.found = np.empty(size, array(block).dtype), np.empty(size, np.int64)
         self.n = kernels.take(
-            array(block), first, array(self.t.crow), array(self.t.col), array(self.kept), self.limit, self.scores,
-            self.found, self.n, torch.get_num_threads(),
+            array(block), first, array(self.t.crow), array(self.t.stored_col), array(self.kept), self.limit,
+            self.scores, self.found, self.n, torch.get_num_threads(),
         )  # fmt: skip
         if self.n > self.room:
             self._only_the_largest()

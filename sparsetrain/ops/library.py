@@ -34,17 +34,17 @@ class Operators:
         self.backend = backend
 
     def spmm(self, t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
-        crow, col = beside((t.crow, t.col), x)
+        crow, col = beside((t.crow, t.stored_col), x)
         return _ops.spmm(crow, col, values, x, bias, t.shape[1], transpose, self.backend)  # type: ignore[no-any-return]
 
     def sddmm(self, t: Topology, a: Tensor, b: Tensor) -> Tensor:
-        crow, col = beside((t.crow, t.col), a)
+        crow, col = beside((t.crow, t.stored_col), a)
         return _ops.sddmm(crow, col, a, b, self.backend)  # type: ignore[no-any-return]
 
     def backward(
         self, t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        crow, col = beside((t.crow, t.col), x)
+        crow, col = beside((t.crow, t.stored_col), x)
         return _ops.backward(crow, col, values, x, dy, bias, self.backend)  # type: ignore[no-any-return]
 
 

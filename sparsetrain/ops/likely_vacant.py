@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arrays import Array, array
 from ..structure.csr import COUNTABLE
 from ..structure.edit import Edit
+from ..structure.index_types import widened
 from ..structure.topology import Topology
 from . import edge_choice
 
@@ -43,7 +44,7 @@ def likely_vacant(t: Topology, kept: Tensor, count: int) -> tuple[Tensor, Tensor
     if count:
         graph = Edit(t, kept).topology.to("cpu")
         back = graph.transposed
-        edges = array(graph.crow), array(graph.col), array(back.crow_t), array(back.col_t)
+        edges = array(graph.crow), array(graph.col), array(back.crow_t), array(widened(back.col_t))
         costs = kernels.paths(*edges)
         for first, last in _blocks(np.minimum(costs, t.shape[1]), max(BLOCK, count)):
             limit = float(score.min()) if score.numel() == count else 0.0

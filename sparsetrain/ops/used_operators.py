@@ -25,7 +25,7 @@ _ops = torch.ops.sparsetrain
 
 def spmm_used(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     """W x + bias by the edges that x uses, in a graph."""
-    crow, col = beside((t.crow, t.col), x)
+    crow, col = beside((t.crow, t.stored_col), x)
     return _ops.spmm_used(crow, col, values, x, bias, backend)  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,9 @@ from torch.optim.optimizer import ParamsT
 
 from ..backends.row_gradient import RowGradient
 from ..backends.row_steps import backend_of, catch_up_adam
+from . import rounded_moments
 from .lazy_updates import Idle
+from .rounded_moments import Moments
 from .row_optimizer import Group, RowOptimizer, Unused, row_steps
 from .state import by_rows
 
@@ -38,6 +40,11 @@ class Adam(RowOptimizer, torch.optim.Adam):
         l1: of a proximal step after each step, a number or a tensor of the parameter's shape; it reaches exact zeros:
             :math:`w \leftarrow \text{sign}(w) \max(|w| - \gamma \ell_1 / d, 0)`. Not with ``unused="dense"``.
         check_finite: refuse the step, naming the parameter, where a gradient holds NaN or infinity.
+        moments: ``"bfloat16"`` keeps both moments in 16 bits, 4 bytes less for each number; None in the type of the
+            parameter. The arithmetic stays float32, and moments are rounded up or down at random, right on average: to
+            the nearest they would stand still. The random bits are a hash of the step, so a run that is saved and
+            loaded goes on bit for bit. For float32 parameters with dense gradients; not with amsgrad, l1 or
+            ``unused="dense"``.
 
     State:
         ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq`` as torch's, and for tables ``row_steps``, shape
@@ -70,11 +77,12 @@ class Adam(RowOptimizer, torch.optim.Adam):
         weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
         capturable: bool = False, differentiable: bool = False, fused: bool | None = None, unused: Unused = "frozen",
         bias_correction: Literal["row", "global"] = "row", l1: float | Tensor = 0.0, check_finite: bool = False,
-        decoupled_weight_decay: bool | None = None,
+        moments: Moments = None, decoupled_weight_decay: bool | None = None,
     ) -> None:  # fmt: skip
         decoupled = self._decoupled if decoupled_weight_decay is None else decoupled_weight_decay
         self._options = {
             "unused": unused, "bias_correction": bias_correction, "l1": l1, "check_finite": check_finite,
+            "moments": moments,
         }  # fmt: skip
         torch.optim.Adam.__init__(
             self, params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
@@ -94,14 +102,26 @@ class Adam(RowOptimizer, torch.optim.Adam):
                 f"{type(self).__name__}: expected decoupled_weight_decay={self._decoupled}, got {not self._decoupled}. "
                 f"Use {other}, whose weight decay is so."
             )
+        rounded_moments.check_options(type(self).__name__, group)
         if not self._decoupled:
             self._refuse_coupled_decay(group)
+
+    def _counts_rows(self, group: Group) -> bool:
+        return group.get("moments") is not None
+
+    def _check_table(self, group: Group, p: Tensor, g: RowGradient) -> None:
+        if group.get("moments") is not None:
+            rounded_moments.check_parameter(type(self).__name__, p)
 
     def _counts_births(self, group: Group) -> bool:
         return bool(group["bias_correction"] == "row" and group["unused"] == "frozen")
 
     def _step_rows(self, group: Group, p: Tensor, g: RowGradient, numbers: dict[str, Any]) -> Idle | None:
         state, dense = self.state[p], group["unused"] == "dense"
+        if group.get("moments") is not None:
+            place = next(k for k, each in enumerate(self._parameters()) if each is p)
+            rounded_moments.step(state, p, g, group, place=place, decoupled=self._decoupled, **numbers)
+            return None
         self._start(p, {"exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": group["amsgrad"]})
         counts = row_steps(state, p, g) if group["bias_correction"] == "row" and not dense else None
         state["step"] += 1
@@ -134,7 +154,7 @@ class AdamW(Adam, torch.optim.AdamW):
     Args:
         params, lr, betas, eps, weight_decay, amsgrad, maximize, foreach, fused: as in torch.optim.AdamW;
             ``eps=0`` is as in Adam.
-        unused, bias_correction, l1, check_finite: as in Adam.
+        unused, bias_correction, l1, check_finite, moments: as in Adam.
 
     Raises:
         ValueError: an option out of range, or options that contradict each other.

@@ -1,7 +1,7 @@
 """carry: a change of edges applied to everything that has one entry for each edge."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,21 @@ from .wrapped import unwrapped
 
 WHERE = "optim.carry"
 Group = dict[str, Any]
+
+
+class InPlace(NamedTuple):
+    """Entries that are moved within their memory once everything is checked, one array after the other."""
+
+    slots: SlotMap
+    entries: Tensor
+    fill: float
+
+    @classmethod
+    def or_moved(cls, slots: SlotMap, entries: Tensor, fill: Tensor | float = 0.0) -> "InPlace | Tensor":
+        """Later, or where that could fail now: another array."""
+        if slots.moves_in_place(entries, fill):
+            return cls(slots, entries, float(fill))
+        return slots.moved(entries, fill)
 
 
 def carry(
@@ -88,12 +103,15 @@ class Carried:
         self._plans = _plans(where, edits, {} if values is None else values)
         self._states, self._penalties = _moved_states(where, optimizer, self._plans)
         self._gradients = {p: _moved_gradient(p, plan.slots) for p, (plan, _) in self._plans.items()}
+        later = [*self._gradients.values(), *(each for moved in self._states.values() for each in moved.values())]
+        sizes = [each.entries.nbytes for each in later if isinstance(each, InPlace)]
+        self._room = torch.empty(max(sizes, default=0), dtype=torch.uint8)
 
     @torch.no_grad()
     def layers(self) -> None:
         """Values, gradients and edges of the layers."""
         for p, (plan, finishes) in self._plans.items():
-            _go_on(p, plan, self._gradients[p])
+            _go_on(p, plan, self._gradients[p], self._room)
             for finish in finishes:
                 finish()
 
@@ -102,7 +120,7 @@ class Carried:
         """What the optimizer holds for them."""
         for p, moved in self._states.items():
             if moved:
-                _put(self._optimizer.state[p], moved)
+                _put(self._optimizer.state[p], moved, self._room)
             if isinstance(self._optimizer, RowOptimizer) and not self._plans[p][0].slots.keeps_size:
                 self._optimizer.resized(p)
         for group, l1 in self._penalties:
@@ -138,22 +156,25 @@ def _plans(
     return plans
 
 
-def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | None) -> None:
+def _go_on(p: nn.Parameter, plan: Plan, gradient: Tensor | InPlace | None, room: Tensor) -> None:
     if plan.slots.keeps_size:
         p.copy_(plan.numbers)
         count_change(p)
-        if p.grad is not None and gradient is not None:
+        if isinstance(gradient, InPlace):
+            gradient.slots.move_in_place(gradient.entries, gradient.fill, room)
+        elif p.grad is not None and gradient is not None:
             p.grad.copy_(gradient)
     else:
         replace_numbers(p, plan.numbers)
+        assert not isinstance(gradient, InPlace)
         p.grad = gradient
 
 
-def _moved_gradient(p: nn.Parameter, slots: SlotMap) -> Tensor | None:
+def _moved_gradient(p: nn.Parameter, slots: SlotMap) -> Tensor | InPlace | None:
     if p.grad is None:
         return None
     if not p.grad.is_sparse:
-        return slots.moved(p.grad)
+        return InPlace.or_moved(slots, p.grad)
     named = torch.zeros_like(p).index_fill_(0, p.grad._indices()[0], 1.0)  # a used edge may have a gradient of zero
     rows = slots.moved(named).nonzero().flatten()
     moved = slots.moved(p.grad.to_dense())
@@ -196,11 +217,12 @@ def _moved_state(where: str, optimizer: Optimizer, group: Group, p: nn.Parameter
             if kept is None or isinstance(kept, Tensor | bool | int | float | str):
                 continue
         elif kind == "row":
-            moved[name] = slots.moved(kept.repeat_interleave(p.numel() // max(1, kept.numel())))
+            each = kept if kept.numel() == p.numel() else kept.repeat_interleave(p.numel() // max(1, kept.numel()))
+            moved[name] = InPlace.or_moved(slots, each) if each is kept else slots.moved(each)
             continue
         elif kept.shape == p.shape and kept.layout is torch.strided and not (grows and fill is None):
-            moved[name] = slots.moved(
-                kept, of_optimizers.filled(fill or 0.0, group, lambda: plan.numbers.reshape(-1)[newborn])
+            moved[name] = InPlace.or_moved(
+                slots, kept, of_optimizers.filled(fill or 0.0, group, lambda: plan.numbers.reshape(-1)[newborn])
             )
             continue
         raise _unknown(where, optimizer, p, name, kept)
@@ -208,15 +230,18 @@ def _moved_state(where: str, optimizer: Optimizer, group: Group, p: nn.Parameter
         counts = state.get("row_steps")
         if counts is None:
             so_far = int(state["step"]) if "step" in state else 1
-            moved["row_steps"] = slots.moved(torch.full((p.numel(),), so_far, dtype=torch.int32, device=p.device))
+            steps = torch.full(newborn.shape, so_far, dtype=torch.int32, device=p.device)
+            moved["row_steps"] = steps.masked_fill_(newborn, 0)
     return moved
 
 
-def _put(state: Group, moved: Group) -> None:
+def _put(state: Group, moved: Group, room: Tensor) -> None:
     """In the same memory where the size stays."""
     for name, new in moved.items():
         kept = state.get(name)
-        if isinstance(kept, Tensor) and kept.shape == new.shape:
+        if isinstance(new, InPlace):
+            new.slots.move_in_place(new.entries, new.fill, room)
+        elif isinstance(kept, Tensor) and kept.shape == new.shape:
             kept.copy_(new)
         else:
             state[name] = new

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .rounded_moments import MOMENTS
 from .state import TORCH
 
 OPTIONS = {
@@ -111,4 +112,6 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
                 if name == "row_steps":
                     optimizer.state[p][name] = value.to(p.device, torch.int32, copy=True)
                 elif name in OURS and isinstance(value, Tensor) and p.is_contiguous():
-                    optimizer.state[p][name] = optimizer.state[p][name].contiguous()
+                    kept = optimizer.state[p][name].contiguous()
+                    rounded = group.get("moments") is not None and name in MOMENTS
+                    optimizer.state[p][name] = kept.to(torch.bfloat16) if rounded else kept

@@ -46,6 +46,9 @@ class RowOptimizer(Optimizer):
     def _check_group(self, group: Group) -> None:
         """Options that contradict each other, beside those of every optimizer."""
 
+    def _check_table(self, group: Group, p: Tensor, g: RowGradient) -> None:
+        """What a parameter that is stepped by rows must be, beside what holds for every optimizer."""
+
     def _counts_rows(self, group: Group) -> bool:
         """Whether a dense gradient, too, is stepped row by row: each of its rows counts its steps."""
         return False
@@ -221,6 +224,7 @@ class RowOptimizer(Optimizer):
                     found.append((group, p, RowGradient.of_dense(p.grad, rows)))
         for group, p, g in found:
             checks.rows(self, group, p, g)
+            self._check_table(group, p, g)
         return found
 
     def _rows_of_dense(self, group: Group, p: Tensor) -> int:

@@ -5,15 +5,19 @@ Everything random takes a generator and draws on its device; without one it obey
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
+import sparsetrain_kernels as kernels
 import torch
+from sparsetrain_kernels.jit import COMPILES
 from torch import Generator, Tensor
 
 from .. import checks
-from ..structure.csr import COUNTABLE, ascending, from_positions
+from ..structure.csr import COUNTABLE, ascending
 from ..structure.topology import Topology
 from ..with_data import with_data
-from .sampling import binomial, distinct, vacant
+from .pieces import Draw, assembled, exactly, independent, row_bounds
+from .sampling import distinct, ranges, vacant
 
 
 @with_data()
@@ -35,7 +39,9 @@ def uniform(shape: Sequence[int], density: float, generator: Generator | None = 
     size = _shape(where, shape)
     generator = checks.generator(where, generator)
     edges = round(checks.density(where, density) * size[0] * size[1])
-    return _of_positions(_choose(edges, size, generator), size)
+    bounds = row_bounds(size[0], edges)
+    counts = [edges] if len(bounds) == 2 else exactly(edges, _sizes(bounds, size, generator), generator).tolist()
+    return assembled(where, size, bounds, counts, _anywhere(size, generator), _device(generator))
 
 
 @with_data()
@@ -75,7 +81,9 @@ def erdos_renyi(
         both = "neither" if density is None else "both"
         raise TypeError(f"{where}: expected exactly one of density and epsilon, got {both}.")
     p = checks.density(where, density) if density is not None else _set_density(where, epsilon, size)
-    return _of_positions(_choose(binomial(size[0] * size[1], p, generator), size, generator), size)
+    bounds = row_bounds(size[0], round(p * size[0] * size[1]))
+    counts = independent(_sizes(bounds, size, generator), p, generator).tolist()
+    return assembled(where, size, bounds, counts, _anywhere(size, generator), _device(generator))
 
 
 @with_data()
@@ -98,8 +106,12 @@ def fixed_fan_in(shape: Sequence[int], fan_in: int, generator: Generator | None 
     size = _shape(where, shape)
     generator = checks.generator(where, generator)
     fan_in = _fan_in(where, fan_in, size)
-    need = torch.full((size[0],), fan_in, device=_device(generator))
-    return _of_positions(distinct(torch.full_like(need, size[1]), need, generator), size)
+
+    def draw(first: int, last: int, _: int) -> Tensor:
+        need = torch.full((last - first,), fan_in, device=_device(generator))
+        return distinct(torch.full_like(need, size[1]), need, generator)
+
+    return assembled(where, size, *_equal(size, fan_in), draw, _device(generator))
 
 
 @with_data()
@@ -130,9 +142,15 @@ def banded(shape: Sequence[int], bandwidth: int) -> Topology:
     centre = _nearest(size, 1, None)
     first, last = (centre - bandwidth).clamp(min=0), (centre + bandwidth).clamp(max=size[1] - 1)
     fan_in = last - first + 1
-    crow = torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)])
-    col = torch.arange(int(crow[-1])) + (first - crow[:-1]).repeat_interleave(fan_in)
-    return Topology._trusted(crow, col, size)
+    bounds = row_bounds(size[0], int(fan_in.sum()))
+
+    counts = [int(fan_in[top:bottom].sum()) for top, bottom in pairwise(bounds)]
+
+    def draw(top: int, bottom: int, _: int) -> Tensor:
+        rows = torch.arange(bottom - top)
+        return ranges(first[top:bottom] + rows * size[1], fan_in[top:bottom])
+
+    return assembled(where, size, bounds, counts, draw, None)
 
 
 @with_data()
@@ -167,17 +185,22 @@ def small_world(shape: Sequence[int], fan_in: int, rewire: float, generator: Gen
         [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 1]]
     """
     where = "patterns.small_world"
-    rows, columns = size = _shape(where, shape)
+    columns = (size := _shape(where, shape))[1]
     generator = checks.generator(where, generator)
     fan_in = _fan_in(where, fan_in, size)
     rewire = checks.fraction(where, "rewire", rewire)
     device = _device(generator)
-    ring = (_nearest(size, fan_in, device)[:, None] + torch.arange(fan_in, device=device)) % columns
-    position = ring.sort(1).values + columns * torch.arange(rows, device=device)[:, None]
-    lifted = torch.rand(position.shape, dtype=torch.float64, generator=generator, device=device) < rewire
-    kept, need = position[~lifted], lifted.sum(1)
-    moved = vacant(kept, rank=distinct(need + (columns - fan_in), need, generator))
-    return _of_positions(ascending(torch.cat([kept, moved])), size)
+    nearest = _nearest(size, fan_in, device)[:, None]
+
+    def draw(first: int, last: int, _: int) -> Tensor:
+        ring = (nearest[first:last] + torch.arange(fan_in, device=device)) % columns
+        position = ring.sort(1).values + columns * torch.arange(last - first, device=device)[:, None]
+        lifted = torch.rand(position.shape, dtype=torch.float64, generator=generator, device=device) < rewire
+        kept, need = position[~lifted], lifted.sum(1)
+        moved = vacant(kept, rank=distinct(need + (columns - fan_in), need, generator))
+        return ascending(torch.cat([kept, moved]))
+
+    return assembled(where, size, *_equal(size, fan_in), draw, device)
 
 
 def _shape(where: str, shape: Sequence[int]) -> tuple[int, int]:
@@ -208,10 +231,34 @@ def _set_density(where: str, epsilon: float | None, shape: tuple[int, int]) -> f
     return min(1.0, number * sum(shape) / positions) if positions else 0.0
 
 
-def _choose(edges: int, shape: tuple[int, int], generator: Generator | None) -> Tensor:
-    """Positions of so many edges, every set equally likely."""
+def _anywhere(shape: tuple[int, int], generator: Generator | None) -> Draw:
+    """Positions of so many edges among those of some rows, every set equally likely: of a piece by a kernel, which is
+    several times as fast, and of a whole matrix by torch, as seeds of all releases have drawn."""
     device = _device(generator)
-    return distinct(torch.tensor([shape[0] * shape[1]], device=device), torch.tensor([edges], device=device), generator)
+
+    def draw(first: int, last: int, edges: int) -> Tensor:
+        size = (last - first) * shape[1]
+        if last - first < shape[0] and device in (None, torch.device("cpu")) and COMPILES:
+            seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+            return torch.from_numpy(kernels.distinct(size, edges, seed, torch.get_num_threads()))
+        return distinct(torch.tensor([size], device=device), torch.tensor([edges], device=device), generator)
+
+    return draw
+
+
+def _sizes(bounds: list[int], shape: tuple[int, int], generator: Generator | None) -> Tensor:
+    """Positions between rows."""
+    return torch.tensor(bounds, device=_device(generator)).diff() * shape[1]
+
+
+def _equal(shape: tuple[int, int], fan_in: int) -> tuple[list[int], list[int]]:
+    """Bounds of pieces, and their edges, where each row has as many."""
+    bounds = row_bounds(shape[0], shape[0] * fan_in)
+    return bounds, [rows * fan_in for rows in _steps(bounds)]
+
+
+def _steps(bounds: list[int]) -> list[int]:
+    return [last - first for first, last in pairwise(bounds)]
 
 
 def _nearest(shape: tuple[int, int], fan_in: int, device: torch.device | None) -> Tensor:
@@ -219,10 +266,6 @@ def _nearest(shape: tuple[int, int], fan_in: int, device: torch.device | None) -
     rows, columns = shape
     # floor(((i + 1/2) columns - (fan_in - 1)/2 rows) / rows), in integers that stay below 2**63
     return (torch.arange(rows, device=device) * columns + (columns - (fan_in - 1) * rows) // 2) // rows
-
-
-def _of_positions(position: Tensor, shape: tuple[int, int]) -> Topology:
-    return Topology._trusted(*from_positions(position, shape), shape)
 
 
 def _device(generator: Generator | None) -> torch.device | None:

@@ -45,7 +45,7 @@ def distinct(size: Tensor, need: Tensor, generator: torch.Generator | None = Non
         owner = torch.searchsorted(stop, number[~fresh], right=True)
     if not bool(crowded.any()):
         return ascending(torch.cat(found))
-    number = ascending(torch.cat([*found, _ranges(start[crowded], size[crowded])]))
+    number = ascending(torch.cat([*found, ranges(start[crowded], size[crowded])]))
     twice = number.diff() == 0  # a number left out of its range
     once = torch.ones_like(number, dtype=torch.bool)
     once[1:] &= ~twice
@@ -53,7 +53,7 @@ def distinct(size: Tensor, need: Tensor, generator: torch.Generator | None = Non
     return number[once]
 
 
-def _ranges(start: Tensor, size: Tensor) -> Tensor:
+def ranges(start: Tensor, size: Tensor) -> Tensor:
     """The numbers of ranges with these starts and sizes, one after the other."""
     before = size.cumsum(0) - size
     return torch.arange(int(size.sum()), device=size.device) + (start - before).repeat_interleave(size)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..arrays import array
+from .index_types import pieces
 
 COUNTABLE = 2**63  # positions of a matrix that int64 numbers: 0 to rows * columns - 1, row by row
 
@@ -27,18 +28,26 @@ def check_canonical(where: str, crow: Tensor, col: Tensor, shape: tuple[int, int
         raise ValueError(
             f"{where}: expected crow not to fall, got crow[{i}] = {int(crow[i])} > crow[{i + 1}] = {int(crow[i + 1])}."
         )
-    checks.within(where, "col", col, columns)
-    starts = torch.zeros(col.numel() + 1, dtype=torch.bool, device=col.device)
-    starts[crow] = True
-    wrong = (col.diff() <= 0) & ~starts[1:-1] if col.numel() > 1 else starts[:0]
-    if bool(wrong.any()):
-        k = int(wrong.nonzero()[0])
+    for first, piece in pieces(col):
+        checks.within(where, "col", piece, columns, first)
+    for first, piece in pieces(col, overlap=1):
+        wrong = (piece.diff() <= 0) & ~_starts(crow, first + 1, piece.numel() - 1)
+        if not bool(wrong.any()):
+            continue
+        k = first + int(wrong.nonzero()[0])
         i = int(torch.searchsorted(crow, torch.tensor(k, device=crow.device), right=True)) - 1
         fault = "twice" if int(col[k]) == int(col[k + 1]) else f"before {int(col[k + 1])}"
         raise ValueError(
             f"{where}: expected columns to rise within a row, got column {int(col[k])} {fault} in row {i}. "
             "Topology.from_coo sorts edges."
         )
+
+
+def _starts(crow: Tensor, first: int, count: int) -> Tensor:
+    """Which of so many edges, from the first on, begin a row."""
+    bounds = torch.tensor([first, first + count], dtype=crow.dtype, device=crow.device)
+    low, high = torch.searchsorted(crow, bounds).tolist()
+    return torch.zeros(count, dtype=torch.bool, device=crow.device).index_fill_(0, crow[low:high].long() - first, True)
 
 
 def compressed(
@@ -124,8 +133,16 @@ def from_positions(position: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Te
 def row_pointers(row: Tensor, rows: int) -> Tensor:
     """crow of edges in the order of their rows, shape (rows + 1,)."""
     crow = torch.zeros(rows + 1, dtype=torch.int64, device=row.device)
-    torch.cumsum(torch.bincount(row, minlength=rows), 0, out=crow[1:])
+    torch.cumsum(row_sizes(row, rows), 0, out=crow[1:])
     return crow
+
+
+def row_sizes(row: Tensor, rows: int) -> Tensor:
+    """How many edges each row has, of the rows of all edges; or each column, of their columns. int64."""
+    sizes = torch.zeros(rows, dtype=torch.int64, device=row.device)
+    for _, piece in pieces(row):
+        sizes += torch.bincount(piece, minlength=rows)
+    return sizes
 
 
 def find(crow: Tensor, col: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -135,10 +152,10 @@ def find(crow: Tensor, col: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     longest = int((stop - low).max()) if rows.numel() else 0
     for _ in range(longest.bit_length()):
         middle = (low + high) // 2
-        below = (low < high) & (col[middle.clamp(max=col.numel() - 1)] < columns)
+        below = (low < high) & (col[middle.clamp(max=col.numel() - 1)].long() < columns)
         low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
     found = low < stop
-    found[found.clone()] = col[low[found]] == columns[found]
+    found[found.clone()] = col[low[found]].long() == columns[found]
     return torch.where(found, low, -1)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..arrays import array
 from .csr import row_pointers
+from .index_types import column_type, pieces
 
 if TYPE_CHECKING:
     from .topology import Topology
@@ -22,15 +23,16 @@ class Transposed(NamedTuple):
     """The transpose plan: the same edges ordered by column. ``values_t = values[perm]``."""
 
     crow_t: Tensor  # (in + 1,)
-    col_t: Tensor  # (nnz,) the row of each edge
+    col_t: Tensor  # (nnz,) the row of each edge, in 16 bits where the transposed matrix keeps columns so
     perm: Tensor  # (nnz,) its position in the value array
 
 
 def digest(t: "Topology") -> str:
     """SHA-256 of shape and edges, as 64-bit little-endian integers."""
     sha = hashlib.sha256(np.asarray(t.shape, dtype="<i8").tobytes())
-    for index in (t.crow, t.col):
-        sha.update(array(index.cpu()).astype("<i8", copy=False).data)
+    for index in (t.crow, t.stored_col):
+        for _, piece in pieces(index):
+            sha.update(array(piece.cpu()).astype("<i8", copy=False).data)
     return sha.hexdigest()
 
 
@@ -38,11 +40,12 @@ def transposed(t: "Topology") -> Transposed:
     """The transpose plan."""
     t.check_untouched()
     if t.device.type == "cpu" and COMPILES:
-        arrays = kernels.transpose(array(t.crow), array(t.col), t.shape[1])
+        narrow = column_type(t.shape[::-1], t.nnz, t.device) is torch.uint16
+        arrays = kernels.transpose(array(t.crow), array(t.stored_col), t.shape[1], np.uint16 if narrow else None)
         with torch.inference_mode(False):  # they are used in training later
             return Transposed(*(torch.from_numpy(each) for each in arrays))
-    perm = t.col.argsort(stable=True).to(t.col.dtype)
-    return Transposed(row_pointers(t.col, t.shape[1]).to(t.crow.dtype), t.row[perm], perm)
+    perm = t.col.argsort(stable=True).to(t.crow.dtype)
+    return Transposed(row_pointers(t.stored_col, t.shape[1]).to(t.crow.dtype), t.row[perm], perm)
 
 
 def transpose(t: "Topology") -> "Topology":
@@ -68,7 +71,7 @@ def _key(array: Any) -> object:
 
 def held(t: "Topology") -> Iterator[Any]:
     """Everything that counts as memory of a topology: index tensors, and the plans of kernels."""
-    yield from (t.crow, t.col)
+    yield from (t.crow, t.stored_col)
     for derived in t._derived.values():
         if isinstance(derived, Transposed):
             yield from derived

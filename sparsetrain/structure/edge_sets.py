@@ -77,7 +77,7 @@ def part(t: Topology, keep: Tensor) -> Topology:
     """
     before = torch.zeros(t.nnz + 1, dtype=torch.int64, device=t.device)
     torch.cumsum(keep, 0, out=before[1:])
-    return Topology._trusted(before[t.crow.long()], t.col[keep], t.shape, t.inputs, t.outputs)
+    return Topology._trusted(before[t.crow.long()], t.stored_col[keep], t.shape, t.inputs, t.outputs)
 
 
 def _count(structure: Structure) -> int:
@@ -107,7 +107,7 @@ def _of_topology(where: str, edges: Topology, structure: Structure) -> Tensor:
             )
     edges = edges.to(structure.device)
     row = edges.row
-    place = find(structure.crow, structure.col, row.long(), edges.col.long())
+    place = find(structure.crow, structure.stored_col, row.long(), edges.col.long())
     if bool((place < 0).any()):
         k = int((place < 0).nonzero()[0])
         raise IndexError(

@@ -94,8 +94,12 @@ class Edit:
                 f"Edit.between: expected topologies of one shape, got {before.shape} and {topology.shape}."
             )
         topology = topology.to(before.device)
-        source = find(before.crow, before.col, topology.row.long(), topology.col.long())
-        return cls.__new__(cls)._set(before, topology, source.to(before.col.dtype))
+        if before.device.type == "cpu" and COMPILES:
+            ours, others = ((array(t.crow), array(t.stored_col)) for t in (before, topology))
+            source = torch.from_numpy(kernels.former(*ours, *others))
+        else:
+            source = find(before.crow, before.stored_col, topology.row.long(), topology.col.long())
+        return cls.__new__(cls)._set(before, topology, source.to(before.crow.dtype))
 
     @property
     def pruned(self) -> Tensor:
@@ -150,7 +154,14 @@ def _merged(where: str, t: Topology, keep: Tensor, crow: Tensor, col: Tensor, re
     edges = int(keep.count_nonzero()) + col.numel()
     if t.device.type == "cpu" and COMPILES:
         *merged, row = kernels.merge(
-            array(t.crow), array(t.col), array(keep), array(crow), array(col), edges, torch.get_num_threads(), revive
+            array(t.crow),
+            array(t.stored_col),
+            array(keep),
+            array(crow),
+            array(col),
+            edges,
+            torch.get_num_threads(),
+            revive,
         )
         if row < 0:
             new_crow, new_col, source = (torch.from_numpy(each) for each in merged)
@@ -163,7 +174,7 @@ def _merged_by_torch(
 ) -> tuple[Topology, Tensor]:
     """The plain form, for other devices; it names an edge that is kept and grown."""
     rows = torch.arange(t.shape[0], device=t.device).repeat_interleave(crow.diff(), output_size=col.numel())
-    place = find(t.crow, t.col, rows, col)
+    place = find(t.crow, t.stored_col, rows, col)
     stays = (place >= 0) & keep[place.clamp(min=0)] if t.nnz else place >= 0
     if bool(stays.any()):
         k = int(stays.nonzero()[0])
@@ -177,4 +188,4 @@ def _merged_by_torch(
     order = column.argsort(stable=True)
     order = order[row[order].argsort(stable=True)]
     new = Topology._trusted(row_pointers(row[order], t.shape[0]), column[order], t.shape, t.inputs, t.outputs)
-    return new, source[order].to(t.col.dtype)
+    return new, source[order].to(t.crow.dtype)

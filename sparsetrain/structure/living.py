@@ -16,7 +16,7 @@ _living: "WeakValueDictionary[Place, Topology]" = WeakValueDictionary()
 
 def enter(t: "Topology") -> None:
     """It can be found from now on."""
-    _living[_place(t.crow, t.col, t.shape)] = t
+    _living[_place(t.crow, t.stored_col, t.shape)] = t
 
 
 def found(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
@@ -35,7 +35,7 @@ def _is_over(t: "Topology", crow: Tensor, col: Tensor) -> bool:
     return all(
         (mine.data_ptr(), mine.dtype, mine.shape) == (other.data_ptr(), other.dtype, other.shape)
         and other.is_contiguous()
-        for mine, other in ((t.crow, crow), (t.col, col))
+        for mine, other in ((t.crow, crow), (t.stored_col, col))
     )
 
 

@@ -10,9 +10,10 @@ from .. import checks
 from ..with_data import with_data
 from . import derived, living
 from .constructors import TopologyForms
-from .csr import check_canonical, find
+from .csr import check_canonical, find, row_sizes
 from .derived import Transposed as Transposed
 from .edge_list import named_nodes
+from .index_types import column_type, pointer_type, widened
 from .names import Names, checked
 
 T = TypeVar("T")
@@ -30,8 +31,9 @@ class Topology(TopologyForms):
 
     Edge :math:`e` of row :math:`i` (an output) joins input ``col[e]`` to it, for ``crow[i] <= e < crow[i + 1]``. Rows
     are sorted, columns are sorted within a row, and no edge is stored twice. Indices are int32 where they fit and
-    int64 past that. Layers share a topology; nothing ever writes into it. Kernels trust it: what torch's operations
-    write into its arrays is noticed and refused, what is written through ``.data`` or ``.numpy()`` can't be noticed.
+    int64 past that; on a CPU columns are kept in 16 bits where they fit and edges are 4 million or more. Layers share a
+    topology; nothing ever writes into it. Kernels trust it: what torch's operations write into its arrays is noticed
+    and refused, what is written through ``.data`` or ``.numpy()`` can't be noticed.
 
     Args:
         crow: row pointers, shape ``(out + 1,)``.
@@ -52,10 +54,10 @@ class Topology(TopologyForms):
         ([0, 1, 1], [0, 0, 1])
     """
 
-    __slots__ = ("__weakref__", "_derived", "_versions", "col", "crow", "inputs", "outputs", "shape")
+    __slots__ = ("__weakref__", "_derived", "_versions", "crow", "inputs", "outputs", "shape", "stored_col")
 
     crow: Tensor
-    col: Tensor
+    stored_col: Tensor  # the columns as they are kept: uint16 where ``col`` is made of them anew
     shape: tuple[int, int]
     inputs: Names
     outputs: Names
@@ -74,20 +76,22 @@ class Topology(TopologyForms):
     ) -> None:
         where = "Topology"
         size = checks.shape_of_matrix(where, shape)
-        crow, col = checks.indices(where, "crow", crow), checks.indices(where, "col", col)
+        crow, col = checks.indices(where, "crow", crow), checks.integers(where, "col", col)
         check_canonical(where, crow, col, size)
         inputs = None if inputs is None else checked(where, "inputs", inputs, size[1])
         outputs = None if outputs is None else checked(where, "outputs", outputs, size[0])
-        self._set(crow, col, size, inputs, outputs)
+        kind = column_type(size, col.numel(), crow.device)
+        self._set(crow, col.to(kind, copy=True), size, inputs, outputs)  # its own, and nothing wider on the way
 
     def _set(self, crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Self:
-        dtype = torch.int32 if max(*shape, col.numel()) <= torch.iinfo(torch.int32).max else torch.int64
+        types = pointer_type(shape, col.numel()), column_type(shape, col.numel(), crow.device)
         with torch.inference_mode(False):  # an inference tensor could not be used in training later
             crow, col = (
                 index.clone() if index.is_inference() else index
-                for index in (crow.to(dtype).contiguous(), col.to(dtype).contiguous())
+                for index in (crow.to(types[0]).contiguous(), col.to(types[1]).contiguous())
             )
-        attributes = {"crow": crow, "col": col, "shape": shape, "inputs": inputs, "outputs": outputs, "_derived": {}}
+        attributes = {"crow": crow, "stored_col": col, "shape": shape, "inputs": inputs, "outputs": outputs}
+        attributes["_derived"] = {}
         attributes["_versions"] = crow._version + col._version
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
@@ -96,7 +100,7 @@ class Topology(TopologyForms):
 
     @staticmethod
     def living(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
-        """The topology that these very arrays belong to, if it is still in use."""
+        """The topology that these very arrays belong to, ``crow`` and ``stored_col``, if it is still in use."""
         return living.found(crow, col, shape)
 
     def check_untouched(self) -> None:
@@ -105,7 +109,7 @@ class Topology(TopologyForms):
         Raises:
             RuntimeError: they were written to by torch's operations.
         """
-        written = self.crow._version + self.col._version - self._versions
+        written = self.crow._version + self.stored_col._version - self._versions
         transposed = self._derived.get(derived.transposed)
         if transposed is not None:
             crow_t, col_t, perm = transposed
@@ -140,7 +144,12 @@ class Topology(TopologyForms):
     @property
     def nnz(self) -> int:
         """Number of edges."""
-        return self.col.numel()
+        return self.stored_col.numel()
+
+    @property
+    def col(self) -> Tensor:
+        """Column of each edge, shape ``(nnz,)``, int32 or int64; expanded anew at each call where 16 bits are kept."""
+        return widened(self.stored_col)
 
     @property
     def numel(self) -> int:
@@ -156,7 +165,7 @@ class Topology(TopologyForms):
     @with_data()
     def row(self) -> Tensor:
         """Row of each edge, shape ``(nnz,)``, expanded anew from ``crow`` at each call."""
-        rows = torch.arange(self.shape[0], dtype=self.col.dtype, device=self.device)
+        rows = torch.arange(self.shape[0], dtype=self.crow.dtype, device=self.device)
         return rows.repeat_interleave(self.fan_in, output_size=self.nnz)
 
     @property
@@ -167,7 +176,7 @@ class Topology(TopologyForms):
     @property
     def fan_out(self) -> Tensor:
         """Edges of each column, shape ``(in,)``."""
-        return torch.bincount(self.col, minlength=self.shape[1]).to(self.col.dtype)
+        return row_sizes(self.stored_col, self.shape[1]).to(self.crow.dtype)
 
     @property
     def unconnected(self) -> Unconnected:
@@ -221,7 +230,7 @@ class Topology(TopologyForms):
         cols = checks.indices(where, "col", cols.expand(shape).reshape(-1)).to(self.device)
         checks.within(where, "row", rows, self.shape[0])
         checks.within(where, "col", cols, self.shape[1])
-        place = find(self.crow, self.col, rows, cols)
+        place = find(self.crow, self.stored_col, rows, cols)
         if bool((place < 0).any()):
             k = int((place < 0).nonzero()[0])
             raise IndexError(f"{where}: edge (row {int(rows[k])}, column {int(cols[k])}) is not stored.")
@@ -242,7 +251,7 @@ class Topology(TopologyForms):
         copies = self.derived(derived.copies)
         copy = copies.get(device)
         if copy is None:
-            crow, col = self.crow.to(device), self.col.to(device)
+            crow, col = self.crow.to(device), self.stored_col.to(device)
             copy = copies[device] = Topology._trusted(crow, col, self.shape, self.inputs, self.outputs)
             copy._derived[derived.copies] = copies
         return copy
@@ -261,11 +270,16 @@ class Topology(TopologyForms):
 
     def derived(self, build: Callable[["Topology"], T]) -> T:
         """``build(self)``, kept for the next call: what else follows from the structure alone."""
-        if build not in self._derived:
+        kept: T | None = self._derived.get(build)
+        if kept is None:
             with with_data():
-                self._derived[build] = build(self)
-        kept: T = self._derived[build]
+                kept = self._derived[build] = build(self)
         return kept
+
+    def forget(self, *builds: Callable[["Topology"], Any]) -> None:
+        """Give back the memory of what was derived; it is made anew where it is needed again."""
+        for build in builds:
+            self._derived.pop(build, None)
 
     def __repr__(self) -> str:
         return f"Topology(shape={self.shape}, nnz={self.nnz}, density={self.density:.4g})"
@@ -277,11 +291,14 @@ class Topology(TopologyForms):
         return self  # immutable, and shared between layers on purpose
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.crow, self.col, self.shape, self.inputs, self.outputs)
+        narrow = self.stored_col.dtype is torch.uint16  # which torch writes and can't read
+        col = self.stored_col.view(torch.int16) if narrow else self.stored_col
+        return _restored, (self.crow, col, self.shape, self.inputs, self.outputs)
 
 
 def _restored(crow: Tensor, col: Tensor, shape: tuple[int, int], inputs: Names, outputs: Names) -> Topology:
     """From a pickle, which may hold anything."""
+    col = col.view(torch.uint16) if col.dtype is torch.int16 else col
     if not crow.is_meta:
         check_canonical("Topology (unpickled)", crow, col, shape)
     return Topology._trusted(crow, col, shape, inputs, outputs)

@@ -63,7 +63,7 @@ def edges_by_input(e: Edges, phase: Array, phases: int) -> EdgesByInput:
     """
     outputs, channels = e.crow.size - 1, e.columns // e.taps
     rows = channels * e.groups * phases
-    index = e.col.dtype if max(rows, outputs * e.taps) <= np.iinfo(e.col.dtype).max else np.dtype(np.int64)
+    index = e.crow.dtype if max(rows, outputs * e.taps) <= np.iinfo(e.crow.dtype).max else np.dtype(np.int64)
     channel, tap = np.divmod(e.col.astype(index), index.type(e.taps))
     first = np.arange(outputs) // max(1, outputs // e.groups) * channels  # of the inputs of each output's group
     channel += np.repeat(first.astype(index), np.diff(e.crow))

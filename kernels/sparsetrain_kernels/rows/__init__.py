@@ -5,6 +5,7 @@ A table is a flat array of rows of ``dim`` numbers. State arrays are flat as wel
 
 from .adagrad import adagrad as adagrad
 from .adam import adam as adam
+from .adam_rounded import adam_rounded as adam_rounded
 from .gather import gather as gather
 from .group import Groups as Groups
 from .group import group as group

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..half_precision import widened
 from .group import Groups
 
 
@@ -97,6 +98,30 @@ def adam(groups, gradients, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts
         denominator = np.sqrt((v if u is None else u) / (1 - betas[1] ** n)) + eps
         w -= lr / (1 - betas[0] ** n) * m / denominator
         w[:] = _shrunk(w, lr * (_of(l1_values, row, dim) if l1_values.size else l1) / denominator)
+
+
+def random_bits(k, key):
+    z = k ^ key
+    z = (z ^ z >> 16) * 0x7FEB352D % 2**32
+    z = (z ^ z >> 15) * 0x846CA68B % 2**32
+    return z ^ z >> 16
+
+
+def at_random(number, noise):
+    """The bits of float32 in bfloat16, rounded up with the probability of its distance from below."""
+    bits = int(np.float32(number).view(np.uint32))
+    return (bits + noise % 2**16 if np.isfinite(number) else bits) >> 16
+
+
+def adam_rounded(gradients, weights, exp_avg, exp_avg_sq, counts, *, step, key, lr, betas, eps, weight_decay, decoupled,
+                 scale=1.0, threads=1):
+    nothing, one = np.empty(0, np.int32), np.zeros(1, np.int64)
+    for k in range(weights.size):
+        m, v = widened(exp_avg[k : k + 1]), widened(exp_avg_sq[k : k + 1])
+        adam(Groups(one, nothing, nothing), gradients[k : k + 1], weights[k : k + 1], m, v, m[:0], counts[k : k + 1], dim=1,
+             step=step, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled=decoupled, scale=scale, l1_values=m[:0])
+        noise = random_bits(k, key)
+        exp_avg[k], exp_avg_sq[k] = at_random(m[0], noise), at_random(v[0], noise >> 16)
 
 
 def idle_linear(rows, behind, steps, weights, buffer, squares, means, *, dim, threads=1):

@@ -17,7 +17,7 @@ from ..triton.available import usable
 def expand(t: Topology, values: Tensor, first: int, last: int, out: Tensor) -> None:
     """``out[r - first, :]`` = row r of W, zeros and all, for rows first..last; out is contiguous, of any float type."""
     if _by_kernels(out):
-        crow, col = array(t.crow), array(t.col)
+        crow, col = array(t.crow), array(t.stored_col)
         kernels.expand(crow, col, flat(values), t.derived(_bitmap), first, last, array(out), torch.get_num_threads())
         return
     if out.device.type == "cuda" and usable(out.device):
@@ -30,7 +30,7 @@ def expand(t: Topology, values: Tensor, first: int, last: int, out: Tensor) -> N
 def gather(t: Topology, dense: Tensor, first: int, last: int, grad: Tensor) -> None:
     """``grad[e] = dense[row - first, col]`` at the edges of rows first..last; dense is contiguous."""
     if _by_kernels(dense):
-        crow, col = array(t.crow), array(t.col)
+        crow, col = array(t.crow), array(t.stored_col)
         kernels.gather(crow, col, t.derived(_bitmap), first, last, array(dense), array(grad), torch.get_num_threads())
         return
     if dense.device.type == "cuda" and usable(dense.device):
@@ -52,7 +52,7 @@ def _by_kernels(dense: Tensor) -> bool:
 
 def _bitmap(t: Topology) -> Array:
     t.check_untouched()
-    return kernels.bitmap(array(t.crow), array(t.col), t.shape[1])
+    return kernels.bitmap(array(t.crow), array(t.stored_col), t.shape[1])
 
 
 def _places(t: Topology, first: int, last: int) -> tuple[slice, Tensor]:
@@ -61,7 +61,7 @@ def _places(t: Topology, first: int, last: int) -> tuple[slice, Tensor]:
     whole = first == 0 and last == t.shape[0]
     start, stop = (0, t.nnz) if whole else (t.derived(_ends)[first], t.derived(_ends)[last])
     rows = torch.arange(last - first, device=crow.device).repeat_interleave(crow.diff(), output_size=stop - start)
-    return slice(start, stop), rows * t.shape[1] + t.col[start:stop]
+    return slice(start, stop), rows * t.shape[1] + t.stored_col[start:stop].long()
 
 
 def _ends(t: Topology) -> list[int]:

@@ -13,6 +13,8 @@ from ...dtypes import HALVES
 from ...structure.topology import Topology
 from ..dense_products import dense_product
 from ..layout import empty_like_layout, is_feature_major, no_view, sum_over_batch
+from ..numba.products import backward_plan
+from ..plans_in_use import through_blocks
 from .expand import expand, gather
 from .precision import computed, without_autocast
 from .scratch import block_bytes, row_blocks
@@ -45,6 +47,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    through_blocks(t, backward_plan)
     grad = sddmm(t, dy, x)
     dx = _spmm(t, values, dy, None, True, x)
     return grad, dx, sum_over_batch(dy.to(values.dtype)) if bias else None

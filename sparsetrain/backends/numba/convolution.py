@@ -90,7 +90,7 @@ class _Kept:
 
     def __init__(self, t: Topology) -> None:
         t.check_untouched()
-        self.bounds: Array = kernels.edges(array(t.crow), array(t.col), t.shape[1], 1).bounds
+        self.bounds: Array = kernels.edges(array(t.crow), array(t.stored_col), t.shape[1], 1).bounds
         self._by_input: dict[tuple[object, ...], EdgesByInput] = {}
 
     @property
@@ -99,7 +99,7 @@ class _Kept:
 
     def stored(self, t: Topology, g: Geometry) -> Edges:
         t.check_untouched()
-        return Edges(array(t.crow), array(t.col), self.bounds, t.shape[1], g.volume, g.groups)
+        return Edges(array(t.crow), array(t.stored_col), self.bounds, t.shape[1], g.volume, g.groups)
 
     def by_input(self, t: Topology, g: Geometry, grid: Grid) -> EdgesByInput:
         key = (g.volume, g.groups, grid.phase.tobytes())

@@ -10,13 +10,14 @@ from ...arrays import array, flat, operand
 from ...dtypes import wide
 from ...structure.topology import Topology
 from ..layout import empty_like_layout
+from ..plans_in_use import by_kernels
 
 
 def spmm(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transpose: bool) -> Tensor:
     y = empty_like_layout(x, t.shape[1] if transpose else t.shape[0])
     plan, ordered = t.derived(_forward), values
     if transpose:
-        plan, ordered = t.derived(_backward), values.detach().index_select(0, t.transposed.perm)
+        plan, ordered = t.derived(backward_plan), values.detach().index_select(0, t.transposed.perm)
     kernels.spmm(
         plan.of(t), flat(ordered), operand(x), operand(y), None if bias is None else flat(bias), torch.get_num_threads()
     )
@@ -30,10 +31,11 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 
 def backward(t: Topology, values: Tensor, x: Tensor, dy: Tensor, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    by_kernels(t)
     grad, dx = values.new_empty(t.nnz), empty_like_layout(x, t.shape[1])
     bias_grad = values.new_empty(t.shape[0]) if bias else None
     kernels.backward(
-        t.derived(_backward).of(t), array(t.transposed.perm), flat(values), operand(x), operand(dy), operand(dx),
+        t.derived(backward_plan).of(t), array(t.transposed.perm), flat(values), operand(x), operand(dy), operand(dx),
         array(grad), None if bias_grad is None else array(bias_grad), torch.get_num_threads(),
     )  # fmt: skip
     return grad, dx, bias_grad
@@ -71,9 +73,9 @@ class _Kept:
 
 def _forward(t: Topology) -> _Kept:
     t.check_untouched()
-    return _Kept(kernels.plan(array(t.crow), array(t.col), t.shape[1]), t.crow, t.col)
+    return _Kept(kernels.plan(array(t.crow), array(t.stored_col), t.shape[1]), t.crow, t.stored_col)
 
 
-def _backward(t: Topology) -> _Kept:
+def backward_plan(t: Topology) -> _Kept:
     crow_t, col_t, _ = t.transposed
     return _Kept(kernels.plan(array(crow_t), array(col_t), t.shape[0], GRADIENTS), crow_t, col_t)

@@ -52,6 +52,16 @@ def adam(
     _step(kernels.adam, g, tables, l1, counts=_counts(counts), **numbers)
 
 
+def adam_rounded(
+    gradients: Tensor, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, counts: Tensor | None, **numbers: Any
+) -> None:
+    means, squares = (array(moment.view(torch.uint16).view(-1)) for moment in (exp_avg, exp_avg_sq))
+    kernels.adam_rounded(
+        flat(gradients), flat(weights), means, squares, _counts(counts), threads=torch.get_num_threads(), **numbers
+    )
+    _announce(weights, exp_avg, exp_avg_sq)
+
+
 def idle_linear(
     rows: Tensor, behind: Tensor, steps: Tensor, weights: Tensor, buffer: Tensor | None, squares: Tensor | None,
     means: Tensor | None, dim: int,

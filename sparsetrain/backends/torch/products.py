@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...dtypes import widened
+from ...structure.index_types import widened as wide_index
 from ...structure.topology import Topology
 from ..layout import empty_like_layout, no_view, sum_over_batch
 
@@ -27,7 +28,7 @@ def _product(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, transp
     values, dense = values.detach(), widened(x.detach())
     if transpose:
         crow_t, col_t, perm = t.transposed
-        matrix = _csr(crow_t, col_t, values.index_select(0, perm), (t.shape[1], t.shape[0]))
+        matrix = _csr(crow_t, wide_index(col_t), values.index_select(0, perm), (t.shape[1], t.shape[0]))
     else:
         matrix = _csr(t.crow, t.col, values, t.shape)
     # added to the bias, and in this layout: the result of torch.sparse.mm is feature-major, to be transposed after

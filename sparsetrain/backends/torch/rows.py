@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ..row_gradient import RowGradient
 
+PIECE = 1 << 20  # numbers that are stepped at a time, where all are
+LOW = 0xFFFFFFFF
+
 
 def gather(ids: Tensor, table: Tensor) -> Tensor:
     return table.index_select(0, ids)
@@ -101,6 +104,43 @@ def adam(
         largest[rows] = v = torch.maximum(largest[rows], v)
     denominator = v.sqrt() / second.sqrt() + eps
     _put(weights, g, rows, w - lr / first * m / denominator, lr, l1, denominator)
+
+
+def adam_rounded(
+    gradients: Tensor, weights: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, counts: Tensor | None, *, step: int,
+    key: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, scale: float,
+) -> None:  # fmt: skip
+    """All numbers, those of a piece at a time."""
+    if counts is not None:
+        counts += 1
+    arrays = [each.view(-1) for each in (gradients.contiguous(), weights, exp_avg, exp_avg_sq)]
+    for first in range(0, weights.numel(), PIECE):
+        g, w, means, squares = (each[first : first + PIECE] for each in arrays)
+        n: Any = step if counts is None else counts.view(-1)[first : first + PIECE].double()
+        first_correction, second = 1 - betas[0] ** n, 1 - betas[1] ** n
+        g = scale * g if decoupled else scale * g + weight_decay * w
+        m = means.float() + (1 - betas[0]) * (g - means.float())
+        v = betas[1] * squares.float() + (1 - betas[1]) * g * g
+        noise = random_bits(torch.arange(first, first + g.numel(), device=g.device), key)
+        means.copy_(rounded_at_random(m, noise))
+        squares.copy_(rounded_at_random(v, noise >> 16))
+        shrink = 1 - lr * weight_decay if decoupled else 1.0
+        w.copy_(shrink * w - lr / first_correction * m / (v.sqrt() / second**0.5 + eps))
+
+
+def random_bits(place: Tensor, key: int) -> Tensor:
+    """32 bits for each place, as the kernel draws them."""
+    z = (place & LOW) ^ key
+    z = ((z ^ z >> 16) * 0x7FEB352D) & LOW
+    z = ((z ^ z >> 15) * 0x846CA68B) & LOW
+    return z ^ z >> 16
+
+
+def rounded_at_random(numbers: Tensor, noise: Tensor) -> Tensor:
+    """float32 in bfloat16, rounded up with the probability of its distance from below; NaN and infinity stay."""
+    moved = numbers.view(torch.int32) + (noise & 0xFFFF).int()
+    exact = torch.where(numbers.isfinite(), (moved & ~0xFFFF).view(torch.float32), numbers)
+    return exact.to(torch.bfloat16)
 
 
 def idle_linear(

@@ -12,6 +12,7 @@ WIDEST = 4096  # row with one sum of squares, which one program adds
 
 gather = torch_rows.gather
 total = torch_rows.total
+adam_rounded = torch_rows.adam_rounded
 
 
 def sgd(
