@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test pytest lint docs wheel bench bench-peers gpu clean
+.PHONY: demo test pytest lint format docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -25,6 +25,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs build/docs

@@ -65,3 +65,10 @@ def test_wheel(tmp_path: Path) -> None:
     assert package.startswith(str(tmp_path / "away"))
     assert kernels.startswith(str(tmp_path / "away"))
     assert edges == "100"
+    # the README's code, pasted block by block where there is nothing but the wheel
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 8
+    (tmp_path / "pasted.py").write_text("import sys; sys.path.insert(0, 'away')\n" + "\n".join(blocks))
+    printed = run(sys.executable, "-W", "error", "pasted.py")
+    assert "SparseLinear   1000 x 784" in printed
+    assert "self_attn.q_proj" in printed
