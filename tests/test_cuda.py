@@ -66,7 +66,7 @@ def structure(kind: str, rows: int, columns: int, device: str) -> st.Topology:
 def with_wide_indices(t: st.Topology) -> st.Topology:
     """As of a topology whose edges int32 can't count, which no machine for tests could hold."""
     other = st.Topology.from_coo(t.row, t.col, shape=t.shape)
-    for name in ("crow", "col"):
+    for name in ("crow", "stored_col"):
         object.__setattr__(other, name, getattr(t, name).long())
     return other
 

@@ -248,6 +248,25 @@ def numbas_code() -> None:
     assert callable(cgutils.for_range)
 
 
+def numbas_parts() -> None:
+    """A function without machine code of its own is linked into the kernel that calls it."""
+    jit = importlib.import_module("sparsetrain_kernels.jit")
+
+    @jit.part  # type: ignore[untyped-decorator]
+    def double(x: int) -> int:
+        return 2 * x
+
+    @jit.kernel  # type: ignore[untyped-decorator]
+    def twice_doubled(x: int) -> int:
+        return double(double(x))  # type: ignore[no-any-return]
+
+    assert twice_doubled(3) == 12
+    errors = importlib.import_module("numba.core.errors")
+    with pytest.raises(TypeError, match="is a part of kernels"):
+        double(3)
+    assert issubclass(errors.TypingError, Exception)
+
+
 def numbas_threads() -> None:
     try:
         assert importlib.import_module("numba.np.ufunc.omppool").__file__
@@ -326,6 +345,9 @@ HOOKS: dict[str, Check] = {
     "numba.core.caching.IndexDataCacheFile": numbas_cache,
     "numba.core.caching.NullCache": numbas_cache,
     "numba.core.cgutils": numbas_code,
+    "numba.core.codegen.JITCodeLibrary": numbas_parts,
+    "numba.core.compiler.Compiler": numbas_parts,
+    "numba.core.errors.TypingError": numbas_parts,
     "numba.np.ufunc.omppool": numbas_threads,
 }
 
