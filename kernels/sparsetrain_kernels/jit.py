@@ -56,5 +56,6 @@ def part(function: Callable[..., Any] | None = None, *, reorder: bool = False, i
     if not COMPILES:
         return function
     liberties = {"reassoc", "contract"} if reorder else False
-    options = {"fastmath": liberties, "forceinline": inline, "no_cpython_wrapper": True, **_OPTIONS}
+    # without numba's counts of references, which threads would take from each other for each part of an array
+    options = {"fastmath": liberties, "forceinline": inline, "no_cpython_wrapper": True, "_nrt": False, **_OPTIONS}
     return only_in_kernels(njit(pipeline_class=PartCompiler, **options)(function))
