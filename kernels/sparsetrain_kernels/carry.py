@@ -1,6 +1,5 @@
 """What belongs to edges, carried along when edges change."""
 
-
 from .jit import kernel, part
 from .launch import launch
 from .plan import Array

@@ -7,10 +7,9 @@ from torch import Tensor
 
 LARGEST = torch.iinfo(torch.int32).max
 NARROW = 1 << 16  # columns that 16 bits number
-NARROW_EDGES = (
-    1 << 22
-)  # from which on columns are kept in 16 bits: kernels are compiled once more for them, which takes
-# longer than the bytes of fewer edges are worth
+# edges from which on columns are kept in 16 bits: kernels are compiled once more for them, which takes longer than the
+# bytes of fewer edges are worth
+NARROW_EDGES = 1 << 22
 PIECE = 1 << 20  # indices that are widened at a time
 
 
