@@ -1,6 +1,7 @@
 """DistributedDataParallel and ZeroRedundancyOptimizer over our layers, in two processes, against one."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import RANKS, equal_everywhere, in_each
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +30,7 @@ def check_ranks(rank: int, _: Path) -> None:
     constrained_layers_are_refused(rank)
     a_wrapper_of_former_layers_is_refused()
     second_derivatives_are_refused()
+    sparse_gradients_are_waited_for()
     for k, (make, options) in enumerate(trainings()):
         trains_as_one_process(rank, make, alone_on=k % RANKS, **options)
 
@@ -96,6 +99,39 @@ def second_derivatives_are_refused() -> None:
         with pytest.raises(RuntimeError, match=r"of the samples of rank . alone. Pass wrapped.module to curvature"):
             passes()
     assert layer.values.tolist() == before
+
+
+def sparse_gradients_are_waited_for() -> None:
+    """torch's way writes into freed memory while the backward pass computes on. A hook of the user's is left alone."""
+    calls = []
+
+    def hook(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        calls.append(bucket.buffer().is_sparse)
+        dist.all_reduce(bucket.buffer())
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    def all_reduce(tensor: Tensor, *args: Any, async_op: bool = False, **kwargs: Any) -> Any:
+        waited.append((tensor.is_sparse, not async_op))
+        return reduce(tensor, *args, async_op=async_op, **kwargs)
+
+    reduce, waited = dist.all_reduce, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", all_reduce)
+        for model in (
+            nn.Sequential(LookupTable(4, 2), nn.Linear(2, 1)),
+            SparseLinear(4, 2, sparse_grad=True, density=1.0),
+        ):
+            wrapped = DistributedDataParallel(model)
+            x = torch.tensor([1, 2]) if isinstance(model, nn.Sequential) else torch.eye(4)[:2]
+            for each in (wrapped, wrapped, pickle.loads(pickle.dumps(wrapped))):
+                each(x).sum().backward()
+    assert [each for each in waited if each[0]] == 6 * [(True, True)], waited
+    wrapped = DistributedDataParallel(LookupTable(4, 2))
+    wrapped.register_comm_hook(None, hook)
+    wrapped(torch.tensor([1])).sum().backward()
+    assert calls == [True]
 
 
 def constrained_layers_are_refused(rank: int) -> None:

@@ -3,6 +3,7 @@ takes it away. The sources are read, so that none is used that is not listed her
 
 import ast
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -215,6 +216,12 @@ def data_parallel() -> None:
     assert method.__code__.co_argcount == 1
 
 
+def communication_hooks() -> None:
+    assert callable(importlib.import_module("torch._C._distributed_c10d")._register_comm_hook)
+    source = inspect.getsource(nn.parallel.DistributedDataParallel.register_comm_hook)
+    assert "self._comm_hooks.append" in source
+
+
 def operators() -> None:
     assert torch.ops.aten._embedding_bag_per_sample_weights_backward.default.name()
     if torch.backends.mkldnn.is_available():
@@ -335,6 +342,7 @@ HOOKS: dict[str, Check] = {
     "_save_to_state_dict": overridden_methods,
     "_init_group": optimizers,
     "DistributedDataParallel._build_params_for_reducer": data_parallel,
+    "torch._C._distributed_c10d._register_comm_hook": communication_hooks,
     # operators that torch's own modules call
     "torch._C._get_mkldnn_enabled": operators,
     "torch._weight_norm": operators,

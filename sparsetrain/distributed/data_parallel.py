@@ -19,6 +19,7 @@ from ..edges.module import EdgeModule
 from ..edges.spread_rows import shard_of
 from ..nn import LookupTable, SparseLinear
 from ..structure.topology import Topology
+from . import row_gradients
 from .same_topology import check_same_edges, layers_of, said_by_all
 from .sync_topology import follow_first
 
@@ -39,7 +40,10 @@ def _told(self: Any) -> Any:
     self.register_forward_pre_hook(StillReduced(layers))
     parameters, expect_sparse = _ask(self)  # type: ignore[no-untyped-call]
     ours = row_sparse(self.module)
-    return parameters, [sparse or p in ours for p, sparse in zip(parameters, expect_sparse, strict=True)]
+    expect_sparse = [sparse or p in ours for p, sparse in zip(parameters, expect_sparse, strict=True)]
+    if ours or (layers and any(expect_sparse)):
+        self.register_forward_pre_hook(_AveragedAtOnce())
+    return parameters, expect_sparse
 
 
 def leave_out_shards(wrapper: Any) -> None:
@@ -110,6 +114,20 @@ class StillReduced:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()  # nodes can't be sent; a wrapper that is unpickled asks for parameters anew
+
+
+class _AveragedAtOnce:
+    """At the first forward pass, when the user has chosen a communication hook or none: see row_gradients."""
+
+    begun = False
+
+    def __call__(self, wrapper: Any, *_: Any) -> None:
+        if not self.begun and not torch.compiler.is_compiling():
+            self.begun = True
+            row_gradients.use(wrapper)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()
 
 
 def _nothing() -> Any:
