@@ -34,14 +34,17 @@ docs: $(VENV)/installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs build/docs
 
 wheel: $(VENV)/installed
-	$(BIN)/python -m build --wheel
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt twine
+	$(BIN)/python -m twine check --strict dist/*
 
-bench: $(VENV)/bench-installed
+bench: $(VENV)/installed
 	$(BIN)/sparsetrain bench --preset layers --json bench-layers.json --html bench-layers.html
 
 # one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables;
 # torch-sparse comes last, since it takes long minutes, after torch-scatter, which it imports and does not declare
-bench-peers: $(VENV)/bench-installed
+bench-peers: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt wheel setuptools ninja pybind11
 	@for peer in $$(cat bench/peers.txt); do \
 	  $(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt "$$peer" || true; \
@@ -56,13 +59,9 @@ gpu:
 	@$(PYTHON) -m pytest -m gpu -W default $$(grep --files-with-matches mark.gpu tests/test_*.py); tests=$$?; \
 	$(PYTHON) -u bench/gpu.py --seconds 430 --json gpu.json && exit $$tests
 
-$(VENV)/bench-installed: $(VENV)/installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[bench]"
-	touch $@
-
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt bench/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]" --editable ./bench
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
 	touch $@
 
