@@ -1,5 +1,5 @@
 # make demo: train sparse beside masked and dense on real digits.   make test: everything that must hold.
-# make docs: the site, with its programs run.
+# make quick: one file of tests of each part, in a minute and a half once kernels are compiled; make docs: the site, with its programs run.
 # make gpu: the tests that need CUDA, and times beside dense layers; in ten minutes, from these sources, with no installation.
 # make bench: a layer beside other engines, those of make bench-peers among them; takes hours.
 
@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test pytest lint format api docs wheel bench bench-peers gpu clean
+.PHONY: demo test quick pytest lint format api docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -20,6 +20,13 @@ test: $(VENV)/installed
 pytest: export OMP_WAIT_POLICY := passive
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+QUICK := private_hooks floors public_api topology kernels row_kernels workers ops sparse_linear sparse_convolution \
+	lookup_table convert evolver optim_contract io
+
+quick: export OMP_WAIT_POLICY := passive
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(QUICK:%=tests/test_%.py)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
