@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick pytest lint format api docs wheel bench bench-peers gpu clean
+.PHONY: demo test quick pytest coverage lint format api docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -27,6 +27,14 @@ QUICK := private_hooks floors public_api topology kernels row_kernels workers op
 quick: export OMP_WAIT_POLICY := passive
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(QUICK:%=tests/test_%.py)
+
+coverage: export OMP_WAIT_POLICY := passive
+coverage: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest tests
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --show-missing
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -36,6 +36,10 @@ except click.UsageError as error:
 
 def test_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", st.__version__)
+    assert f"\nversion: {st.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (st.__version__, "unreleased")
 
 
 def test_advice_names_no_package_that_no_index_has() -> None:
