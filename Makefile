@@ -1,5 +1,5 @@
 # make demo: train sparse beside masked and dense on real digits.   make test: everything that must hold.
-# make docs: the site, with its programs run.
+# make quick: one file of tests of each part, in a minute and a half once kernels are compiled; make docs: the site, with its programs run.
 # make gpu: the tests that need CUDA, and times beside dense layers; in ten minutes, from these sources, with no installation.
 # make bench: a layer beside other engines, those of make bench-peers among them; takes hours.
 
@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test pytest lint format docs wheel bench bench-peers gpu clean
+.PHONY: demo test quick pytest coverage lint format api docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed
@@ -21,6 +21,21 @@ pytest: export OMP_WAIT_POLICY := passive
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
+QUICK := private_hooks floors public_api topology kernels row_kernels workers ops sparse_linear sparse_convolution \
+	lookup_table convert evolver optim_contract io
+
+quick: export OMP_WAIT_POLICY := passive
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(QUICK:%=tests/test_%.py)
+
+coverage: export OMP_WAIT_POLICY := passive
+coverage: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest tests
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --show-missing
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,18 +45,24 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+api: $(VENV)/installed
+	PYTHONPATH=. $(BIN)/python tests/public_api.py
+
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs build/docs
 
 wheel: $(VENV)/installed
-	$(BIN)/python -m build --wheel
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt twine
+	$(BIN)/python -m twine check --strict dist/*
 
-bench: $(VENV)/bench-installed
+bench: $(VENV)/installed
 	$(BIN)/sparsetrain bench --preset layers --json bench-layers.json --html bench-layers.html
 
 # one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables;
 # torch-sparse comes last, since it takes long minutes, after torch-scatter, which it imports and does not declare
-bench-peers: $(VENV)/bench-installed
+bench-peers: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt wheel setuptools ninja pybind11
 	@for peer in $$(cat bench/peers.txt); do \
 	  $(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt "$$peer" || true; \
@@ -56,13 +77,9 @@ gpu:
 	@$(PYTHON) -m pytest -m gpu -W default $$(grep --files-with-matches mark.gpu tests/test_*.py); tests=$$?; \
 	$(PYTHON) -u bench/gpu.py --seconds 430 --json gpu.json && exit $$tests
 
-$(VENV)/bench-installed: $(VENV)/installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[bench]"
-	touch $@
-
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt bench/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]"
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]" --editable ./bench
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
 	touch $@
 

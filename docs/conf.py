@@ -48,6 +48,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "myst_parser",
+    "sphinx_copybutton",
     "mathml",
 ]
 templates_path = ["_templates"]
@@ -68,6 +69,8 @@ numpydoc_show_inherited_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_validation_exclude = {r"\.Fans\."}  # fields, which their class describes
 numpydoc_validation_checks = {"GL08", "SS01", "SS02", "SS03"}  # a docstring, whose first line is a sentence
+
+copybutton_prompt_text, copybutton_prompt_is_regexp = r">>> |\.\.\. |\$ ", True  # copied are lines with them, without
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

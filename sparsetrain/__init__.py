@@ -18,4 +18,4 @@ from .convert.summaries import summary as summary
 from .structure.edit import Edit as Edit
 from .structure.topology import Topology as Topology
 
-__version__ = "0.1.0"  # setup.cfg reads it
+__version__ = "0.2.0"  # setup.cfg reads it

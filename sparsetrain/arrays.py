@@ -62,6 +62,8 @@ def array(tensor: Tensor) -> Array:
             f"expected a tensor with data, got one of shape {tuple(tensor.shape)} whose storage is empty. "
             "It was freed, as by FSDP after use, or resized; or it is a fake tensor, which has none."
         )
+    if not DLPACK and not tensor.numel():  # without memory there is no address, which the protocol wants
+        return np.empty(tensor.shape, str(tensor.dtype).removeprefix("torch."))
     result: Array = np.from_dlpack(_Versioned(tensor)) if DLPACK else np.asarray(_Interface(tensor))
     return result if result.flags.aligned else result.copy()
 

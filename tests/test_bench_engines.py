@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints, version
 from pathlib import Path
@@ -204,11 +205,20 @@ def test_settings_survive_json_and_say_their_command() -> None:
 
 def test_the_command_line_finds_it_through_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("bench", "sparsetrain_bench.command:bench", "sparsetrain.commands")
-    assert f"{point.group} =\n    {point.name} = {point.value}\n" in (ROOT / "setup.cfg").read_text()
+    entered = tomllib.loads((ROOT / "bench" / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert entered == {point.group: {point.name: point.value}}
     monkeypatch.setattr(program, "entry_points", lambda **wanted: EntryPoints([point]).select(**wanted))
     assert "bench" in CliRunner().invoke(program.main, ["--help"]).output
     assert "Measure sparsetrain beside other engines." in CliRunner().invoke(program.main, ["bench", "--help"]).output
     assert "No such command" in CliRunner().invoke(program.main, ["bunch"]).output
+
+
+def test_without_it_the_command_line_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "entry_points", lambda **wanted: EntryPoints([]).select(**wanted))
+    result = CliRunner().invoke(program.main, ["bench", "--preset", "layers"])
+    assert result.exit_code == 2
+    assert "bench is not installed. It is no part of the wheel." in result.stderr
+    assert "run: pip install ./bench" in result.stderr
 
 
 def test_a_busy_machine_and_wrong_shapes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from sparsetrain_bench.command import bench
 from sparsetrain_bench.report import RecordsError, Report, build, draw, html, markdown, plain, read
 from sparsetrain_bench.report.comparisons import by_case, crossover, fastest, over_ours
 from sparsetrain_bench.report.record import Record
@@ -179,3 +181,49 @@ def test_two_files_may_not_hold_the_same_measurement(tmp_path: Path) -> None:
         file.write_text(json.dumps({"benchmarks": [{"extra_info": TIMED[0]}], "not_timed": []}))
     with pytest.raises(RecordsError, match=r"two.json: sparsetrain in One layer.*one.json as well"):
         read(files)
+
+
+# ---- two records against each other ----------------------------------------------------------------------------------
+
+
+def written(file: Path, *timed: dict[str, Any]) -> str:
+    file.write_text(json.dumps({"benchmarks": [{"extra_info": fact} for fact in timed], "not_timed": NOT_TIMED}))
+    return str(file)
+
+
+def test_ratios_that_have_become_worse_fail(tmp_path: Path) -> None:
+    two = "16 -> 4, 2"
+    old = written(
+        tmp_path / "old.json",
+        facts("sparsetrain", 1.0), facts("dense", 4.0), facts("masked, in forward", 6.0),
+        facts("sparsetrain", 1.0, panel=two), facts("dense", 9.0, panel=two), facts("sparsetrain, bf16", 1.0, panel=two),
+    )  # fmt: skip
+    # a machine twice as slow, where ours takes 2.4 times as long beside dense, and twice as long beside masked
+    new = written(
+        tmp_path / "new.json",
+        facts("sparsetrain", 2.4), facts("dense", 8.0), facts("masked, in forward", 14.4), facts("dense, bf16", 1.0),
+        facts("sparsetrain", 2.2, panel=two), facts("dense", 18.0, panel=two), facts("sparsetrain, bf16", 1.0, panel=two),
+    )  # fmt: skip
+    result = CliRunner().invoke(bench, ["--from", new, "--against", old])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"8 -> 4, 2, density 0.1, 1 thread +1.10x +dense 1.20x, masked, in forward 1.00x", result.output)
+    assert "0 of 2 cases take more than 1.15 times as long as before" in result.output
+    slower = written(tmp_path / "slower.json", facts("sparsetrain", 1.2, panel=two), facts("dense", 9.0, panel=two))
+    result = CliRunner().invoke(bench, ["--from", slower, "--against", old])
+    assert result.exit_code == 1
+    assert "1 of 1 cases take more than 1.15 times as long as before" in result.stdout
+    assert "old.json: One layer, row-major, 16 -> 4, 2, density 0.1, 1 thread." in result.stderr
+
+
+def test_records_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    old = written(tmp_path / "old.json", facts("sparsetrain", 1.0), facts("dense", 4.0))
+    elsewhere = {**ENVIRONMENT, "cpu": {"model": "Another CPU", "cores": 2, "features": []}}
+    for new, said in (
+        ([facts("sparsetrain", 1.0, environment=elsewhere)], "got Some CPU (avx2) before and Another CPU () after"),
+        ([facts("sparsetrain", 1.0), facts("dense, bf16", 1.0)], "the same rival, got none"),
+    ):
+        file = tmp_path / "new.json"
+        file.write_text(json.dumps({"benchmarks": [{"extra_info": fact} for fact in new], "not_timed": []}))
+        result = CliRunner().invoke(bench, ["--from", str(file), "--against", old])
+        assert result.exit_code == 1
+        assert said in result.stderr

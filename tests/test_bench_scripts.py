@@ -14,7 +14,7 @@ BENCH = Path(__file__).parent.parent / "bench"
 
 
 def script(name: str) -> Any:
-    pytest.importorskip("sparsetrain_bench", reason="needs the extra bench")
+    pytest.importorskip("sparsetrain_bench", reason="needs bench/")
     spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -141,7 +141,9 @@ def test_every_room_has_a_name_that_says_something() -> None:
 
 
 def test_setup_lists_every_package() -> None:
-    listed = (ROOT / "setup.cfg").read_text()
-    for folder in {path.parent for top in (PACKAGE, KERNELS, TRITON, BENCH) for path in top.rglob("*.py")}:
-        name = ".".join(folder.relative_to(ROOT).parts).removeprefix("kernels.").removeprefix("bench.")
-        assert f"\n    {name}\n" in listed, f"setup.cfg does not list {name}, and the wheel would lack it"
+    for tops, file in (((PACKAGE, KERNELS, TRITON), "setup.cfg"), ((BENCH,), "bench/pyproject.toml")):
+        listed = (ROOT / file).read_text()
+        for folder in {path.parent for top in tops for path in top.rglob("*.py")}:
+            name = ".".join(folder.relative_to(ROOT).parts).removeprefix("kernels.").removeprefix("bench.")
+            written = (f"\n    {name}\n", f'"{name}"')
+            assert any(each in listed for each in written), f"{file} does not list {name}, and the wheel would lack it"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import sparsetrain as st
+from sparsetrain import arrays
 from sparsetrain.backends.choice import BACKENDS
 from sparsetrain.backends.layout import empty_like_layout
 
@@ -68,3 +69,22 @@ def test_of_a_compiled_graph_whose_gradient_is_of_another_layout() -> None:
         (expected,) = torch.autograd.grad(model(eager.requires_grad_()), eager)
         (found,) = torch.autograd.grad(torch.compile(model)(compiled.requires_grad_()), compiled)
     torch.testing.assert_close(found, expected)
+
+
+def test_numpy_without_dlpack_sees_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions before 2.1, by numpy's own protocol; a tensor without numbers has no address to give it."""
+    monkeypatch.setattr(arrays, "DLPACK", False)
+    whole = torch.arange(12.0).view(3, 4)
+    for tensor in (
+        whole,
+        whole.t(),
+        whole[:, ::2],
+        whole[:0],
+        torch.zeros(6, 0).t(),
+        torch.zeros(0, dtype=torch.int32),
+    ):
+        seen = arrays.array(tensor)
+        assert (seen.shape, str(seen.dtype)) == (tensor.shape, str(tensor.dtype).removeprefix("torch."))
+        assert seen.tolist() == tensor.tolist()
+    arrays.array(whole)[0, 0] = 7.0
+    assert whole[0, 0] == 7.0

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -20,9 +21,25 @@ layer(torch.ones(4, 20)).sum().backward()
 print(st.__file__, sparsetrain_kernels.__file__, layer.values.grad.numel())
 """
 
+# what a shell without a clone gets: entry points of what is installed here are not the wheel's
+BENCH = """
+from importlib.metadata import distributions
+import click, sparsetrain.cli.program as program
+assert not [point for found in distributions(path=["away"]) for point in found.entry_points if point.name == "bench"]
+program.entry_points = lambda **wanted: []
+try:
+    program.main(["bench"], standalone_mode=False)
+except click.UsageError as error:
+    print(error)
+"""
+
 
 def test_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", st.__version__)
+    assert f"\nversion: {st.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (st.__version__, "unreleased")
 
 
 def test_advice_names_no_package_that_no_index_has() -> None:
@@ -45,19 +62,20 @@ def test_wheel(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout)
 
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
-    wheel = next(tmp_path.glob("*.whl"))
+    # the sources' archive, and the wheel out of it
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
+    archive, wheel = next(tmp_path.glob("*.tar.gz")), next(tmp_path.glob("*.whl"))
+    with tarfile.open(archive) as opened:
+        assert not {Path(name).parts[1] for name in opened.getnames()[1:]} & {"bench", "tests", "docs"}
     assert wheel.name.split("-")[1] == st.__version__
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {
         "sparsetrain",
-        "sparsetrain_bench",
         "sparsetrain_kernels",
         "sparsetrain_triton",
     }
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsetrain").rglob("*.py")}
     sources |= {str(path.relative_to(ROOT / "kernels")) for path in (ROOT / "kernels").rglob("*.py")}
-    sources |= {str(path.relative_to(ROOT / "bench")) for path in (ROOT / "bench" / "sparsetrain_bench").rglob("*.*")}
     assert {source for source in sources if "__pycache__" not in source} <= set(names)
     assert {"sparsetrain/py.typed", "sparsetrain_kernels/py.typed"} <= set(names)
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "away"), str(wheel))
@@ -65,6 +83,8 @@ def test_wheel(tmp_path: Path) -> None:
     assert package.startswith(str(tmp_path / "away"))
     assert kernels.startswith(str(tmp_path / "away"))
     assert edges == "100"
+    advice = run(sys.executable, "-c", f"import sys; sys.path.insert(0, 'away'){BENCH}")
+    assert "pip install ./bench" in advice
     # the README's code, pasted block by block where there is nothing but the wheel
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 8

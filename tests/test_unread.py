@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import sparsetrain as st
+from sparsetrain.backends import dense_products
 from sparsetrain.backends.blocks import products
 from sparsetrain.backends.dense_products import tf32_is_allowed
 from sparsetrain.ops.lookup import gradient_of_lookup, gradient_of_pool
@@ -122,7 +123,7 @@ def test_rows_of_gradients_are_checked_by_the_device(monkeypatch: pytest.MonkeyP
             optimizer.step()
 
 
-def test_either_setting_of_precision_is_read() -> None:
+def test_either_setting_of_precision_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: torch refuses the older names once the newer ones were used."""
     code = """
 import torch, sparsetrain as st
@@ -136,8 +137,11 @@ torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 assert not tf32_is_allowed() and torch_is_as_fast()
 st.ops.choice(st.patterns.uniform((40, 40), 1.0), 8, device="cuda")
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
     torch.set_float32_matmul_precision("high")
     assert tf32_is_allowed()
+    torch.set_float32_matmul_precision("medium")
+    monkeypatch.setattr(dense_products, "onednn_is_faster", lambda: True)
+    assert dense_products.torch_is_as_fast()
     torch.set_float32_matmul_precision("highest")
     assert not tf32_is_allowed()

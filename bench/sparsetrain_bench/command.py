@@ -17,7 +17,7 @@ from sparsetrain.extras import installed_by
 from .case import OURS, installed
 from .machine import too_busy
 from .presets import CONTESTANTS, PRESETS
-from .report import RecordsError, Report, build, draw, html, markdown, plain, read
+from .report import RecordsError, Report, build, draw, html, markdown, plain, read, regressions, slowdowns, verdict
 from .settings import Settings
 
 STDERR = 2  # progress goes there, so that the report alone is on the standard output
@@ -54,13 +54,14 @@ existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the order of contestants in a round.")
 @click.option("--busy", is_flag=True, help="Run even though others are busy on this machine.")
 @click.option("--from", "sources", type=existing, multiple=True, help="Report these JSON files; measure nothing.")
+@click.option("--against", type=existing, help="Fail where ratios are worse than in this older JSON file.")
 @click.option("--json", "json_file", type=output(), help="Keep the records, in pytest-benchmark's JSON.")
 @click.option("--html", "html_file", type=output(".html"), help="Write the report as one HTML file.")
 @click.option("--plot", "plot_file", type=output(".svg", ".png", ".pdf"), help="Draw time and memory over density.")
 @click.option("--markdown", "markdown_file", type=output(".md"), help="Write the report as Markdown.")
 def bench(
-    busy: bool, sources: tuple[Path, ...], json_file: Path | None, html_file: Path | None, plot_file: Path | None,
-    markdown_file: Path | None, **options: Any,
+    busy: bool, sources: tuple[Path, ...], against: Path | None, json_file: Path | None, html_file: Path | None,
+    plot_file: Path | None, markdown_file: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Measure sparsetrain beside other engines.
 
@@ -72,6 +73,7 @@ def bench(
     sparsetrain bench --shape 1024x1024x128 --density 0.1 --engine dense --engine SparseProp
     sparsetrain bench --preset lookup --threads 2 --law zipf
     sparsetrain bench --from layers.json --markdown bench.md
+    sparsetrain bench --from layers.json --against bench/results/0.1.0/layers-2.json
     """
     _need(*([] if sources else ["pytest_benchmark"]), *(["jinja2"] if html_file else []),
           *(["matplotlib"] if html_file or plot_file else []))  # fmt: skip
@@ -89,6 +91,19 @@ def bench(
     wrong = [record for record in report.records if record.contestant == OURS and record.state]
     if wrong:
         raise click.ClickException(f"sparsetrain itself {wrong[0].state} ({wrong[0].family}, {wrong[0].panel}).")
+    if against:
+        _compare(against, report)
+
+
+def _compare(older: Path, report: Report) -> None:
+    """End with an error where we have become slower beside the same rivals."""
+    try:
+        found = slowdowns(read([older]), report.records)
+    except RecordsError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(verdict(found))
+    if slower := regressions(found):
+        raise click.ClickException(f"Slower than in {older}: {'; '.join(each.title for each in slower)}.")
 
 
 def _need(*modules: str) -> None:

@@ -91,3 +91,5 @@ absent = st.nn.MaskedLinear(2, 2, bias=False, mask=mask, dtype=torch.float64)
 with torch.no_grad():
     absent.weight.copy_(W * mask)
 print("y without the edge:", absent(x).tolist())
+
+# sphinx_gallery_thumbnail_path = "_static/p01.png"

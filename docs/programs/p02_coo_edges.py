@@ -107,3 +107,5 @@ held = {"values": big.values, "gradient": big.values.grad, **adam.state[big.valu
 for name, tensor in held.items():
     print(f"{name:10}  {tensor.numel():8,} numbers")
 print(f"a dense weight would have {NODES**2:,}: {4 * NODES**2 / 1e9:,.0f} GB")
+
+# sphinx_gallery_thumbnail_path = "_static/p02.png"

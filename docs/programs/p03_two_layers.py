@@ -134,3 +134,5 @@ st.constrain.frozen(constrained[0], edges=constrained[0].topology.position([0], 
 train(constrained, STEPS)
 apart = (constrained[0].to_dense().weight - first_weight(frozen)).abs().max().item()
 print(f"st.constrain.frozen: largest difference from SparseDeltaLinear {apart:.0e}")
+
+# sphinx_gallery_thumbnail_path = "_static/p03.png"

@@ -104,3 +104,5 @@ print("the same bias:", torch.equal(nested[0][1][0].bias, twin[0][1][0].bias))
 y = nested(x.double())
 difference = (y - twin(x.double())).abs().max().item()
 print(f"largest difference of the outputs: {difference:.0e}")
+
+# sphinx_gallery_thumbnail_path = "_static/p10.png"

@@ -111,3 +111,5 @@ print("still one array:", decoder.values is encoder.values)
 print(
     f"numbers trained: {sum(p.numel() for p in parameters)}, in the twin {sum(p.numel() for p in (W, b, c))}"
 )
+
+# sphinx_gallery_thumbnail_path = "_static/p12.png"

@@ -51,20 +51,15 @@ def torch_is_as_fast() -> bool:
     return not onednn_is_faster() or _torch_takes_onednn()
 
 
+# by its newer names, which follow the older ones: torch built for CUDA warns whoever reads those
 def _torch_takes_onednn() -> bool:
-    try:
-        return torch.get_float32_matmul_precision() == "medium"
-    except RuntimeError:  # the precision was set by its newer name, which takes longer to read
-        backend: Any = torch.backends.mkldnn
-        return bool(backend.matmul.fp32_precision == "bf16")
+    backend: Any = torch.backends.mkldnn
+    return bool(backend.matmul.fp32_precision == "bf16")
 
 
 def tf32_is_allowed() -> bool:
     """Whether products of float32 on CUDA may be in TF32, by either of torch's two settings."""
-    try:
-        return bool(torch.backends.cuda.matmul.allow_tf32)
-    except RuntimeError:  # as above
-        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 @cache

@@ -10,6 +10,7 @@ from .environment import version_of
 from .info import info
 
 MORE_COMMANDS = "sparsetrain.commands"  # entry points: what stands above the command line enters itself there
+ONLY_IN_A_CLONE = {"bench": "It is no part of the wheel. In a clone of the repository, run: pip install ./bench"}
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -21,7 +22,10 @@ class _Program(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = entry_points(group=MORE_COMMANDS, name=cmd_name)
-        return super().get_command(ctx, cmd_name) or next((point.load() for point in found), None)
+        command = super().get_command(ctx, cmd_name) or next((point.load() for point in found), None)
+        if command is None and cmd_name in ONLY_IN_A_CLONE:
+            raise click.UsageError(f"{cmd_name} is not installed. {ONLY_IN_A_CLONE[cmd_name]}", ctx)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -8,3 +8,6 @@ from .rendering import draw as draw
 from .rendering import html as html
 from .rendering import markdown as markdown
 from .rendering import plain as plain
+from .slowdowns import regressions as regressions
+from .slowdowns import slowdowns as slowdowns
+from .slowdowns import verdict as verdict
