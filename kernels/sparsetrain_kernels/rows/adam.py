@@ -25,14 +25,15 @@ LONGEST = 1 << 18  # numbers of a table of corrections: 2 MB
 
 
 @part(inline=True)
-def adam_row(g, at, w, m, v, u, step_size, beta1, beta2, root, eps, coupled, shrink):
-    """The row at w[at : +dim]; root = 1 / sqrt(1 - beta2^n)."""
-    one, start = w.dtype.type(1), np.uint64(at)
+def adam_row(g, at, w, m, v, u, step_size, beta2, rest1, rest2, root, eps, coupled, shrink):
+    """The row at w[at : +dim]; root = 1 / sqrt(1 - beta2^n). What is left of the betas, rest1 = 1 - beta1 and rest2, is given: in
+    float32 it would have few right digits."""
+    start = np.uint64(at)
     stop = start + np.uint64(g.size)
     for k in range(start, stop):
         grad = g[k - start] + coupled * w[k]
-        m[k] += (one - beta1) * (grad - m[k])
-        v[k] = beta2 * v[k] + (one - beta2) * grad * grad
+        m[k] += rest1 * (grad - m[k])
+        v[k] = beta2 * v[k] + rest2 * grad * grad
     if u.size > 0:
         for k in range(start, stop):
             u[k] = max(u[k], v[k]) if v[k] == v[k] else v[k]
@@ -84,8 +85,8 @@ def adam_tasks(first, last, bounds, room, rows, starts, order, gradients, dim, s
             n = np.int64(counts[row])
         at = row * dim
         step_size, root = lr / correction(n, beta1, first_corrections), root_of(n, beta2, roots)
-        adam_row(g, at, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, kind(step_size), kind(beta1), kind(beta2), kind(root),
-                 kind(eps), kind(coupled), kind(shrink))
+        adam_row(g, at, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, kind(step_size), kind(beta2), kind(1.0 - beta1),
+                 kind(1.0 - beta2), kind(root), kind(eps), kind(coupled), kind(shrink))
         if shrinks(l1, l1_values):
             for j in range(dim):
                 second = max_exp_avg_sq[at + j] if max_exp_avg_sq.size > 0 else exp_avg_sq[at + j]
@@ -101,19 +102,19 @@ def adam_kernel(pool, workers, bounds, *args):
 
 @part
 def adam_part(first, last, gradients, scale, weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, step_sizes, roots,
-              beta1, beta2, eps, coupled, shrink):
+              beta2, rest1, rest2, eps, coupled, shrink):
     """The numbers from first to last - 1, each a row of its own, all of which have a gradient. The tables end where their
     numbers no longer change."""
     mode = flush_subnormals()
-    one, longest = weights.dtype.type(1), step_sizes.size - 1
+    longest = step_sizes.size - 1
     n = min(step, longest)
     for k in range(first, last):
         if counts.size > 0:
             counts[k] += 1
             n = min(np.int64(counts[k]), longest)
         grad = scale * gradients[k] + coupled * weights[k]
-        m = exp_avg[k] + (one - beta1) * (grad - exp_avg[k])
-        v = beta2 * exp_avg_sq[k] + (one - beta2) * grad * grad
+        m = exp_avg[k] + rest1 * (grad - exp_avg[k])
+        v = beta2 * exp_avg_sq[k] + rest2 * grad * grad
         exp_avg[k], exp_avg_sq[k] = m, v
         if max_exp_avg_sq.size > 0:
             max_exp_avg_sq[k] = v = max(max_exp_avg_sq[k], v) if v == v else v
@@ -148,7 +149,7 @@ def adam(
     whole = dim == 1 and groups.rows.size == weights.size and not groups.starts.size
     if whole and tables[0].size < LONGEST and not l1 and not l1_values.size:
         kind = weights.dtype.type
-        numbers = map(kind, (*betas, eps, coupled, shrink))
+        numbers = map(kind, (betas[1], 1.0 - betas[0], 1.0 - betas[1], eps, coupled, shrink))
         launch(adam_each_kernel, weights.dtype.char, weights.size, threads, weights.size, gradients,
                kind(scale), weights, exp_avg, exp_avg_sq, max_exp_avg_sq, counts, step, (lr / tables[0]).astype(kind),
                tables[1].astype(kind), *numbers)

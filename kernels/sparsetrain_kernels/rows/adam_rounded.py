@@ -33,12 +33,12 @@ def random_bits(k, key):
 
 
 @part(inline=True)
-def adam_number(k, grad, w, exp_avg, exp_avg_sq, key, step_size, root, beta1, beta2, eps, shrink):
+def adam_number(k, grad, w, exp_avg, exp_avg_sq, key, step_size, root, beta2, rest1, rest2, eps, shrink):
     """The weight after its step; its moments are written."""
-    one, at = w.dtype.type(1), np.int64(k)
+    at = np.int64(k)
     m, v = read_bfloat16(exp_avg, at), read_bfloat16(exp_avg_sq, at)
-    m = m + (one - beta1) * (grad - m)
-    v = beta2 * v + (one - beta2) * grad * grad
+    m = m + rest1 * (grad - m)
+    v = beta2 * v + rest2 * grad * grad
     noise = random_bits(k, key)
     write_at_random(exp_avg, at, m, noise)
     write_at_random(exp_avg_sq, at, v, noise >> np.uint64(16))
@@ -47,19 +47,19 @@ def adam_number(k, grad, w, exp_avg, exp_avg_sq, key, step_size, root, beta1, be
 
 @part
 def adam_rounded_part(first, last, gradients, scale, weights, exp_avg, exp_avg_sq, counts, step, key, step_sizes, roots,
-                      beta1, beta2, eps, coupled, shrink):
+                      beta2, rest1, rest2, eps, coupled, shrink):
     """The numbers from first to last - 1. The tables end where their numbers no longer change."""
     mode = flush_subnormals()
     longest = step_sizes.size - 1
     step_size, root = step_sizes[min(step, longest)], roots[min(step, longest)]
     for k in range(np.uint64(first), np.uint64(last if counts.size == 0 else first)):  # a loop that becomes vectors
         grad = scale * gradients[k] + coupled * weights[k]
-        weights[k] = adam_number(k, grad, weights, exp_avg, exp_avg_sq, key, step_size, root, beta1, beta2, eps, shrink)
+        weights[k] = adam_number(k, grad, weights, exp_avg, exp_avg_sq, key, step_size, root, beta2, rest1, rest2, eps, shrink)
     for k in range(np.uint64(first), np.uint64(last if counts.size > 0 else first)):
         counts[k] += 1
         n = min(np.int64(counts[k]), longest)
         grad = scale * gradients[k] + coupled * weights[k]
-        weights[k] = adam_number(k, grad, weights, exp_avg, exp_avg_sq, key, step_sizes[n], roots[n], beta1, beta2, eps, shrink)
+        weights[k] = adam_number(k, grad, weights, exp_avg, exp_avg_sq, key, step_sizes[n], roots[n], beta2, rest1, rest2, eps, shrink)
     restore_subnormals(mode)
 
 
@@ -95,4 +95,4 @@ def adam_rounded(
     kind = weights.dtype.type
     launch(adam_rounded_kernel, bool(counts.size), weights.size, threads, weights.size, gradients,
            kind(scale), weights, exp_avg, exp_avg_sq, counts, step, np.uint64(key), (lr / first).astype(kind),
-           second.astype(kind), *map(kind, (*betas, eps, coupled, shrink)))
+           second.astype(kind), *map(kind, (betas[1], 1.0 - betas[0], 1.0 - betas[1], eps, coupled, shrink)))

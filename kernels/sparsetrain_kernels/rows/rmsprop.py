@@ -27,17 +27,17 @@ def divisor(k, v, a, correction, eps):
 
 
 @part(inline=True)
-def rmsprop_row(g, at, w, v, a, b, alpha, correction, eps, weight_decay, momentum, lr):
-    """The row at w[at : +dim]; correction = 1 / (1 - alpha^n), or 1."""
-    one, start = w.dtype.type(1), np.uint64(at)
+def rmsprop_row(g, at, w, v, a, b, alpha, rest, correction, eps, weight_decay, momentum, lr):
+    """The row at w[at : +dim]; correction = 1 / (1 - alpha^n), or 1; rest = 1 - alpha."""
+    start = np.uint64(at)
     stop = start + np.uint64(g.size)
     for k in range(start, stop):
         grad = g[k - start] + weight_decay * w[k]
         g[k - start] = grad
-        v[k] = alpha * v[k] + (one - alpha) * grad * grad
+        v[k] = alpha * v[k] + rest * grad * grad
     if a.size > 0:
         for k in range(start, stop):
-            a[k] += (one - alpha) * (g[k - start] - a[k])
+            a[k] += rest * (g[k - start] - a[k])
     if b.size > 0:
         for k in range(start, stop):
             b[k] = momentum * b[k] + g[k - start] / divisor(k, v, a, correction, eps)
@@ -68,8 +68,8 @@ def rmsprop_tasks(first, last, bounds, room, rows, starts, order, gradients, dim
             counts[row] += 1
             correction = 1.0 / (1.0 - alpha ** np.int64(counts[row]))
         at = row * dim
-        rmsprop_row(g, at, weights, square_avg, grad_avg, momentum_buffer, kind(alpha), kind(correction), kind(eps),
-                    kind(weight_decay), kind(momentum), kind(lr))
+        rmsprop_row(g, at, weights, square_avg, grad_avg, momentum_buffer, kind(alpha), kind(1.0 - alpha), kind(correction),
+                    kind(eps), kind(weight_decay), kind(momentum), kind(lr))
         if shrinks(l1, l1_values):
             for j in range(dim):
                 g[j] = divisor(at + j, square_avg, grad_avg, kind(correction), kind(eps))
