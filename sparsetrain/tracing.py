@@ -4,8 +4,10 @@ The one place that asks torch. Raw calls into kernels are invisible to all of th
 operators of ``library.py``, or through torch's own.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +15,28 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _PLAIN = Tensor.__torch_dispatch__  # of tensors that no subclass wraps
 
 
 def transforming() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func is active."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """torch.compiler.disable, for the first time as a graph is compiled: at import it would import torch._dynamo, which
+    takes longer than the whole package."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            function_outside: Callable[P, R] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            return function_outside(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:

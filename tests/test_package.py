@@ -92,3 +92,13 @@ def test_wheel(tmp_path: Path) -> None:
     printed = run(sys.executable, "-W", "error", "pasted.py")
     assert "SparseLinear   1000 x 784" in printed
     assert "self_attn.q_proj" in printed
+
+
+def test_what_takes_long_to_import_is_imported_where_it_is_used() -> None:
+    late = {
+        "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "pandas", "matplotlib",
+        "transformers", "lightning", "accelerate", "sklearn", "scipy.sparse", "networkx", "hypothesis", "tqdm",
+    }  # fmt: skip
+    code = "import sys, torch; before = set(sys.modules); import sparsetrain; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert late.isdisjoint(done.stdout.split()), late & set(done.stdout.split())

@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import sparsetrain as st
+from sparsetrain.tracing import outside_of_graphs
 
 # torch's own words about torch.jit, and about numbers that its tracer takes for constants
 pytestmark = [
@@ -201,3 +202,17 @@ def test_the_keyword_of_torchs_layers(kind: str) -> None:
         layer(x, **{name: x})
     with pytest.raises(TypeError, match=name):
         layer()
+
+
+def test_what_stays_outside_of_graphs_computes_on_tensors() -> None:
+    compiled = []
+
+    @outside_of_graphs
+    def twice(x: Tensor) -> Tensor:
+        compiled.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    x = torch.randn(3)
+    for _ in range(2):
+        torch.testing.assert_close(torch.compile(lambda x: twice(x + 1).sin(), backend="eager")(x), (2 * (x + 1)).sin())
+    assert compiled == [False, False]

@@ -1,3 +1,3 @@
-"""The command line: ``sparsetrain compare`` and ``sparsetrain info``."""
+"""The command line: ``sparsetrain compare``, ``info`` and ``warm``."""
 
 from .program import main as main

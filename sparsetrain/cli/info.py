@@ -11,9 +11,7 @@ from sparsetrain_kernels.transpose import transpose_into
 from .. import ops, patterns
 from ..text_table import size
 from .environment import cpu, threads, versions
-from .options import fraction, shape
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+from .options import DTYPES, fraction, shape
 
 
 @click.command()
@@ -56,11 +54,11 @@ def _facts() -> dict[str, Any]:
         "backends": {device: ops.backend_for(device, torch.float32) for device in ("cpu", "cuda")},
         "cuda_available": torch.cuda.is_available(),
         "threads": threads(),
-        "kernel_cache": _cache(),
+        "kernel_cache": kernel_cache(),
     }
 
 
-def _cache() -> dict[str, Any]:
+def kernel_cache() -> dict[str, Any]:
     """Where numba keeps compiled kernels: beside their sources, in NUMBA_CACHE_DIR, or in the home folder."""
     folder = Path(transpose_into.stats.cache_path)
     files = [file for file in folder.glob("*") if file.suffix in (".nbi", ".nbc")]

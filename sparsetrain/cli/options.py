@@ -12,6 +12,8 @@ from ..extras import installed_by
 from . import files
 from .environment import cores
 
+DTYPES = ("float32", "float64", "float16", "bfloat16")  # of activations
+
 
 def fraction(text: str | float) -> float:
     """A number from 0 to 1."""

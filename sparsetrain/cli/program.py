@@ -8,6 +8,7 @@ import click
 from .compare import compare
 from .environment import version_of
 from .info import info
+from .warm import warm
 
 MORE_COMMANDS = "sparsetrain.commands"  # entry points: what stands above the command line enters itself there
 ONLY_IN_A_CLONE = {"bench": "It is no part of the wheel. In a clone of the repository, run: pip install ./bench"}
@@ -43,3 +44,4 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(info)
+main.add_command(warm)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 
-from .. import checks, ranks
+from .. import checks, ranks, tracing
 from ..edges.spread_rows import Shard, register
 from ..nn.sparse_linear import SparseLinear
 from ..structure.topology import Topology
@@ -100,7 +100,7 @@ class RowShardedLinear(nn.Module):
         """Of ``own``, in the whole layer."""
         return self._shard.first
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @tracing.outside_of_graphs
     def forward(self, x: Tensor) -> Tensor:
         """``x W' + b``: x (..., in) gives (..., out), on all ranks."""
         if self._shard.ranks == 1:

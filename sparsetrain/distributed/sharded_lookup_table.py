@@ -144,7 +144,7 @@ class ShardedLookupTable(LookupTable):
 
     # ---- forward -----------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @tracing.outside_of_graphs
     def _rows(self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
         if self._shard.ranks == 1:
             return super()._rows(ids, offsets, weights)
