@@ -46,9 +46,9 @@ def trainings() -> Iterator[tuple[Callable[[Any], Any], dict[str, Any]]]:
         yield partial(st.optim.Adagrad, lr=0.1, eps=1e-3, rowwise=unused == "frozen", unused=unused), {}
         yield partial(st.optim.Adam, lr=0.02, eps=1e-3, amsgrad=True, unused=unused), {}
         yield partial(st.optim.AdamW, lr=0.02, eps=1e-3, weight_decay=0.1, unused=unused), {}
-    yield partial(zero, kind=st.optim.Adagrad, lr=0.1, eps=1e-3), {"steps": 15}
-    yield partial(zero, kind=st.optim.SGD, lr=0.01, momentum=0.9, unused="dense"), {"steps": 15}
-    yield partial(zero, kind=torch.optim.SGD, lr=0.01, momentum=0.9), {"sparse": False, "steps": 15}
+    yield partial(zero, kind=st.optim.Adagrad, lr=0.1, eps=1e-3), {}
+    yield partial(zero, kind=st.optim.SGD, lr=0.01, momentum=0.9, unused="dense"), {}
+    yield partial(zero, kind=torch.optim.SGD, lr=0.01, momentum=0.9), {"sparse": False}
     yield partial(torch.optim.SGD, lr=0.01, momentum=0.9), {}
     yield partial(torch.optim.Adam, lr=0.02, eps=1e-3), {"sparse": False}
 
@@ -183,7 +183,7 @@ class Everything(nn.Module):
 
 
 def trains_as_one_process(
-    rank: int, make: Callable[[Any], Any], sparse: bool = True, alone_on: int = 0, micro: int = 1, steps: int = 50
+    rank: int, make: Callable[[Any], Any], sparse: bool = True, alone_on: int = 0, micro: int = 1, steps: int = 12
 ) -> None:
     """The mean loss of all samples, of which each rank has a part; some rows are read by one of the ranks, some by none.
     ``micro`` batches are added up before a step, all but the last under ``no_sync``."""
