@@ -114,6 +114,11 @@ cases = st.builds(
 flags = st.booleans()
 
 
+def later(beta: float) -> np.int32:
+    """Steps are as many times more for a beta near 1: 1 - beta^n has lost digits until then, in the twin as well."""
+    return np.int32(1 if beta <= 0.99 else 1000)
+
+
 @some
 @given(cases, flags, flags, flags)
 def test_sgd(case: Tables, momentum: bool, dampening: bool, nesterov: bool) -> None:
@@ -130,7 +135,7 @@ def test_rmsprop(case: Tables, centered: bool, momentum: bool, counted: bool, al
     squares = case.table(positive=True)
     if centered:
         squares += (3 * means) ** 2  # or the variance is not one
-    counts = case.counts(counted and not centered) + np.int32(3)
+    counts = case.counts(counted and not centered and alpha == 0.9) + np.int32(3)
     same(
         case, "rmsprop", [case.table(), squares, means, case.table(momentum), counts], lr=0.1, alpha=alpha, eps=0.1,
         weight_decay=0.2, momentum=0.9, scale=-0.5, **case.l1(),
@@ -152,7 +157,8 @@ def test_adagrad(case: Tables, rowwise: bool) -> None:
 def test_adam(case: Tables, amsgrad: bool, counted: bool, decoupled: bool, beta2: float) -> None:
     tables = [case.table(), case.table(), case.table(positive=True), case.table(amsgrad, positive=True)]
     same(
-        case, "adam", [*tables, case.counts(counted)], step=7, lr=0.1, betas=(0.9, beta2), eps=0.1, weight_decay=0.2,
+        case, "adam", [*tables, case.counts(counted) * later(beta2)], step=7 * later(beta2), lr=0.1, betas=(0.9, beta2),
+        eps=0.1, weight_decay=0.2,
         decoupled=decoupled, scale=-0.5, **case.l1(),
     )  # fmt: skip
 
