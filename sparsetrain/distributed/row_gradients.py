@@ -14,6 +14,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import _register_comm_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from .. import ranks
+
 
 def average(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
     """A communication hook, of a dist.GradBucket: dense gradients as without a hook, sparse ones at once.
@@ -23,7 +25,8 @@ def average(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tenso
     gradient = bucket.buffer()
     if not gradient.is_sparse:
         return allreduce_hook(group, bucket)
-    dist.all_reduce(gradient.div_(group.size()), group=group)
+    with ranks.all_answer("DistributedDataParallel", group):
+        dist.all_reduce(gradient.div_(group.size()), group=group)
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(gradient)
     return done
