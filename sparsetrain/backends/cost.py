@@ -39,9 +39,9 @@ class ConvolutionRates(NamedTuple):
 
 
 CONVOLUTION_RATES = {
-    64: ConvolutionRates(2.2, 1.6, 20, 12),
-    32: ConvolutionRates(2.2, 2.0, 20, 12),
-    16: ConvolutionRates(2.2, 2.0, 20, 12),
+    64: ConvolutionRates(2.0, 1.3, 10, 6),
+    32: ConvolutionRates(1.8, 1.6, 10, 6),
+    16: ConvolutionRates(1.8, 1.6, 10, 6),
 }
 
 MEMORY, CACHE = 3.0e12, 5.5e12  # bytes a second that a GPU copies, and that its L2 delivers
