@@ -188,6 +188,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--interval", type=int, default=1, help="steps between choices of weights by edges")
     parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few rounds, and few steps of two seeds")
@@ -300,9 +301,10 @@ def train(kind: str, seed: int, args: argparse.Namespace) -> tuple[list[float], 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = Transformer(args)
+    # in intervals more of a neuron's weights go at once, and the loss is higher
     schedule = st.evolve.Linear(
-        interval=1, start=args.steps // 100 + 1, stop=args.steps // 2, final_density=args.density
-    )  # at every step, as the recipe: in larger intervals more of a neuron's weights go at once, and the loss is higher
+        interval=args.interval, start=args.steps // 100 + 1, stop=args.steps // 2, final_density=args.density
+    )
 
     def density(step: int) -> float:
         return schedule.density(1.0, args.density, step)
