@@ -126,21 +126,52 @@ def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> 
             ) from None
 
 
-def read(where: str, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a file that ``write`` wrote, in memory of its own."""
+class _Copies(dict[str, Tensor]):
+    """Tensors in memory of their own, each made when it is asked for."""
+
+    def __init__(self, in_file: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._in_file = in_file
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = self._in_file[name].clone()
+        return self[name]
+
+
+def read(where: str, path: str | os.PathLike[str], in_file: str | None = None) -> dict[str, Any]:
+    """The content of a file that ``write`` wrote, in memory of its own.
+
+    Args:
+        in_file: a part, a dict, whose own tensors are left in the file, for a reader that copies them where they
+            belong: they are read from it when they are used, and are not to be kept.
+    """
     with opened(where, "a checkpoint", path) as file:
         metadata, tensors = _read(where, path, file)
     # files of version 0.1 have no checksum
     if metadata.get("checksum", "") not in ("", checksum := _checksum(metadata["content"], tensors)):
         raise damaged(where, path, f"their checksum is {checksum}, it was {metadata['checksum']}")
+    copies = _Copies(tensors)
     try:
-        return {part: unpacked(value, tensors) for part, value in json.loads(metadata["content"]).items()}
+        return {
+            part: _left_in_file(value, tensors, copies) if part == in_file else unpacked(value, copies)
+            for part, value in json.loads(metadata["content"]).items()
+        }
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise damaged(where, path, repr(error)) from None
 
 
+def _left_in_file(packed: Any, tensors: dict[str, Tensor], copies: dict[str, Tensor]) -> Any:
+    """A dict with the file's own tensors; those within its items are copies, and so are those of another form."""
+    if not isinstance(packed, dict) or "dict" not in packed:
+        return unpacked(packed, copies)
+    return {
+        unpacked(key, copies): unpacked(item, tensors if isinstance(item, dict) and "tensor" in item else copies)
+        for key, item in packed["dict"]
+    }
+
+
 def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The header, checked, and the tensors."""
+    """The header, checked, and the tensors, which are parts of the file, mapped into memory."""
     # safetensors opens a path twice, between which another may have been written, and takes UTF-8 alone
     name = f"/dev/fd/{file.fileno()}"
     name = name if os.path.exists(name) else os.fspath(path)
@@ -148,8 +179,7 @@ def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dic
         with safe_open(name, framework="pt") as safe:
             metadata = safe.metadata() or {}
             _check_header(where, path, metadata)
-            # copies: what safetensors returns may be a view of the file itself
-            return metadata, {name: safe.get_tensor(name).clone() for name in safe.keys()}  # noqa: SIM118
+            return metadata, {name: safe.get_tensor(name) for name in safe.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{where}: expected a checkpoint, {os.fspath(path)!r} is no whole safetensors file ({error}). It may have "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..edges.sharded import is_sharded
@@ -137,7 +137,7 @@ def load(
         raise ValueError(f"{where}: expected topology to be 'strict' or 'adopt', got {topology!r}.")
     check_parts(where, model, optimizer, evolver)
     optimizer = unwrapped(optimizer)
-    content = archive.read(where, path)
+    content = archive.read(where, path, in_file="model")
     if "model" not in content:
         raise ValueError(f"{where}: expected a checkpoint, {os.fspath(path)!r} has edges alone. Use io.load_edges.")
     layout.check(where, path, content)
@@ -151,7 +151,7 @@ def load(
     pairs += parts.matched(where, "scheduler", schedulers, kept)
     others = content.get("extra", {"states": {}, "data": {}})
     pairs += [] if extra is None else parts.matched_extra(where, extra, others)
-    state = matching.upgraded(where, model, content["model"])
+    state = matching.upgraded(where, model, _not_kept(model, content["model"]))
     adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
         parameters = _parameters(model, optimizer, adopted)
@@ -190,6 +190,13 @@ def _share_edges(model: nn.Module, state: State) -> None:
     for prefix, module in matching.edge_layers(model).items():
         if prefix + KEY in state:
             state[prefix + KEY] = first.setdefault(id(module.topology), state[prefix + KEY])
+
+
+def _not_kept(model: nn.Module, state: State) -> State:
+    """The state, still in the file but for what modules of others may keep as it is given to them."""
+    layers = matching.edge_layers(model)
+    kept = {key for key in state if key.endswith(KEY) and key.removesuffix(KEY) not in layers}
+    return {key: each.clone() if key in kept and isinstance(each, Tensor) else each for key, each in state.items()}
 
 
 def _with_versions(state: State, versions: State) -> State:
