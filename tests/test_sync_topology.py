@@ -46,7 +46,6 @@ def check_ranks(rank: int, _: Path) -> None:
     a_wrapper_compares_edges_at_its_first_pass(rank)
     edges_that_change_on_one_rank_alone(rank)
     a_rank_that_waits(rank)
-    a_rank_that_ends(rank)  # and with it the process group
 
 
 def network(rank: int) -> nn.ModuleDict:
@@ -240,7 +239,11 @@ def a_rank_that_waits(rank: int) -> None:
     dist.barrier()
 
 
-def a_rank_that_ends(rank: int) -> None:
+def test_a_rank_that_ends(tmp_path: Path) -> None:
+    in_each(check_rank_that_ends, tmp_path, ending=1)
+
+
+def check_rank_that_ends(rank: int, _: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(SparseLinear(8, 4, density=0.5))
     wrapped = DistributedDataParallel(model)
