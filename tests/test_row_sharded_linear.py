@@ -94,7 +94,7 @@ def second_derivatives() -> None:
 
 
 def refusals(rank: int) -> None:
-    with pytest.raises(ValueError, match=r"expected the same \(in_features, .*\(9, 8, True\) on rank 1"):
+    with pytest.raises(ValueError, match=r"expected the same \(in_features, .*\(9, 8, True, torch.float32\) on rank 1"):
         RowShardedLinear(IN, OUT + rank, density=0.5)
     own = st.patterns.uniform((4 - rank, IN), 0.5)
     assert RowShardedLinear(IN, OUT, topology=own).own.topology is own
@@ -102,11 +102,25 @@ def refusals(rank: int) -> None:
         ValueError, match=rf"expected a topology of shape \({4 - rank}, 9\) on rank {rank}, of its rows"
     ):
         RowShardedLinear(IN, OUT, topology=st.patterns.uniform((OUT, IN), 0.5))
-    with pytest.raises(RuntimeError):
-        DistributedDataParallel(RowShardedLinear(IN, OUT, density=0.5))
+    with pytest.raises(ValueError, match=r"torch.float64\) on rank 1"):
+        RowShardedLinear(IN, OUT, density=0.5, dtype=(torch.float32, torch.float64)[rank])
+    refused_by_the_wrapper()
     layer = RowShardedLinear(IN, OUT, density=0.5)
     st.distributed.check_topology(torch.nn.Sequential(layer))  # other edges on each rank, as they should be
     assert list(layer.state_dict()) == [f"rows_{4 * rank}.{key}" for key in ("values", "bias", "_extra_state")]
+
+
+def refused_by_the_wrapper() -> None:
+    """Also where ranks hold as many rows and edges, which no check of shapes tells apart, and after a pass."""
+    equal_rows = RowShardedLinear(IN, 6, density=0.5)
+    model, before = nn.Sequential(equal_rows, nn.Linear(6, 2)), equal_rows.own.values.detach().clone()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="copies, got RowShardedLinear '0', whose rows are spread"):
+            DistributedDataParallel(model)
+        assert equal_rows.own.values.equal(before)
+        model(torch.ones(2, IN)).sum().backward()
+    with pytest.raises(RuntimeError, match=r"RowShardedLinear '\(the model itself\)'"):
+        DistributedDataParallel(RowShardedLinear(IN, OUT, density=0.5))
 
 
 def test_alone_it_is_a_sparse_layer() -> None:

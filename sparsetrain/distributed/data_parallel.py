@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import ranks
 from ..curvature.used_rows import in_recorded_pass
 from ..edges.module import EdgeModule
-from ..edges.spread_rows import shard_of
+from ..edges.spread_rows import Shard, shard_of
 from ..nn import LookupTable, SparseLinear
 from ..structure.topology import Topology
 from . import row_gradients
+from .row_sharded_linear import RowShardedLinear
 from .same_topology import check_same_edges, layers_of, said_by_all
 from .sync_topology import follow_first
 
@@ -51,10 +52,15 @@ def leave_out_shards(wrapper: Any) -> None:
     groups, which have one rank in common with the wrapper's, have copies in this one, which are."""
     ours = set(_ranks_of(wrapper.process_group))
 
-    def is_spread(p: nn.Parameter) -> bool:
-        shard = shard_of(p)
-        return shard is not None and len(ours.intersection(_ranks_of(shard.group))) > 1
+    def is_ours(shard: Shard | None) -> bool:
+        return shard is not None and shard.ranks > 1 and len(ours.intersection(_ranks_of(shard.group))) > 1
 
+    def is_spread(p: nn.Parameter) -> bool:
+        return is_ours(shard_of(p))
+
+    for name, layer in wrapper.module.named_modules():
+        if isinstance(layer, RowShardedLinear) and is_ours(layer.shard):
+            _refuse_unless_ignored(wrapper, name, layer)
     shards = {name for name, p in wrapper.module.named_parameters() if is_spread(p)}
     wrapper.parameters_to_ignore |= shards
     wrapper._module_parameters = [p for p in wrapper._module_parameters if not is_spread(p)]
@@ -63,6 +69,17 @@ def leave_out_shards(wrapper: Any) -> None:
             f"{WHERE}: expected parameters beside those that are spread over ranks, which it leaves alone, got none. "
             "Train the model without the wrapper."
         )
+
+
+def _refuse_unless_ignored(wrapper: Any, name: str, layer: RowShardedLinear) -> None:
+    """Rows of the same shapes on all ranks would be overwritten by those of rank 0, without a word."""
+    if {f"{name}.{own}".removeprefix(".") for own, _ in layer.named_parameters()} <= set(wrapper.parameters_to_ignore):
+        return
+    raise RuntimeError(
+        f"{WHERE}: expected layers of which all ranks of its group hold copies, got RowShardedLinear "
+        f"{name or '(the model itself)'!r}, whose rows are spread over them. Its ranks share one batch: wrap the model "
+        "over a group of ranks that hold the same rows, or train it without the wrapper."
+    )
 
 
 def _ranks_of(group: Any) -> list[int]:

@@ -65,22 +65,23 @@ class RowShardedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, checks.count(WHERE, "out_features", out_features)
-        self._shard = Shard(WHERE, self.out_features, group)
+        self.shard = Shard(WHERE, self.out_features, group)
         seed = int(torch.randint(2**62, (), generator=checks.generator(WHERE, generator), device="cpu"))
-        said = ranks.gathered(WHERE, (seed, in_features, out_features, bias), group)
+        number = torch.get_default_dtype() if dtype is None else dtype
+        said = ranks.gathered(WHERE, (seed, in_features, out_features, bias, number), group)
         if any(each[1:] != said[0][1:] for each in said):
             raise ValueError(
-                f"{WHERE}: expected the same (in_features, out_features, bias) on all ranks, got "
+                f"{WHERE}: expected the same (in_features, out_features, bias, dtype) on all ranks, got "
                 f"{', '.join(f'{each[1:]} on rank {rank}' for rank, each in enumerate(said))}."
             )
-        rows = self._shard.count
+        rows = self.shard.count
         if isinstance(topology, Topology) and topology.shape != (rows, in_features):
             raise ValueError(
-                f"{WHERE}: expected a topology of shape {(rows, in_features)} on rank {self._shard.rank}, of its rows "
+                f"{WHERE}: expected a topology of shape {(rows, in_features)} on rank {self.shard.rank}, of its rows "
                 f"from {self.first_row} on, got {topology.shape}."
             )
-        own_stream = torch.Generator().manual_seed(said[0][0] + self._shard.rank)
-        self._name = f"rows_{self.first_row}" if rows else f"no_rows_{self._shard.rank}"
+        own_stream = torch.Generator().manual_seed(said[0][0] + self.shard.rank)
+        self._name = f"rows_{self.first_row}" if rows else f"no_rows_{self.shard.rank}"
         self.add_module(
             self._name,
             SparseLinear(
@@ -98,17 +99,17 @@ class RowShardedLinear(nn.Module):
     @property
     def first_row(self) -> int:
         """Of ``own``, in the whole layer."""
-        return self._shard.first
+        return self.shard.first
 
     @tracing.outside_of_graphs
     def forward(self, x: Tensor) -> Tensor:
         """``x W' + b``: x (..., in) gives (..., out), on all ranks."""
-        if self._shard.ranks == 1:
+        if self.shard.ranks == 1:
             return self.own(x)  # type: ignore[no-any-return]
         for parameter in self.own.parameters():
-            register(parameter, self._shard, in_rows=False)
-        own = self.own(Copied.apply(x, self._shard))  # type: ignore[no-untyped-call]
-        y: Tensor = Gathered.apply(own, self._shard)  # type: ignore[no-untyped-call]
+            register(parameter, self.shard, in_rows=False)
+        own = self.own(Copied.apply(x, self.shard))  # type: ignore[no-untyped-call]
+        y: Tensor = Gathered.apply(own, self.shard)  # type: ignore[no-untyped-call]
         return y
 
     def extra_repr(self) -> str:
