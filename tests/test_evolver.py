@@ -140,3 +140,13 @@ def test_what_is_printed_is_short() -> None:
     assert change is not None
     assert len(repr(change.layers["0"])) < 120
     assert "tensor" not in repr(change)
+
+
+def test_a_change_prints_in_one_line_however_many_layers_it_has() -> None:
+    model = nn.Sequential(*(SparseLinear(100, 100, density=0.1) for _ in range(12)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    evolver = st.evolve.Evolver(model, optimizer, st.evolve.SET(), st.evolve.Constant(interval=1, prune_fraction=0.3))
+    change = evolver.step()
+    assert change is not None
+    counts = f"{change.pruned:,} pruned, {change.grown:,} grown"
+    assert repr(change) == f"Change(step=1, 12 layers, 12,000 edges, {counts})"

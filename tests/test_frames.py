@@ -64,6 +64,13 @@ def test_frames_that_do_not_fit(layer: SparseLinear) -> None:
         SparseLinear(2, 2, density=1).align(pd.DataFrame({"a": [1.0]}))
 
 
+def test_a_frame_whose_names_are_in_lower_case(layer: SparseLinear) -> None:
+    names = [name.swapcase() for name in layer.topology.inputs or ()]
+    frame = pd.DataFrame([[1.0] * len(names)], columns=names)
+    with pytest.raises(ValueError, match=r"got none for \d: .* There are columns of such names in other letters"):
+        layer.align(frame)
+
+
 def test_a_frame_that_is_transposed(layer: SparseLinear) -> None:
     frame = pd.DataFrame({"MYC": [1.0, 2.0], "TP53": [3.0, 4.0]}, index=["s1", "s2"])
     with pytest.raises(

@@ -319,6 +319,20 @@ def test_what_is_no_tensor_of_real_numbers_is_not_adopted(
     assert identical(snapshot(model), before)
 
 
+def test_edges_and_dense_weights_are_told_apart(tmp_path: Path) -> None:
+    dense = nn.Sequential(nn.Linear(8, 4))
+    sparse = st.convert.sparsify(nn.Sequential(nn.Linear(8, 4)), {"0": 0.5})
+    for saved, model, said in (
+        (sparse, dense, "make the model sparse before"),
+        (dense, sparse, "into the dense model before"),
+    ):
+        st.io.save(tmp_path / "model.st", saved)
+        before = snapshot(model)
+        with pytest.raises(ValueError, match=said):
+            st.io.load(tmp_path / "model.st", model)
+        assert identical(snapshot(model), before)
+
+
 def test_adopting_into_something_else() -> None:
     model, other = network(0), network(3)
     state, before = other.state_dict(), snapshot(model)

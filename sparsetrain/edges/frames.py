@@ -76,6 +76,8 @@ def aligned(where: str, frame: Any, names: Names, unknown: Unknown = "drop") -> 
         advice = "Add them, for instance with what stands for no measurement."
         if _is_transposed(frame, names, len(missing)):
             advice = "These are names of its rows, which are to be samples: pass frame.T."
+        elif {name.casefold() for name in missing} & {name.casefold() for name in places}:
+            advice = "There are columns of such names in other letters, upper or lower case: rename them."
         raise ValueError(
             f"{where}: expected a column for each of {len(names)} inputs, got none for {len(missing)}: "
             f"{_first(missing)}. {advice}"

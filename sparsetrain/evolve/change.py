@@ -90,6 +90,13 @@ class Change:
     step: int
     layers: dict[str, LayerChange]
 
+    def __repr__(self) -> str:
+        count = len(self.layers)
+        return (
+            f"Change(step={self.step}, {count} layer{'' if count == 1 else 's'}, {self.edges:,} edges, "
+            f"{self.pruned:,} pruned, {self.grown:,} grown)"
+        )
+
     @property
     def edges(self) -> int:
         """Edges now, of all layers that change."""

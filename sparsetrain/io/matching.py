@@ -129,8 +129,27 @@ def _check_keys(where: str, model: nn.Module, ours: Mapping[str, Any], stored: M
         ]
         raise ValueError(
             f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}."
-            f"{_advice(*missing, *unexpected)}"
+            f"{_advice(*missing, *unexpected) or _other_form(missing, unexpected)}"
         )
+
+
+def _other_form(missing: list[str], unexpected: list[str]) -> str:
+    """What to do where one side has weights and the other has edges: nobody sees it in a long list of keys."""
+    if any(_is_edges(key) for key in unexpected) and any(_is_weight(key) for key in missing):
+        return " It holds edges where the model has dense weights: make the model sparse before, as it was saved."
+    if any(_is_weight(key) for key in unexpected) and any(_is_edges(key) for key in missing):
+        return (
+            " It holds dense weights where the model has edges: load it into the dense model before that turns sparse."
+        )
+    return ""
+
+
+def _is_edges(key: object) -> bool:
+    return str(key).endswith("values")
+
+
+def _is_weight(key: object) -> bool:
+    return str(key).endswith("weight")
 
 
 def _adopted(layer: str, module: EdgeModule, edges: Stored, values: Any) -> Adopted:
