@@ -1,6 +1,7 @@
 """Which way computes a convolution: by request, or by shapes, structure, dtype and device; never by timing."""
 
 import math
+from functools import lru_cache
 
 import torch
 from sparsetrain_kernels.jit import COMPILES
@@ -34,7 +35,14 @@ def way_for(
         return request if request in WAYS else "blocks"
     if device.type != "cpu" or not COMPILES:
         return "blocks"
-    numel = t.numel * math.prod(g.output_size(shape[2:]))
-    computed = kernels.positions(t, shape, dtype, g) / max(1, shape[0])
-    moved = (shape[1] + t.shape[0]) * computed
-    return "blocks" if blocks_convolve_faster(numel, t.nnz * computed, moved, gradients) else "numba"
+    return _on_cpu(t.shape, t.nnz, shape, g, dtype, gradients)
+
+
+@lru_cache(maxsize=1024)  # the arithmetic takes a tenth of a small convolution
+def _on_cpu(
+    weight: tuple[int, int], nnz: int, shape: tuple[int, ...], g: Geometry, dtype: torch.dtype, gradients: bool
+) -> str:
+    multiplications = math.prod(weight) * math.prod(g.output_size(shape[2:]))
+    computed = kernels.positions(weight[0], shape, dtype, g) / max(1, shape[0])
+    moved = (shape[1] + weight[0]) * computed
+    return "blocks" if blocks_convolve_faster(multiplications, nnz * computed, moved, gradients) else "numba"

@@ -2,6 +2,7 @@
 a shifted row of its input channel. They read contiguous images, so channels_last is copied on both ways."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ..convolution.layout import format_of
 
 def forward(t: Topology, values: Tensor, x: Tensor, bias: Tensor | None, g: Geometry) -> Tensor:
     y = x.new_empty(x.shape[0], t.shape[0], *g.output_size(tuple(x.shape[2:])))
-    grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
+    grid, kept = _grid(t.shape[0], tuple(x.shape), x.dtype, g), t.derived(_Kept)
     kernels.forward(
         kept.stored(t, g), grid, flat(values), _images(x), _images(y), None if bias is None else flat(bias),
         torch.get_num_threads(),
@@ -49,7 +50,7 @@ def _backward(
     t: Topology, values: Tensor, x: Tensor, dy: Tensor, g: Geometry, like: Tensor | None, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of values, input and bias; that of the input in the layout of ``like``, and without it none."""
-    grid, kept = _grid(t, tuple(x.shape), x.dtype, g), t.derived(_Kept)
+    grid, kept = _grid(t.shape[0], tuple(x.shape), x.dtype, g), t.derived(_Kept)
     grad, dx, into = values.new_empty(t.nnz), x.new_empty(0), None
     if like is not None:  # inputs that no tap reads have a gradient of zero
         all_are_read = grid.layout.phases == math.prod(g.stride)
@@ -63,18 +64,19 @@ def _backward(
     return grad, dx if like is None else dx.contiguous(memory_format=format_of(like)), of_bias
 
 
-def positions(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> int:
+def positions(outputs: int, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> int:
     """Positions that are computed for each channel of an input of this shape: outputs, and what lies between them."""
-    layout = _grid(t, shape, dtype, g).layout
+    layout = _grid(outputs, shape, dtype, g).layout
     return -(-shape[0] // layout.images) * layout.length
 
 
-def _grid(t: Topology, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> Grid:
+@lru_cache(maxsize=256)
+def _grid(outputs: int, shape: tuple[int, ...], dtype: torch.dtype, g: Geometry) -> Grid:
     before = tuple(first for first, _ in g.padding)
     number = np.dtype(np.float64 if wide(dtype) is torch.float64 else np.float32)
     batch, channels, *size = shape
     return kernels.grid(
-        tuple(size), g.kernel, g.stride, g.dilation, before, g.output_size(tuple(size)), batch, channels, t.shape[0],
+        tuple(size), g.kernel, g.stride, g.dilation, before, g.output_size(tuple(size)), batch, channels, outputs,
         MOST_VECTORS * lanes(number), number.itemsize,
     )  # fmt: skip
 
