@@ -135,7 +135,7 @@ def test_rmsprop(case: Tables, centered: bool, momentum: bool, counted: bool, al
     squares = case.table(positive=True)
     if centered:
         squares += (3 * means) ** 2  # or the variance is not one
-    counts = case.counts(counted and not centered and alpha == 0.9) + np.int32(3)
+    counts = (case.counts(counted and not centered) + np.int32(3)) * later(alpha)
     same(
         case, "rmsprop", [case.table(), squares, means, case.table(momentum), counts], lr=0.1, alpha=alpha, eps=0.1,
         weight_decay=0.2, momentum=0.9, scale=-0.5, **case.l1(),

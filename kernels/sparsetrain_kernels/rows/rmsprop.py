@@ -66,7 +66,8 @@ def rmsprop_tasks(first, last, bounds, room, rows, starts, order, gradients, dim
         correction = 1.0
         if counts.size > 0:
             counts[row] += 1
-            correction = 1.0 / (1.0 - alpha ** np.int64(counts[row]))
+            # of a whole exponent numba multiplies squares, whose rounding adds up
+            correction = 1.0 / (1.0 - alpha ** np.float64(counts[row]))
         at = row * dim
         rmsprop_row(g, at, weights, square_avg, grad_avg, momentum_buffer, kind(alpha), kind(1.0 - alpha), kind(correction),
                     kind(eps), kind(weight_decay), kind(momentum), kind(lr))
