@@ -2,17 +2,20 @@
 
     python bench/many_edges.py step --edges 1e8 [--optimizer adam|adam-bfloat16|momentum] [--layers 1] [--batch 16]
     python bench/many_edges.py structure --edges 1e9 [--folder .]
+    python bench/many_edges.py update --edges 1e8 [--rule SET|RigL|GMP] [--optimizer momentum]
     python bench/many_edges.py indices --edges 1e7 [--batch 16]
     python bench/many_edges.py sweep --to 1e9
 
 ``step``: making layers and a training step. Each layer steps as soon as its gradient is there and gives it back, so
-that one layer's gradient exists at a time. ``structure``: drawing edges, hashing, saving and loading them. ``indices``:
-forward and backward passes with columns in 16 bits beside those with 32, in turns. ``sweep``: steps from 1e5 edges on,
-as a table. Memory is the process's high-water mark above the libraries, in units of 1e9 bytes; times are processor
-seconds of one thread. ``--record FILE`` appends each figure as a line of JSON.
+that one layer's gradient exists at a time. ``update``: an Evolver's, of a tenth of the edges (GMP: down to half of
+them), beside what is held with the gradient. ``structure``: drawing edges, hashing, saving and loading them.
+``indices``: forward and backward passes with columns in 16 bits beside those with 32, in turns. ``sweep``: steps from
+1e5 edges on, as a table. Memory is the process's high-water mark above the libraries, in units of 1e9 bytes; times are
+processor seconds of one thread. ``--record FILE`` appends each figure as a line of JSON.
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -25,15 +28,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sparsetrain_bench.peak import forget_peak
 
 import sparsetrain as st
 from sparsetrain import free_memory
+from sparsetrain.cli import memory
 from sparsetrain.structure import index_types
 
 WIDEST = 1 << 16  # features of a layer: indices of 16 bits
 DENSITY = 1e8 / WIDEST**2  # of a layer with fewer than 1e8 edges
 SPARE = 1e9  # bytes that are left to others
 KEPT = {"adam": 12, "adam-bfloat16": 8, "momentum": 8}  # bytes of an edge: value and state
+OPTIMIZERS: dict[str, Any] = {
+    "adam": lambda p: st.optim.Adam(p, fused=True),
+    "adam-bfloat16": lambda p: st.optim.Adam(p, moments="bfloat16"),
+    "momentum": lambda p: st.optim.SGD(p, 0.01, momentum=0.9, fused=True),
+}
 PLANS = 8.2  # of indices, in 16 bits where they are columns, and of plans
 ROUNDS = 15
 STEPS = 3  # of up to 1e8 edges, of more one
@@ -41,10 +51,11 @@ STEPS = 3  # of up to 1e8 edges, of more one
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "structure", "indices", "sweep"))
+    parser.add_argument("what", choices=("step", "update", "structure", "indices", "sweep"))
     parser.add_argument("--edges", type=float, default=1e7)
     parser.add_argument("--to", type=float, default=1e8)
     parser.add_argument("--optimizer", choices=KEPT, default="adam-bfloat16")
+    parser.add_argument("--rule", choices=("SET", "RigL", "GMP"), default="RigL")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--folder", default=".")
@@ -54,7 +65,7 @@ def main() -> None:
     if options.what == "sweep":
         sweep(options)
         return
-    figures = {"step": step, "structure": structure, "indices": indices}[options.what](options)
+    figures = {"step": step, "update": update, "structure": structure, "indices": indices}[options.what](options)
     figures = {"what": options.what, "edges": int(options.edges), **figures, "load": round(os.getloadavg()[0], 2)}
     print(json.dumps(figures))
     if options.record:
@@ -68,19 +79,44 @@ def step(options: argparse.Namespace) -> dict[str, Any]:
     features = min(WIDEST, math.ceil(math.sqrt(each / DENSITY)))
     check("step", int(options.edges), (KEPT[options.optimizer] + PLANS + 4 / options.layers) * options.edges)
     warm_up(options)
-    start, (model, making) = high_water(), timed(lambda: layers_of(each, options.layers, features))
-    made = high_water() - start
+    start, (model, making) = memory.peak(), timed(lambda: layers_of(each, options.layers, features))
+    made = memory.peak() - start
     train(model, options.optimizer)
     x = torch.randn(options.batch, features)
     _, first = timed(lambda: backward(model, x))
     seconds = [timed(lambda: backward(model, x))[1] for _ in range(STEPS if options.edges <= 1e8 else 1)]
     held = st.summary(model).bytes + sum(state_bytes(optimizer) for optimizer in model.optimizers)
-    peak, most = high_water() - start, statistics.median(seconds)
+    peak, most = memory.peak() - start, statistics.median(seconds)
     return {
         "optimizer": options.optimizer, "layers": options.layers, "features": features, "batch": options.batch,
         "making_s": round(making, 1), "making_gb": round(made / 1e9, 2), "first_step_s": round(first, 2),
         "step_s": round(most, 4), "ns_an_edge": round(most / (each * options.layers) * 1e9, 2),
         "held_bytes_an_edge": round(held / options.edges, 2), "peak_gb": round(peak / 1e9, 2),
+    }  # fmt: skip
+
+
+def update(options: argparse.Namespace) -> dict[str, Any]:
+    """One layer, trained with one optimizer; the second update of its edges."""
+    warm_up(options)
+    features = min(WIDEST, math.ceil(math.sqrt(options.edges / DENSITY)))
+    start, density = forget_peak(), options.edges / features**2
+    layer = st.nn.SparseLinear(features, features, density=density)
+    optimizer = OPTIMIZERS[options.optimizer](layer.parameters())
+    schedule: Any = st.evolve.Constant(interval=1, start=1, prune_fraction=0.1)
+    if options.rule == "GMP":
+        schedule = st.evolve.Linear(interval=1, start=1, stop=3, final_density=density / 2)
+    evolver: Any = st.evolve.Evolver(layer, optimizer, getattr(st.evolve, options.rule)(), schedule)
+    x = torch.randn(options.batch, features)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(layer, x)
+        optimizer.step()
+        gc.collect()
+        held = forget_peak() - start
+        grown, seconds = timed(lambda: evolver.step().grown)
+    return {
+        "rule": options.rule, "optimizer": options.optimizer, "features": features, "update_s": round(seconds, 1),
+        "grown": grown, "held_gb": round(held / 1e9, 2), "peak_gb": round((memory.peak() - start) / 1e9, 2),
     }  # fmt: skip
 
 
@@ -95,14 +131,9 @@ def layers_of(edges: int, layers: int, features: int) -> Any:
 
 def train(model: Any, kind: str) -> None:
     """Each parameter steps within the backward pass, as soon as its gradient is there, and gives it back."""
-    make: Any = {
-        "adam": lambda p: st.optim.Adam([p], fused=True),
-        "adam-bfloat16": lambda p: st.optim.Adam([p], moments="bfloat16"),
-        "momentum": lambda p: st.optim.SGD([p], 0.01, momentum=0.9, fused=True),
-    }[kind]
     model.optimizers = []
     for p in model.parameters():
-        optimizer = make(p)
+        optimizer = OPTIMIZERS[kind]([p])
         model.optimizers.append(optimizer)
 
         def stepped(_: torch.Tensor, optimizer: Any = optimizer) -> None:
@@ -122,17 +153,17 @@ def structure(options: argparse.Namespace) -> dict[str, Any]:
     edges = int(options.edges)
     features = min(WIDEST, math.ceil(math.sqrt(edges / DENSITY)))
     check("structure", edges, edges * 16)
-    start = high_water()
+    start = memory.peak()
     layer, drawn = timed(lambda: st.nn.SparseLinear(features, features, density=edges / features**2))
-    making, held = high_water() - start, layer.topology.nbytes + layer.values.nbytes
+    making, held = memory.peak() - start, layer.topology.nbytes + layer.values.nbytes
     _, hashed = timed(lambda: layer.topology.digest)
-    hashing = high_water() - start
+    hashing = memory.peak() - start
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "layer.safetensors"
         _, saved = timed(lambda: st.io.save(path, layer))
-        saving, size = high_water() - start, path.stat().st_size
+        saving, size = memory.peak() - start, path.stat().st_size
         _, loaded = timed(lambda: st.io.load(path, layer))
-    figures = {"making_gb": making, "hashing_gb": hashing, "saving_gb": saving, "loading_gb": high_water() - start}
+    figures = {"making_gb": making, "hashing_gb": hashing, "saving_gb": saving, "loading_gb": memory.peak() - start}
     return {
         "held_gb": round(held / 1e9, 2), **{name: round(size / 1e9, 2) for name, size in figures.items()},
         "file_gb": round(size / 1e9, 2), "making_s": round(drawn, 1), "hashing_s": round(hashed, 1),
@@ -203,12 +234,6 @@ def timed(work: Any) -> tuple[Any, float]:
     start = time.thread_time()
     result = work()
     return result, time.thread_time() - start
-
-
-def high_water() -> int:
-    """Bytes that the process has held at most."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

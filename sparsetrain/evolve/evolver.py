@@ -240,9 +240,13 @@ class Evolver:
         views = []
         for name, module in self.modules.items():
             t = module.topology
-            self.histories[name].check(name, t)
-            values, age = values_of(module, t), self.histories[name].age(self.steps)
-            views.append(Layer(name, module, t, values, self.rates[name], age, self.generator, self.optimizer))
+            history, values = self.histories[name], values_of(module, t)
+            history.check(name, t)
+            views.append(
+                Layer(
+                    name, module, t, values, self.rates[name], history.born, self.steps, self.generator, self.optimizer
+                )
+            )
         initial = [history.initial for history in self.histories.values()]
         if not self.rule.shares_budget:
             fewest = budget.floors(views, self.schedule, initial, self.distribution)

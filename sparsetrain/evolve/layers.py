@@ -25,7 +25,8 @@ class Layer:
         topology: its edges before the update.
         values: one number for each of them, detached.
         rate: by which the schedule's fraction is multiplied for this layer.
-        age: steps since each edge was born, int32 (nnz,).
+        born: the step after which each edge was born, int32 (nnz,).
+        step: of this update.
         generator: of everything that is drawn at random; the same on all processes.
         floor: the fewest edges that it may have, where the final density leaves fewer than one for each neuron; then
             each neuron keeps its largest. Else 0.
@@ -38,7 +39,8 @@ class Layer:
     topology: Topology
     values: Tensor
     rate: float
-    age: Tensor
+    born: Tensor
+    step: int
     generator: torch.Generator
     optimizer: Optimizer
     floor: int = 0
@@ -53,6 +55,11 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         """Outputs and inputs."""
         return self.topology.shape
+
+    @property
+    def age(self) -> Tensor:
+        """Steps since each edge was born, int32 (nnz,)."""
+        return self.step - self.born
 
     @property
     def frozen(self) -> Tensor | None:
