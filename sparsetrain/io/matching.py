@@ -81,7 +81,7 @@ def with_other_edges(
             raise ValueError(f"{layer}: {error}") from None
         fault = difference(module.topology, edges) if edges else ""
         if edges and fault:
-            if not (adopt and edges.shape == module.topology.shape):
+            if not ((adopt or module.awaits_edges) and edges.shape == module.topology.shape):
                 raise ValueError(f"{layer}: {fault}")
             new = _adopted(layer, module, edges, stored.get(f"{prefix}values"))
             same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
