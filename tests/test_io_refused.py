@@ -258,3 +258,28 @@ def test_a_lazy_model_is_called_before(path: Path) -> None:
         load(path, lazy())
     with pytest.raises(ValueError, match=re.escape(f"io.adopt: {message}")):
         st.io.adopt(lazy(), model.state_dict())
+
+
+def test_a_wrapper_around_the_model_is_named(path: Path) -> None:
+    model = network(0)
+    wrapped = torch.optim.swa_utils.AveragedModel(model)  # keys of DistributedDataParallel, and a count of its own
+    with_count = wrapped.state_dict()
+    bare = {key.removeprefix("module."): each for key, each in with_count.items() if key != "n_averaged"}
+    inside = nn.ModuleDict({"module": model})
+    optimizer = adam(inside)
+    train(inside["module"], optimizer, 1)
+    save(path, inside, optimizer)
+    message = "a wrapper around the model, whose keys begin with 'module.'"
+    check_refused(path, ValueError, message, network(0), None)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        st.io.adopt(network(0), inside.state_dict())
+    other = network(3)
+    as_it_was = nn.ModuleDict({"module": other})
+    load(path, as_it_was, adam(as_it_was), topology="adopt")  # what the message says
+    assert identical(other.state_dict(), model.state_dict())
+    with pytest.raises(
+        ValueError, match=re.escape("without the wrapper around this model. Load it into what is wrapped, .module.")
+    ):
+        st.io.adopt(inside, bare)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        st.io.adopt(network(0), with_count)
