@@ -214,15 +214,16 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
 @contextmanager
 def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """Everything was checked before; this is for what modules, optimizers and evolvers of others may raise."""
-    edges = [(module, module.topology) for module in model.modules() if isinstance(module, EdgeModule)]
+    layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
+    edges = [(layer, layer.topology, layer.awaits_edges) for layer in layers]
     tensors = [(t, t.data, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()]
     held = None if optimizer is None else (optimizer.state, optimizer.param_groups)
     try:
         yield
     except BaseException:
-        for module, topology in edges:
-            module.topology = topology
+        for layer, topology, awaits in edges:
+            layer.topology, layer.awaits_edges = topology, awaits
         for tensor, data, numbers in tensors:
             tensor.data = data.copy_(numbers)
         for parameter, grad, former in gradients:
