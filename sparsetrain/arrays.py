@@ -60,7 +60,8 @@ def array(tensor: Tensor) -> Array:
     if not tensor.data_ptr() and tensor.numel():
         raise RuntimeError(
             f"expected a tensor with data, got one of shape {tuple(tensor.shape)} whose storage is empty. "
-            "It was freed, as by FSDP after use, or resized; or it is a fake tensor, which has none."
+            "It was freed, as by FSDP after use, which gathers nothing for a backward pass where the result of a "
+            "sharded layer was changed in place; or resized; or it is a fake tensor, which has none."
         )
     if not DLPACK and not tensor.numel():  # without memory there is no address, which the protocol wants
         return np.empty(tensor.shape, str(tensor.dtype).removeprefix("torch."))

@@ -35,6 +35,26 @@ for model, x in ((convolutions, torch.rand(128, 1, 28, 28)), (linear, torch.rand
         torch.nn.functional.cross_entropy(model(x), torch.randint(10, (128,))).backward()
         optimizer.step()
         evolver.step()
+table, layer = st.nn.LookupTable(50, 8, pool="mean"), st.nn.SparseLinear(8, 70_000, density=0.01)
+for options in ({"moments": "bfloat16"}, {"amsgrad": True}):
+    optimizer = st.optim.Adam(layer.parameters(), **options)
+    evolver = st.evolve.Evolver(layer, optimizer, st.evolve.SET(), st.evolve.Constant(interval=1, prune_fraction=0.3))
+    of_rows = st.optim.AdamW(table.parameters(), unused="dense")
+    of_rows.clip_norm = 1.0
+    for _ in range(2):
+        layer(table(torch.randint(50, (64, 3)))).sum().backward()
+        for each in (optimizer, of_rows, evolver):
+            each.step()
+    of_rows.flush()
+table = st.nn.LookupTable(50, 8)
+of_rows = st.optim.SGD(table.parameters(), lr=0.1, momentum=0.9, unused="dense")
+for row in (1, 2):
+    of_rows.zero_grad()
+    table(torch.tensor([row])).sum().backward()
+    of_rows.step()
+of_rows.flush()
+narrow = [name for name, types in before if "H" in types]
+assert {"spmm_kernel", "narrow_spmm_kernel", "backward_kernel", "expand_kernel", "merge_kernel"} <= set(narrow), narrow
 print(len(before), sorted(launched() - before))
 """
 
@@ -50,7 +70,7 @@ def test_it_says_what_it_has_done() -> None:
     done = CliRunner().invoke(main, ["warm", "--jobs", "1", "--dtype", "float32", "--dtype", "float32"])
     assert done.exit_code == 0, done.output
     *runs, last = done.output.strip().splitlines()
-    assert [line.split()[0] for line in runs] == ["1/4", "2/4", "3/4", "4/4"]
+    assert [line.split()[0] for line in runs] == [f"{k}/9" for k in range(1, 10)]
     assert all("float32" in line for line in runs)
     assert last.startswith("kernels in ")
 

@@ -31,6 +31,7 @@ def check_ranks(rank: int, _: Path) -> None:
     a_wrapper_of_former_layers_is_refused()
     second_derivatives_are_refused()
     sparse_gradients_are_waited_for()
+    hooks_that_do_not_wait_are_refused()
     for k, (make, options) in enumerate(trainings()):
         trains_as_one_process(rank, make, alone_on=k % RANKS, **options)
 
@@ -99,6 +100,18 @@ def second_derivatives_are_refused() -> None:
         with pytest.raises(RuntimeError, match=r"of the samples of rank . alone. Pass wrapped.module to curvature"):
             passes()
     assert layer.values.tolist() == before
+
+
+def hooks_that_do_not_wait_are_refused() -> None:
+    """At each pass: one that went on after the error would write into freed memory."""
+    wrapped = DistributedDataParallel(nn.Sequential(LookupTable(5, 3), SparseLinear(3, 2, density=0.5)))
+    wrapped._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="expected a communication hook that waits for row-sparse gradients"):
+            wrapped(torch.tensor([1, 2]))
+    dense = DistributedDataParallel(nn.Sequential(SparseLinear(3, 2, density=0.5)))
+    dense._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
+    dense(torch.ones(2, 3)).sum().backward()
 
 
 def sparse_gradients_are_waited_for() -> None:

@@ -243,6 +243,22 @@ def test_names_of_nodes_come_along(path: Path) -> None:
     load(path, SparseLinear(2, 2, topology=st.Topology.from_mask(torch.eye(2))))  # names are no edges
 
 
+def test_edges_drawn_on_the_meta_device_stand_for_those_of_the_file(path: Path) -> None:
+    model, evolver = network(0), Evolver()
+    evolver.steps = 13  # its load_state_dict refuses that
+    save(path, model, None, evolver)
+    with torch.device("meta"):
+        other = nn.Sequential(
+            SparseLinear(5, 6, density=0.4), nn.BatchNorm1d(6), nn.Tanh(), SparseLinear(6, 6, density=0.7),
+            nn.Linear(6, 2),
+        )  # fmt: skip
+    other.to_empty(device="cpu")
+    with pytest.raises(KeyError, match="unlucky"):
+        load(path, other, None, Evolver())
+    load(path, other)
+    assert identical(other.state_dict(), model.state_dict())
+
+
 def test_adopted_edges_take_optimizer_and_values(path: Path) -> None:
     model, other = network(0), network(3, density=0.7)
     optimizer, resumed = adam(model), adam(other)

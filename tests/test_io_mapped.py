@@ -26,6 +26,33 @@ class Remembering(nn.Module):
         self.kept = state
 
 
+class Setting(nn.Module):
+    """Another, which sets what it finds in a state, as observers of torch.ao.quantization do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+        self.linear = nn.Linear(2, 2)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        self.seen = state[prefix + "seen"]
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class Assigning(nn.Linear):
+    def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict(state, strict, assign=True)
+
+
+def hooked() -> nn.Module:
+    def keep(module: Any, state: Any, prefix: str, *_: Any) -> None:
+        module[0].weight.data = state[prefix + "0.weight"]
+
+    model = nn.Sequential(nn.Linear(2, 3))
+    model.register_load_state_dict_pre_hook(keep)
+    return model
+
+
 def overwrite(path: Path) -> None:
     """Zeros, in the place of the file's own bytes: what is still mapped sees them."""
     size = path.stat().st_size
@@ -72,3 +99,16 @@ def test_a_part_that_is_copied_elsewhere_is_left_in_the_file(tmp_path: Path) -> 
     overwrite(path)
     tensors: list[Tensor] = [content["model"]["a"], content["model"]["b"][0], content["extra"][0]]
     assert [tensor.tolist() for tensor in tensors] == [[0.0] * 5, [1.0] * 2, [1.0] * 7]
+
+
+@pytest.mark.parametrize("made", [Setting, lambda: Assigning(3, 4), hooked], ids=["sets", "assigns", "hooked"])
+def test_modules_of_others_may_keep_what_they_are_given(tmp_path: Path, made: Any) -> None:
+    path = tmp_path / "model.safetensors"
+    model, other = made(), made()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(2.0)
+    st.io.save(path, model)
+    st.io.load(path, other)
+    overwrite(path)
+    assert all(bool((tensor == 2).all()) for tensor in other.state_dict().values())

@@ -208,24 +208,29 @@ def test_evolvers_that_do_not_fit(path: Path) -> None:
                   Evolver())  # fmt: skip
 
 
-@pytest.mark.parametrize("topology", ["strict", "adopt"])
-def test_an_error_at_the_very_end_undoes_everything(path: Path, topology: Any) -> None:
+@pytest.mark.parametrize(("topology", "density"), [("strict", 0.4), ("adopt", 0.7), ("adopt", 0.4)])
+def test_an_error_at_the_very_end_undoes_everything(path: Path, topology: Any, density: float) -> None:
     model, evolver = network(0), Evolver()
     optimizer = adam(model)
     train(model, optimizer)
     evolver.steps = 13  # its load_state_dict refuses that
     save(path, model, optimizer, evolver)
-    other = network(0) if topology == "strict" else network(3, density=0.7)
+    other = network(0) if topology == "strict" else network(3, density)
     resumed = adam(other)
     train(other, resumed, 1)
     state, groups = resumed.state, resumed.param_groups
     parts = other, resumed, Evolver(seed=3)
     before = [part for part in snapshot(*parts) if part]
+    gradients = [(p.grad, p.grad.clone()) for p in other.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(other.parameters()))
     with pytest.raises(KeyError, match="unlucky"):
         load(path, *parts, topology=topology)
     assert identical([part for part in snapshot(*parts) if part], before)
     assert resumed.state is state
     assert resumed.param_groups is groups
+    for p, (grad, numbers) in zip(other.parameters(), gradients, strict=True):
+        assert p.grad is grad
+        assert torch.equal(grad, numbers)
     train(other, resumed, 1)
 
 
@@ -238,3 +243,43 @@ def test_loading_runs_no_code(path: Path) -> None:
     assert kinds == {"dict", "tensor"}
     with pytest.raises(ValueError, match="unknown kind"):
         archive.unpacked({"eval": "1"}, {})
+
+
+def test_a_lazy_model_is_called_before(path: Path) -> None:
+    def lazy() -> nn.Sequential:
+        return nn.Sequential(nn.LazyLinear(4), SparseLinear(4, 3, topology=edges(0, (3, 4))))
+
+    model, message = lazy(), "expected a model whose parameters have shapes, 0.weight has none before the first batch"
+    with pytest.raises(ValueError, match=re.escape(f"io.save: {message}")):
+        save(path, model)
+    model(torch.ones(2, 5))
+    save(path, model)
+    with pytest.raises(ValueError, match=re.escape(f"io.load: {message}")):
+        load(path, lazy())
+    with pytest.raises(ValueError, match=re.escape(f"io.adopt: {message}")):
+        st.io.adopt(lazy(), model.state_dict())
+
+
+def test_a_wrapper_around_the_model_is_named(path: Path) -> None:
+    model = network(0)
+    wrapped = torch.optim.swa_utils.AveragedModel(model)  # keys of DistributedDataParallel, and a count of its own
+    with_count = wrapped.state_dict()
+    bare = {key.removeprefix("module."): each for key, each in with_count.items() if key != "n_averaged"}
+    inside = nn.ModuleDict({"module": model})
+    optimizer = adam(inside)
+    train(inside["module"], optimizer, 1)
+    save(path, inside, optimizer)
+    message = "a wrapper around the model, whose keys begin with 'module.'"
+    check_refused(path, ValueError, message, network(0), None)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        st.io.adopt(network(0), inside.state_dict())
+    other = network(3)
+    as_it_was = nn.ModuleDict({"module": other})
+    load(path, as_it_was, adam(as_it_was), topology="adopt")  # what the message says
+    assert identical(other.state_dict(), model.state_dict())
+    with pytest.raises(
+        ValueError, match=re.escape("without the wrapper around this model. Load it into what is wrapped, .module.")
+    ):
+        st.io.adopt(inside, bare)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        st.io.adopt(network(0), with_count)

@@ -164,8 +164,46 @@ def test_state_of_float32_goes_on_in_16_bits() -> None:
     exact = before.state[p]["exp_avg"].to(torch.bfloat16)
     assert torch.equal(optimizer.state[p]["exp_avg"], exact)
     optimizer.param_groups[0]["moments"] = None
-    with pytest.raises(RuntimeError, match="dtype"):
-        torch.optim.Adam.step(optimizer)  # torch's own step would not take 16 bits
+    optimizer.step()  # torch's own, which would not take 16 bits
+    assert optimizer.state[p]["exp_avg"].dtype is torch.float32
+
+
+def test_parameters_of_one_number_and_of_none_are_saved_and_go_on() -> None:
+    """torch steps them, with moments in float32."""
+    parameters = [nn.Parameter(torch.ones(shape)) for shape in ((), (0,), (0, 3), (2, 0), (2,))]
+    optimizer = st.optim.Adam(parameters, moments="bfloat16")
+    for again in (optimizer, st.optim.Adam(parameters)):
+        again.load_state_dict(optimizer.state_dict())
+        for p in parameters:
+            p.grad = torch.ones_like(p)
+        again.step()
+        assert [again.state[p]["exp_avg"].dtype for p in parameters] == [torch.float32] * 4 + [torch.bfloat16]
+
+
+def test_rows_that_a_table_has_counted_count_for_each_of_their_numbers() -> None:
+    """The counts of 400 numbers were read and written where there were those of 50 rows."""
+    table = nn.Embedding(50, 8, sparse=True)
+    optimizer = st.optim.Adam(table.parameters())
+    table(torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+    twin = nn.Parameter(table.weight.detach().clone())
+    counted = st.optim.Adam([twin], moments="bfloat16")
+    state = {name: value.clone() for name, value in optimizer.state[table.weight].items()}
+    counted.state[twin] = {**state, "row_steps": state["row_steps"].repeat_interleave(8)}
+    optimizer.param_groups[0]["moments"] = "bfloat16"
+    for _ in range(2):
+        table.weight.grad = torch.randn(50, 8)
+        twin.grad = table.weight.grad.clone()
+        optimizer.step()
+        counted.step()
+    assert torch.equal(twin, table.weight)
+    assert optimizer.state[table.weight]["row_steps"].tolist() == [2, 3, 3] + [2] * 47
+    optimizer.param_groups[0]["moments"] = None  # and back to rows and float32
+    table.weight.grad = None
+    table(torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+    assert optimizer.state[table.weight]["exp_avg"].dtype is torch.float32
+    assert optimizer.state[table.weight]["row_steps"].tolist() == [2, 4, 4] + [2] * 47
 
 
 def test_edges_that_change_carry_their_moments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +243,11 @@ def test_what_is_refused_changes_nothing() -> None:
         with pytest.raises(ValueError, match=message):
             st.optim.Adam([p], **options)
     table, wide = nn.Embedding(9, 2, sparse=True), nn.Parameter(torch.ones(3, dtype=torch.float64))
+    turned = nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))
     for parameter, loss, message in (
         (table.weight, lambda: table(torch.tensor([1])).sum(), "expected dense gradients"),
         (wide, lambda: wide.sum(), "expected float32 parameters"),
+        (turned, lambda: turned.sum(), "expected contiguous parameters"),
     ):
         optimizer = st.optim.Adam([p, parameter], moments="bfloat16")
         p.grad, before = torch.ones(5), p.detach().clone()

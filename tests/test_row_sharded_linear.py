@@ -1,5 +1,6 @@
 """RowShardedLinear on two and three ranks, against one SparseLinear of all rows."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def check_two(rank: int, folder: Path) -> None:
     trains_as_one_layer(OUT)
     second_derivatives()
     refusals(rank)
+    norms_are_of_all_ranks_before_the_first_pass()
 
 
 def check_three(rank: int, folder: Path) -> None:
@@ -108,6 +110,20 @@ def refusals(rank: int) -> None:
     layer = RowShardedLinear(IN, OUT, density=0.5)
     st.distributed.check_topology(torch.nn.Sequential(layer))  # other edges on each rank, as they should be
     assert list(layer.state_dict()) == [f"rows_{4 * rank}.{key}" for key in ("values", "bias", "_extra_state")]
+
+
+def norms_are_of_all_ranks_before_the_first_pass() -> None:
+    """Also of copies, and of Parameters that took the place of the first ones."""
+    layer = RowShardedLinear(IN, OUT, density=0.5)
+    assigned, moved = copy.deepcopy(layer), copy.deepcopy(layer).to(torch.float64)
+    assigned.load_state_dict({key: each.clone() for key, each in layer.state_dict().items()}, assign=True)
+    counts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, sum(p.numel() for p in layer.parameters()))
+    for each in (layer, copy.deepcopy(layer), assigned, moved):
+        for p in each.parameters():
+            p.grad = torch.ones_like(p)
+        norm = st.optim.clip_grad_norm_(each.parameters(), 1e9)
+        torch.testing.assert_close(float(norm), sum(counts) ** 0.5, rtol=1e-6, atol=0)
 
 
 def refused_by_the_wrapper() -> None:

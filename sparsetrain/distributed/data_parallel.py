@@ -140,8 +140,8 @@ class _AveragedAtOnce:
 
     def __call__(self, wrapper: Any, *_: Any) -> None:
         if not self.begun and not torch.compiler.is_compiling():
-            self.begun = True
             row_gradients.use(wrapper)
+            self.begun = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()

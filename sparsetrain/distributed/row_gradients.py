@@ -33,7 +33,18 @@ def average(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tenso
 
 
 def use(wrapper: Any) -> None:
-    """Have a DistributedDataParallel average by this hook, unless it has one that its user chose."""
-    if not wrapper._comm_hooks:
+    """Have a DistributedDataParallel average by this hook, unless it has one that its user chose.
+
+    RuntimeError: that is one of torch's own in C++, which don't wait for sparse gradients.
+    """
+    if wrapper._comm_hooks:
+        return
+    try:
         # not by wrapper.register_comm_hook, which would keep the group among what is pickled
         _register_comm_hook(wrapper.reducer, wrapper.process_group, average)
+    except RuntimeError as error:  # there is one already, which the wrapper does not list
+        raise RuntimeError(
+            "DistributedDataParallel: expected a communication hook that waits for row-sparse gradients, or none, got "
+            "one of _register_builtin_comm_hook, under which gloo writes them into freed memory. Wrap the model "
+            "without it, or use register_comm_hook."
+        ) from error

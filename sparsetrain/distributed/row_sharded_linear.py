@@ -1,6 +1,6 @@
 """A linear layer over edges of which each rank holds some output rows."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -89,6 +89,22 @@ class RowShardedLinear(nn.Module):
                 dtype=dtype,
             ),
         )  # fmt: skip
+        self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
+        self._register()
+
+    def _register(self) -> None:
+        """Clipping, wrappers and optimizers know the parameters as spread, before and after others take their place."""
+        for parameter in self.own.parameters():
+            register(parameter, self.shard, in_rows=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._register()
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._register()  # of a copy
 
     @property
     def own(self) -> SparseLinear:
@@ -106,14 +122,17 @@ class RowShardedLinear(nn.Module):
         """``x W' + b``: x (..., in) gives (..., out), on all ranks."""
         if self.shard.ranks == 1:
             return self.own(x)  # type: ignore[no-any-return]
-        for parameter in self.own.parameters():
-            register(parameter, self.shard, in_rows=False)
+        self._register()  # of constraints that came since
         own = self.own(Copied.apply(x, self.shard))  # type: ignore[no-untyped-call]
         y: Tensor = Gathered.apply(own, self.shard)  # type: ignore[no-untyped-call]
         return y
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
+
+
+def _loaded(layer: RowShardedLinear, _: Any) -> None:
+    layer._register()  # other Parameters, with assign=True
 
 
 # What is the same on all ranks has the same gradient on all. Copied and Summed are each other's derivative, and so are

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..layer_names import named_modules
 from . import matching
-from .arguments import check_of_model, check_parts
+from .arguments import check_of_model, check_parts, check_shapes
 from .checkpoint import undone_on_error
 from .matching import changed_edges
 
@@ -49,6 +49,7 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"{where}: expected a state dict, got {type(state_dict).__name__}.")
     check_parts(where, model, optimizer)
+    check_shapes(where, model)
     check_of_model(where, model, optimizer)
     state: OrderedDict[str, Any] = OrderedDict(matching.upgraded(where, model, state_dict))
     state._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .parts import is_stateful
 
@@ -18,6 +19,16 @@ def check_parts(where: str, model: Any, optimizer: Any = None, evolver: Any = No
         raise TypeError(
             f"{where}: expected evolver to have state_dict and load_state_dict, got {type(evolver).__name__}."
         )
+
+
+def check_shapes(where: str, model: nn.Module) -> None:
+    """ValueError: a lazy module has not seen its first batch."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{where}: expected a model whose parameters have shapes, {name} has none before the first batch. Call "
+                "the model once before."
+            )
 
 
 def check_of_model(where: str, model: nn.Module, optimizer: Any) -> None:

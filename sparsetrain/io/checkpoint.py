@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from ..edges.sharded import is_sharded
@@ -15,7 +15,8 @@ from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
 from ..optim.wrapped import unwrapped
 from . import archive, layout, matching, parts
-from .arguments import check_of_optimizer, check_parts
+from .arguments import check_of_optimizer, check_parts, check_shapes
+from .left_in_file import where_copied
 from .matching import Adopted, Groups
 from .optimizer_state import check_states
 from .parts import Schedulers, State, Stateful, kind_of
@@ -72,6 +73,7 @@ def save(
     """
     where = "io.save"
     check_parts(where, model, optimizer, evolver)
+    check_shapes(where, model)
     optimizer = unwrapped(optimizer)
     schedulers = parts.named(where, "scheduler", scheduler)
     state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
@@ -118,8 +120,9 @@ def load(
         scheduler: as it was saved: one, a list or a dict, made of this optimizer.
         extra: a dict that takes the stored data, under its names. What it holds with a ``load_state_dict`` gets its
             stored state; everything that it holds must be in the file.
-        topology: ``"strict"`` refuses edges other than the model's; ``"adopt"`` goes on with the stored ones, in the
-            same Parameters. Then an optimizer is loaded along, or made afterwards.
+        topology: ``"strict"`` refuses edges other than the model's, unless a layer drew them on the meta device, where
+            they stand for the stored ones; ``"adopt"`` goes on with the stored ones, in the same Parameters. Then an
+            optimizer is loaded along, or made afterwards.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
@@ -136,6 +139,7 @@ def load(
     if topology not in ("strict", "adopt"):
         raise ValueError(f"{where}: expected topology to be 'strict' or 'adopt', got {topology!r}.")
     check_parts(where, model, optimizer, evolver)
+    check_shapes(where, model)
     optimizer = unwrapped(optimizer)
     content = archive.read(where, path, in_file="model")
     if "model" not in content:
@@ -151,7 +155,7 @@ def load(
     pairs += parts.matched(where, "scheduler", schedulers, kept)
     others = content.get("extra", {"states": {}, "data": {}})
     pairs += [] if extra is None else parts.matched_extra(where, extra, others)
-    state = matching.upgraded(where, model, _not_kept(model, content["model"]))
+    state = matching.upgraded(where, model, where_copied(model, content["model"]))
     adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
         parameters = _parameters(model, optimizer, adopted)
@@ -192,13 +196,6 @@ def _share_edges(model: nn.Module, state: State) -> None:
             state[prefix + KEY] = first.setdefault(id(module.topology), state[prefix + KEY])
 
 
-def _not_kept(model: nn.Module, state: State) -> State:
-    """The state, still in the file but for what modules of others may keep as it is given to them."""
-    layers = matching.edge_layers(model)
-    kept = {key for key in state if key.endswith(KEY) and key.removesuffix(KEY) not in layers}
-    return {key: each.clone() if key in kept and isinstance(each, Tensor) else each for key, each in state.items()}
-
-
 def _with_versions(state: State, versions: State) -> State:
     """The state as torch's modules expect it: marked with the version of each that wrote it."""
     marked = OrderedDict(state)
@@ -217,17 +214,22 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
 @contextmanager
 def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """Everything was checked before; this is for what modules, optimizers and evolvers of others may raise."""
-    edges = [(module, module.topology) for module in model.modules() if isinstance(module, EdgeModule)]
-    tensors = [(t, t.data, t.detach().clone(), t.grad) for t in (*model.parameters(), *model.buffers())]
+    layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
+    edges = [(layer, layer.topology, layer.awaits_edges) for layer in layers]
+    tensors = [(t, t.data, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+    gradients = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()]
     held = None if optimizer is None else (optimizer.state, optimizer.param_groups)
     try:
         yield
     except BaseException:
-        for module, topology in edges:
-            module.topology = topology
-        for tensor, data, numbers, grad in tensors:
+        for layer, topology, awaits in edges:
+            layer.topology, layer.awaits_edges = topology, awaits
+        for tensor, data, numbers in tensors:
             tensor.data = data.copy_(numbers)
-            tensor.grad = grad
+        for parameter, grad, former in gradients:
+            parameter.grad = grad
+            if grad is not None and former is not None:
+                grad.detach().copy_(former)  # a change of edges moves gradients in their memory
         if optimizer is not None and held is not None:
             optimizer.state, optimizer.param_groups = held
         raise

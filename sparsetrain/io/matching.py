@@ -81,7 +81,7 @@ def with_other_edges(
             raise ValueError(f"{layer}: {error}") from None
         fault = difference(module.topology, edges) if edges else ""
         if edges and fault:
-            if not (adopt and edges.shape == module.topology.shape):
+            if not ((adopt or module.awaits_edges) and edges.shape == module.topology.shape):
                 raise ValueError(f"{layer}: {fault}")
             new = _adopted(layer, module, edges, stored.get(f"{prefix}values"))
             same = (new.topology.digest, new.topology.inputs, new.topology.outputs)
@@ -129,8 +129,26 @@ def _check_keys(where: str, model: nn.Module, ours: Mapping[str, Any], stored: M
         ]
         raise ValueError(
             f"{where}: expected a checkpoint of this {type(model).__name__}, it {' and '.join(faults)}."
-            f"{_advice(*missing, *unexpected) or _other_form(missing, unexpected)}"
+            f"{_advice(*missing, *unexpected) or _wrapped(missing, unexpected) or _other_form(missing, unexpected)}"
         )
+
+
+def _wrapped(missing: list[str], unexpected: list[str]) -> str:
+    """What to do where one side has a wrapper around the model, such as DistributedDataParallel, and the other none."""
+    if prefix := _prefix(missing, unexpected):
+        return (
+            f" It was saved with a wrapper around the model, whose keys begin with {prefix!r}. Put the model where it "
+            f"was: torch.nn.ModuleDict({{{prefix.split('.')[0]!r}: model}}) has the same keys and parameters."
+        )
+    if prefix := _prefix(unexpected, missing):
+        return f" It was saved without the wrapper around this model. Load it into what is wrapped, .{prefix[:-1]}."
+    return ""
+
+
+def _prefix(keys: list[str], longer: list[str]) -> str:
+    """What stands before each of the keys in the longer ones, or nothing."""
+    fits = [key.removesuffix(str(keys[0])) for key in longer if str(key).endswith(f".{keys[0]}")] if keys else []
+    return next((prefix for prefix in fits if {f"{prefix}{key}" for key in keys} <= set(longer)), "")
 
 
 def _other_form(missing: list[str], unexpected: list[str]) -> str:

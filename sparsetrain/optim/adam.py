@@ -106,6 +106,12 @@ class Adam(RowOptimizer, torch.optim.Adam):
         if not self._decoupled:
             self._refuse_coupled_decay(group)
 
+    def _init_group(self, group: Group, *lists: Any) -> Any:
+        for p in group["params"]:
+            if p in self.state and not rounded_moments.are_kept(group, p):
+                rounded_moments.widen(self.state[p], p)
+        return super()._init_group(group, *lists)
+
     def _counts_rows(self, group: Group) -> bool:
         return group.get("moments") is not None
 

@@ -167,8 +167,9 @@ def whole(optimizer: Optimizer, options: dict[str, Any], place: int, p: Tensor) 
     if is_sharded(p):
         name, where = name_of(optimizer, options, place), type(optimizer).__name__
         raise TypeError(
-            f"{where}: expected {name} to be a whole tensor, as each of its rows counts its steps, got a DTensor that "
-            "is sharded over ranks. Use rowwise=False, and change edges before fully_shard. Nothing was changed."
+            f"{where}: expected {name} to be a whole tensor, as it is stepped row by row, got a DTensor that is "
+            "sharded over ranks. Use rowwise=False and moments=None, and change edges before fully_shard. Nothing was "
+            "changed."
         )
 
 

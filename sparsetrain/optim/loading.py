@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .rounded_moments import MOMENTS
+from . import rounded_moments
 from .state import TORCH
 
 OPTIONS = {
@@ -113,5 +113,5 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
                     optimizer.state[p][name] = value.to(p.device, torch.int32, copy=True)
                 elif name in OURS and isinstance(value, Tensor) and p.is_contiguous():
                     kept = optimizer.state[p][name].contiguous()
-                    rounded = group.get("moments") is not None and name in MOMENTS
+                    rounded = rounded_moments.are_kept(group, p) and name in rounded_moments.MOMENTS
                     optimizer.state[p][name] = kept.to(torch.bfloat16) if rounded else kept

@@ -40,6 +40,24 @@ def check_parameter(where: str, p: Tensor) -> None:
             f'{where}: expected dense gradients beside moments="bfloat16", got a sparse one of shape '
             f"{tuple(p.shape)}. Give tables a group of their own, with moments=None. Nothing was changed."
         )
+    if not p.is_contiguous():
+        raise TypeError(
+            f'{where}: expected contiguous parameters beside moments="bfloat16", got one of shape {tuple(p.shape)} '
+            f"with strides {p.stride()}, as of channels_last. Give it a group of its own, with moments=None. Nothing "
+            "was changed."
+        )
+
+
+def are_kept(group: Mapping[str, Any], p: Tensor) -> bool:
+    """Whether the moments of a parameter are rounded: torch steps those of single numbers, and of none."""
+    return group.get("moments") is not None and p.ndim > 0 and p.numel() > 0
+
+
+def widen(state: dict[str, Any], p: Tensor) -> None:
+    """Moments in the type of their parameter, of a group that had others before."""
+    for name in MOMENTS:
+        if name in state and state[name].dtype is torch.bfloat16 and p.dtype is not torch.bfloat16:
+            state[name] = state[name].to(p.dtype)
 
 
 def step(
@@ -55,9 +73,12 @@ def step(
         elif state[name].dtype is not torch.bfloat16:  # the group had moments=None before
             state[name] = state[name].to(torch.bfloat16)
     state["step"] += 1
-    count = int(state["step"])
+    count, counts = int(state["step"]), state.get("row_steps")
+    if counts is not None and counts.numel() != p.numel():  # of the rows of what was a table before
+        counts = counts.repeat_interleave(g.dim)
+        state["row_steps"] += 1
     backend_of(p).adam_rounded(
-        g.values, p, state["exp_avg"], state["exp_avg_sq"], state.get("row_steps"), step=count,
+        g.values, p, state["exp_avg"], state["exp_avg_sq"], counts, step=count,
         key=_key(place, count), lr=lr, betas=tuple(float(beta) for beta in group["betas"]), eps=group["eps"],
         weight_decay=float(group["weight_decay"]), decoupled=decoupled, scale=scale,
     )  # fmt: skip

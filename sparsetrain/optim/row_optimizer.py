@@ -223,8 +223,8 @@ class RowOptimizer(Optimizer):
                     checks.whole(self, group, place, p)
                     found.append((group, p, RowGradient.of_dense(p.grad, rows)))
         for group, p, g in found:
-            checks.rows(self, group, p, g)
             self._check_table(group, p, g)
+            checks.rows(self, group, p, g)
         return found
 
     def _rows_of_dense(self, group: Group, p: Tensor) -> int:
