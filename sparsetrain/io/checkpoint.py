@@ -52,9 +52,9 @@ def save(
 
     Raises:
         TypeError: a state holds something that a file that can't run code does not hold. ValueError: data that
-            contains itself, or a whole number of more than 8192 bits. FileNotFoundError: no such folder.
-            IsADirectoryError: the path is a folder. OSError: a device or a pipe, nothing can be written there, or the
-            disk is full, which leaves the file that was there.
+            contains itself, a whole number of more than 8192 bits, or a lazy module before its first batch.
+            FileNotFoundError: no such folder. IsADirectoryError: the path is a folder. OSError: a device or a pipe,
+            nothing can be written there, or the disk is full, which leaves the file that was there.
 
     Warns:
         UserWarning: the learning rates of the optimizer follow a schedule that is not saved.
