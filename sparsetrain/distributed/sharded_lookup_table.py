@@ -1,7 +1,7 @@
 """A lookup table of which each rank holds some rows."""
 
 from itertools import count
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,10 +162,9 @@ class ShardedLookupTable(LookupTable):
         rows = self._fetched(wanted)
         if self.pool is None:
             return rows.index_select(0, places).view(*ids.shape, self.dim)
-        assert offsets is not None
         padding = (wanted == self.padding_idx).nonzero().flatten().tolist() if self.padding_idx is not None else []
         weights = None if weights is None else widened(weights).reshape(-1)
-        return self._pools(rows, places, offsets, weights, padding[0] if padding else None)
+        return self._pools(rows, places, cast(Tensor, offsets), weights, padding[0] if padding else None)
 
     def _refuse_transforms(self, ids: Tensor) -> None:
         """All ranks would have to take part in each pass of a transformed function."""

@@ -6,7 +6,7 @@ has all of its operations: what it leaves when one of the three is missing. With
 x the gradient of the input, without v that of the values. So its derivatives are of the same form again.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -58,11 +58,10 @@ def _computed(form: Form, values: Tensor | None, x: Tensor | None, y: Tensor | N
     if watched(*present) or any(map(mapped_by_autograd, present)):
         return convolution_operators.convolution(form, *present)
     if values is None:
-        assert x is not None
-        assert y is not None
+        x, y = cast(Tensor, x), cast(Tensor, y)
         return form.way(x, gradients=True).value_gradient(form.t, x, y, form.g)
     if x is None:
-        assert y is not None
+        y = cast(Tensor, y)
         return form.way(y, gradients=True).input_gradient(form.t, values, y, form.size, form.g)
     return form.way(x, gradients=False).forward(form.t, values, x, bias, form.g)
 
@@ -129,8 +128,7 @@ class Contraction(Function):
         _, of_values, of_x, of_y, of_bias = dims
         if values is not None and of_values is None and of_bias is None:  # the mapped dimension joins the batch
             dense, dim = (x, of_x) if x is not None else (y, of_y)
-            assert dense is not None
-            joined = dense.movedim(dim, 0).flatten(0, 1)
+            joined = cast(Tensor, dense).movedim(dim, 0).flatten(0, 1)
             result = contract(form, values, None if x is None else joined, None if y is None else joined, bias)
             return result.reshape(size, joined.shape[0] // size, *result.shape[1:]), 0
         many: list[list[Any]] = [

@@ -3,7 +3,7 @@ x and y left out, and both gradients at once."""
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -93,8 +93,7 @@ def _fake_convolution(
     columns: int, *how: Any,
 ) -> Tensor:  # fmt: skip
     *geometry, _, size, _ = how
-    g, like = geometry_of(*geometry), y if x is None else x
-    assert like is not None
+    g, like = geometry_of(*geometry), cast(Tensor, y if x is None else x)
     if values is None:
         return like.new_empty(col.shape[0], dtype=wide(like.dtype))
     if x is None:
