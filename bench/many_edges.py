@@ -7,7 +7,7 @@
     python bench/many_edges.py sweep --to 1e9
 
 ``step``: making layers and a training step. Each layer steps as soon as its gradient is there and gives it back, so
-that one layer's gradient exists at a time. ``update``: an Evolver's, of a tenth of the edges (GMP: down to half of
+that one layer's gradient exists at a time. ``update``: an Evolver's, of a tenth of the edges (GMP: a quarter of
 them), beside what is held with the gradient. ``structure``: drawing edges, hashing, saving and loading them.
 ``indices``: forward and backward passes with columns in 16 bits beside those with 32, in turns. ``sweep``: steps from
 1e5 edges on, as a table. Memory is the process's high-water mark above the libraries, in units of 1e9 bytes; times are
@@ -85,7 +85,7 @@ def step(options: argparse.Namespace) -> dict[str, Any]:
     x = torch.randn(options.batch, features)
     _, first = timed(lambda: backward(model, x))
     seconds = [timed(lambda: backward(model, x))[1] for _ in range(STEPS if options.edges <= 1e8 else 1)]
-    held = st.summary(model).bytes + sum(state_bytes(optimizer) for optimizer in model.optimizers)
+    held = st.summary(model).bytes + sum(memory.state(optimizer) for optimizer in model.optimizers)
     peak, most = memory.peak() - start, statistics.median(seconds)
     return {
         "optimizer": options.optimizer, "layers": options.layers, "features": features, "batch": options.batch,
@@ -97,6 +97,7 @@ def step(options: argparse.Namespace) -> dict[str, Any]:
 
 def update(options: argparse.Namespace) -> dict[str, Any]:
     """One layer, trained with one optimizer; the second update of its edges."""
+    check("update", int(options.edges), options.edges * 50)
     warm_up(options)
     features = min(WIDEST, math.ceil(math.sqrt(options.edges / DENSITY)))
     start, density = forget_peak(), options.edges / features**2
@@ -223,10 +224,6 @@ def warm_up(options: argparse.Namespace) -> None:
 
 def check(where: str, edges: int, needed: float) -> None:
     free_memory.check(f"many_edges {where}", edges, round(needed + SPARE))
-
-
-def state_bytes(optimizer: Any) -> int:
-    return sum(t.nbytes for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor))
 
 
 def timed(work: Any) -> tuple[Any, float]:

@@ -38,7 +38,7 @@ def way_for(
     return _on_cpu(t.shape, t.nnz, shape, g, dtype, gradients)
 
 
-@lru_cache(maxsize=1024)  # the arithmetic takes a tenth of a small convolution
+@lru_cache(maxsize=1024)  # a small convolution notices the arithmetic
 def _on_cpu(
     weight: tuple[int, int], nnz: int, shape: tuple[int, ...], g: Geometry, dtype: torch.dtype, gradients: bool
 ) -> str:
