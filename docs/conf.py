@@ -15,7 +15,27 @@ from typing import Any
 
 import sparsetrain
 
-sys.path.insert(0, str(Path(__file__).parent))  # where mathml.py is
+sys.path.insert(0, str(Path(__file__).parent))  # where mathml.py and stacked_tables.py are
+
+
+FIRST = {
+    "sparsetrain": ["Topology"],
+    "sparsetrain.patterns": ["uniform", "fixed_fan_in"],
+    "sparsetrain.ops": ["linear", "spmm", "sddmm", "choice", "use_backend"],
+    "sparsetrain.nn": [
+        *("SparseLinear", "SparseConv1d", "SparseConv2d", "SparseConv3d", "SparseMultiheadAttention"),
+        *("LookupTable", "SparseDeltaLinear", "Hierarchy", "MaskedLinear"),
+    ],
+    "sparsetrain.init": ["kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"],
+    "sparsetrain.constrain": ["positive", "negative", "signed", "bounded", "frozen"],
+    "sparsetrain.penalty": ["l1", "l2"],
+    "sparsetrain.optim": ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "HessianFree"],
+    "sparsetrain.evolve": ["Evolver", "attach", "SET", "RigL", "GMP", "Constant", "Cosine", "Cubic", "Linear"],
+    "sparsetrain.curvature": ["hessian", "ggn", "fisher"],
+    "sparsetrain.convert": ["sparsify", "densify", "dense_copy", "to_onnx", "train_edges", "merge_edges"],
+    "sparsetrain.distributed": ["sync_topology", "check_topology"],
+    "sparsetrain.io": ["save", "load", "adopt"],
+}  # what users look for first on a page of the reference
 
 
 def public_names(module: str) -> dict[str, str]:
@@ -26,12 +46,13 @@ def public_names(module: str) -> dict[str, str]:
     """
     folder = hasattr(importlib.import_module(module), "__path__") and module != "sparsetrain"
     home = "sparsetrain." if folder else f"{module}."
-    return {
+    names = {
         name: "class" if inspect.isclass(member) else "function"
         for name, member in vars(importlib.import_module(module)).items()
         if not name.startswith("_") and (inspect.isclass(member) or inspect.isfunction(member))
         if f"{member.__module__}.".startswith(home)
     }
+    return {name: names[name] for name in [*FIRST.get(module, ()), *names]}
 
 
 rooms = [f"sparsetrain.{room.name}" for room in pkgutil.iter_modules(sparsetrain.__path__) if room.name != "__main__"]
@@ -50,6 +71,7 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "mathml",
+    "stacked_tables",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["programs"]  # the gallery is made of them
@@ -98,6 +120,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_sidebars = {page: [] for page in ("index", "quick-start", "bench", "design")}  # no others in their section
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,

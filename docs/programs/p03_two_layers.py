@@ -93,7 +93,7 @@ def train_twin(W1, W2, steps):
 # One step
 # --------
 
-# The reading *frozen* at the end merges its changes into W1, which leaves what the network computes as it is.
+# At the end the reading *frozen* merges its changes into W1. The network computes the same as before.
 
 
 def first_weight(net):

@@ -37,7 +37,8 @@ y = st.ops.linear(x, topology, needed * torch.randn(topology.nnz, dtype=torch.fl
 y += 0.1 * torch.randn(y.shape, dtype=torch.float64)
 start = torch.randn(topology.nnz, dtype=torch.float64)
 print(
-    f"{topology.nnz} edges, {int(chosen.sum())} of them in C, of those {int((chosen & ~needed).sum())} not needed"
+    f"{topology.nnz} edges, {int(chosen.sum())} of them in C,"
+    f" of those {int((chosen & ~needed).sum())} not needed"
 )
 
 

@@ -43,7 +43,7 @@ order = [
 
 
 def new_layer():
-    """One output, an edge from every input; weights from N(0, 1), as the original does, and no bias at first."""
+    """One output, an edge from every input; weights from N(0, 1), as in the original; no bias yet."""
     layer = st.nn.SparseLinear(INPUTS, 1, density=1.0, dtype=torch.float64)
     st.init.normal_(layer, generator=torch.Generator().manual_seed(1))
     torch.nn.init.zeros_(layer.bias)

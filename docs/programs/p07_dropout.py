@@ -141,7 +141,8 @@ for step in range(PROVED_STEPS):
         optimizer.step()
     apart = max(apart, abs(losses[0].item() - losses[1].item()))
 print(
-    f"loss after {PROVED_STEPS} steps: {losses[0]:.6f}, the twin's {losses[1]:.6f}; largest difference {apart:.0e}"
+    f"loss after {PROVED_STEPS} steps: {losses[0]:.6f}, the twin's {losses[1]:.6f};"
+    f" largest difference {apart:.0e}"
 )
 
 # %%

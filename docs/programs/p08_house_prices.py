@@ -151,7 +151,10 @@ def validated(decay, dropout):
     return np.mean(errors, axis=0)
 
 
-results = {(decay, dropout): validated(decay, dropout) for decay in DECAYS for dropout in DROPOUTS}
+results = {}
+for decay in DECAYS:
+    results |= {(decay, dropout): validated(decay, dropout) for dropout in DROPOUTS}
+    print(f"decay {decay}: validated on {FOLDS} folds", flush=True)
 frame = pd.DataFrame(results, index=["trained on", "held out"]).T.rename_axis(["decay", "dropout"])
 print(frame.round(4).to_string())
 decay, dropout = frame["held out"].idxmin()

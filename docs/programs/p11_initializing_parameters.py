@@ -53,7 +53,8 @@ def ones(layer):
 
 net.apply(small)
 print(
-    f"normal: mean {net[0].values.mean():+.5f}, deviation {net[0].values.std():.5f}, bias {net[0].bias[0]:.0f}"
+    f"normal: mean {net[0].values.mean():+.5f}, deviation {net[0].values.std():.5f},"
+    f" bias {net[0].bias[0]:.0f}"
 )
 net.apply(ones)
 print(f"constant: {net[0].values[:3].tolist()}, bias {net[0].bias[0]:.0f}")
@@ -99,7 +100,8 @@ W[t.row.long(), t.col.long()] = drawn
 apart_values = (net[0].values - drawn).abs().max().item()
 apart_outputs = (net[0](x) - (x.double() @ W.t() + net[0].bias)).abs().max().item()
 print(
-    f"largest difference from the dense twin: of a weight {apart_values:.0e}, of an output {apart_outputs:.0e}"
+    f"largest difference from the dense twin: of a weight {apart_values:.0e},"
+    f" of an output {apart_outputs:.0e}"
 )
 
 # %%

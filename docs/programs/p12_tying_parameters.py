@@ -109,7 +109,8 @@ apart = max(abs(a - b) for a, b in zip(losses["tied"], losses["twin"], strict=Tr
 print(f"largest difference of a loss from the dense twin: {apart:.0e}")
 print("still one array:", decoder.values is encoder.values)
 print(
-    f"numbers trained: {sum(p.numel() for p in parameters)}, in the twin {sum(p.numel() for p in (W, b, c))}"
+    f"numbers trained: {sum(p.numel() for p in parameters)},"
+    f" in the twin {sum(p.numel() for p in (W, b, c))}"
 )
 
 # sphinx_gallery_thumbnail_path = "_static/p12.png"

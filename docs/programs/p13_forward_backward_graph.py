@@ -162,7 +162,7 @@ plt.show()
 
 
 class Ledger:
-    """Bytes of activations that autograd holds. A storage counts once; parameters, which exist anyway, do not."""
+    """Bytes of activations that autograd holds. A storage counts once, and parameters do not count."""
 
     def __init__(self, network):
         self.parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}

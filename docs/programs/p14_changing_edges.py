@@ -1,6 +1,6 @@
 r"""
-14. Edges that change while training
-====================================
+14. Dynamic sparse training: edges that change
+==============================================
 
 A network of which few edges exist need not keep the ones that it was given. Rules of *dynamic sparse training* let
 weak edges go and others come, every so many steps: at random (SET), or where the gradient of the loss is largest
@@ -64,7 +64,8 @@ for name, (model, losses, changes) in trained.items():
         accuracy = (model(test_images).argmax(1) == test_labels).float().mean().item()
     tried = changes[-1].explored
     print(
-        f"{name:8} {model[0].topology.nnz:6}  {100 * accuracy:6.1f} %  {losses[-1]:9.4f}  {100 * tried:12.1f} %"
+        f"{name:8} {model[0].topology.nnz:6}  {100 * accuracy:6.1f} %  {losses[-1]:9.4f}"
+        f"  {100 * tried:12.1f} %"
     )
 
 # %%

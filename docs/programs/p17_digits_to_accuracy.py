@@ -1,11 +1,11 @@
 r"""
-17. Digits to accuracy, stopped and resumed
-===========================================
+17. Digits: training, checkpoint, resume
+========================================
 
-A whole training as one writes it: real digits, a network with 5 % of its weights, a learning rate that falls along a
-cosine, edges that change, a checkpoint on the way. The training is stopped in the middle and goes on from the file, and
-ends with the same bits as the one that was not stopped. A dense network of the same widths is trained beside it: on
-4,000 digits its twenty times as many weights are worth a point or two.
+A complete training on real digits: a network with 5 % of its weights, a cosine schedule of the learning rate, edges
+that change, and a checkpoint. One training is stopped in the middle and resumed from the file. It ends with the same
+bits as the one that was not stopped. A dense network of the same widths is trained for comparison. It has twenty times
+as many weights, which are worth a percentage point or two on these 4,000 digits.
 """
 
 import copy
@@ -29,8 +29,8 @@ STEPS = EPOCHS * (len(labels) // BATCH)
 # %%
 # What belongs to a training
 # --------------------------
-# A model, its optimizer, the schedule of the learning rate, what changes the edges, and the order of the samples, which
-# is drawn by a generator of its own. ``st.io.save`` takes them all.
+# The model, its optimizer, the learning rate schedule, the evolver that changes the edges, and the generator that draws
+# the order of the samples. ``st.io.save`` takes them all.
 
 
 def network(sparse):
@@ -84,9 +84,9 @@ class Training:
 
 
 # %%
-# Once through, and once with a stop
-# ----------------------------------
-# ``topology="adopt"``: the new network was drawn with edges of its own, and takes the stored ones.
+# Train, stop, resume
+# -------------------
+# ``load`` above has ``topology="adopt"``: the new network was drawn with edges of its own, and takes those of the file.
 
 whole, dense, stopped, resumed = Training(True), Training(False), Training(True), Training(True)
 for epoch in range(EPOCHS):

@@ -2,13 +2,13 @@ r"""
 18. Fine-tuning one weight in a hundred
 =======================================
 
-A dense network that was trained on digits meets digits that are turned by a right angle. One weight in a hundred is
-trained for them, beside the frozen ones:
+A dense network was trained on digits. Now the digits are turned by a right angle, and one weight in a hundred is
+fine-tuned for them. All the others, W, stay frozen:
 
 .. math:: y = x \, (W + S(v))^\top + b .
 
-Which weights, and how fast? The table has three selections and four learning rates; all weights, and the last layer
-alone, stand beside them.
+Which weights should train, and with which learning rate? The program compares three selections and four rates, with
+training the last layer only, and with training all weights.
 """
 
 import copy
@@ -52,8 +52,8 @@ def accuracy(model, x):
 
 
 # %%
-# The network that is there
-# -------------------------
+# The trained network
+# -------------------
 
 torch.manual_seed(0)
 pretrained = nn.Sequential(
@@ -67,8 +67,8 @@ print(f"turned digits: {accuracy(pretrained, test_x):.1f} %")
 # %%
 # One weight in a hundred
 # -----------------------
-# ``train_edges`` takes random weights, the largest, or those with the largest gradient of a loss, which is searched
-# block by block. The loss here is that of a thousand turned digits.
+# ``train_edges`` selects random weights, the largest weights, or those with the largest gradient of a loss. Here that
+# is the loss on a thousand turned digits.
 
 
 def tuned(select, rate):
@@ -95,9 +95,9 @@ for select in ("random", "magnitude", "gradient", "last layer", "all weights"):
     print(f"{select:14} {results[select][0][1]:9}  {cells}")
 
 # %%
-# Few weights want a larger rate than all of them: each has to move further, and the rate that is best for all weights
-# is too small for a hundredth. Random ones do best here, and those of the largest gradient worst: a gradient that is
-# taken before anything moved is largest at few neurons.
+# A few weights need a larger learning rate than all weights do, since each has to move further. Random weights do best
+# here, and those with the largest gradient worst. Their gradient was taken before training: it is largest at few
+# neurons, and so most neurons get no weight that trains.
 
 for select in ("random", "gradient"):
     layers = [layer.topology for layer in results[select][0][0] if hasattr(layer, "topology")]
@@ -112,9 +112,10 @@ axis.legend()
 plt.show()
 
 # %%
-# The difference alone, and the dense model again
-# -----------------------------------------------
-# ``save_edges`` writes the weights that moved. ``merge_edges`` adds them to the frozen ones: a model of nn.Linear.
+# Save the difference, or merge it
+# --------------------------------
+# ``save_edges`` writes the edges alone: what was added to the frozen weights. ``merge_edges`` adds them for good: the
+# result is a model of ``nn.Linear`` layers.
 
 model, _, _ = results["gradient"][-2]
 with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +126,8 @@ with tempfile.TemporaryDirectory() as folder:
 same = torch.equal(restored(test_x), model(test_x))
 dense_bytes = sum(p.nbytes for p in pretrained.parameters())
 print(
-    f"file of the difference: {size} bytes, of all weights: {dense_bytes}; it gives the model back: {same}"
+    f"file of the difference: {size} bytes, of all weights: {dense_bytes};"
+    f" it gives the model back: {same}"
 )
 
 # %%

@@ -2,12 +2,12 @@ r"""
 19. Gene sets and expression
 ============================
 
-Genes that work together are listed in *gene sets*. A network whose hidden units are the sets, each connected to its
-own genes and to no others, can be read afterwards: which sets speak for the outcome, and which genes within them. Here
-expression is simulated, so that the answer is known: two of forty sets decide.
+*Gene sets* list genes that work together. In this network each hidden unit is a set, connected to its own genes and to
+no others. So the trained network can be read: which sets matter for the outcome, and which of their genes. The gene
+expression here is simulated, so that the right answer is known: two of forty sets decide.
 
-Edges have names from the file to the result. A frame with its columns in another order, with genes that no set has,
-or with the samples as columns does no silent harm.
+Edges have names, from the file to the result. If a frame has its columns in another order, or genes that no set has,
+the layer puts it right. If it has samples as columns, there is an error that says so.
 """
 
 import tempfile
@@ -28,8 +28,9 @@ BLUE, GREY = "#0072B2", "#999999"  # Okabe and Ito's
 # %%
 # Sets and samples
 # ----------------
-# A file in the GMT format of GSEA and MSigDB, and a table with a row for each sample. A set has an activity in each
-# sample, which moves its genes up or down. Samples are ill where set 3 is active and set 7 is not.
+# Two things are simulated: a file of sets, in the GMT format of GSEA and MSigDB, and a table of expression with a row
+# for each sample. In each sample a set has an activity, which is added to the expression of its genes. A sample is ill
+# if set 3 is more active than set 7.
 
 random = np.random.default_rng(0)
 genes = [f"G{k}" for k in range(GENES)]
@@ -48,7 +49,8 @@ print(samples.iloc[:3, :5].round(2))
 # %%
 # The network
 # -----------
-# ``from_edges`` makes the layer of the sets, ``align`` takes the columns in its order and drops genes that no set has.
+# ``from_edges`` makes a layer from the sets. ``align`` puts the columns of the table into the layer's order, and drops
+# genes that no set has.
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "sets.gmt"
@@ -70,8 +72,8 @@ except ValueError as error:
 # %%
 # Training
 # --------
-# An L1 penalty on what leaves the sets lets most of them go; an L2 penalty on their genes keeps the rest from growing
-# in their place.
+# An L1 penalty on the weights of the last layer moves most of them close to zero, so that few sets count. An L2 penalty
+# on the weights of the genes keeps these from growing instead.
 
 optimizer = torch.optim.Adam(model.parameters(), lr=LR)
 losses = []
@@ -89,7 +91,8 @@ print(f"right for new samples: {right:.1f} %")
 # %%
 # What was learned, by name
 # -------------------------
-# ``edges()`` is a frame again. A set counts by its weight in the last layer, times the size of what it reads.
+# ``edges()`` returns a frame with names. The score of a set is its weight in the last layer, times the sum of its
+# genes' absolute weights.
 
 learned = layer.edges()
 out = pd.Series(model[2].weight[0].tolist(), index=sets)
@@ -108,10 +111,10 @@ difference = (exact(x.double()) - twin(x.double())).abs().max().item()
 print(f"largest difference from the dense twin: {difference:.0e}")
 
 # %%
-# The two sets that decide stand out.
+# The two sets that decide (blue) stand out.
 
 figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
 colors = [BLUE if name in ("SET3", "SET7") else GREY for name in scores.index]
 axis.bar(range(SETS), scores, color=colors)
-axis.set(xlabel="sets, by what they count", ylabel="weight times what it reads")
+axis.set(xlabel="sets, by score", ylabel="score")
 plt.show()

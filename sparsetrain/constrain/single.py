@@ -63,7 +63,9 @@ def signed(layer: Layer, signs: Any, edges: Edges = None, *, project: bool = Fal
     Example:
         >>> from sparsetrain.nn import SparseLinear
         >>> layer = SparseLinear(2, 1, density=1.0)
-        >>> signed(layer, torch.tensor([1, -1])[layer.topology.col], project=True).values.sign().tolist() != [-1.0, 1.0]
+        >>> signs = torch.tensor([1, -1])[layer.topology.col]
+        >>> values = signed(layer, signs, project=True).values
+        >>> bool((signs * values >= 0).all())
         True
     """
     where = "constrain.signed"

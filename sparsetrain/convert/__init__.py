@@ -1,4 +1,4 @@
-"""Whole models in and out."""
+"""Whole models: dense ones made sparse, back again, fine-tuned at a few weights, exported."""
 
 from .dense_copy import dense_copy as dense_copy
 from .densify import densify as densify

@@ -55,8 +55,8 @@ def from_hierarchy(
         TypeError: edges are no edges, or the activation is a module.
 
     Example:
-        >>> model = from_hierarchy([("TP53", "apoptosis"), ("MYC", "cycle"), ("apoptosis", "cell"), ("MYC", "cell"),
-        ...                         ("cycle", "cell")])
+        >>> edges = [("TP53", "apoptosis"), ("MYC", "cycle"), ("apoptosis", "cell"), ("MYC", "cell")]
+        >>> model = from_hierarchy([*edges, ("cycle", "cell")])
         >>> model.inputs, model.outputs, model.level_of("cycle")
         (('TP53', 'MYC'), ('cell',), 1)
         >>> x = torch.ones(3, 2)

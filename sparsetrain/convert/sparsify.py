@@ -126,7 +126,8 @@ def sparsify(
             changed then.
 
     Example:
-        >>> sparsify(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), density=0.1, method="uniform")
+        >>> model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+        >>> sparsify(model, density=0.1, method="uniform")
         Sequential(
           (0): SparseLinear(in_features=20, out_features=30, nnz=60, density=0.1, bias=True)
           (1): ReLU()

@@ -113,7 +113,8 @@ def summary(model: nn.Module) -> Summary:
 
     Example:
         >>> import sparsetrain as st
-        >>> st.summary(nn.Sequential(st.nn.SparseLinear(784, 300, density=0.05), nn.ReLU(), nn.Linear(300, 10)))
+        >>> first = st.nn.SparseLinear(784, 300, density=0.05)
+        >>> st.summary(nn.Sequential(first, nn.ReLU(), nn.Linear(300, 10)))
         name    kind           shape        edges   density    values   indices   note
         ----------------------------------------------------------------------------------------------------------
         0       SparseLinear   300 x 784   11,760      0.05   47.0 kB   48.2 kB

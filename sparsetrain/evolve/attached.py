@@ -32,7 +32,8 @@ def attach(evolver: Evolver, on_change: Callable[[Change], Any] | None = None) -
         >>> from sparsetrain.nn import SparseLinear
         >>> layer = SparseLinear(100, 50, density=0.1)
         >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), evolve.Constant(interval=2, prune_fraction=0.3))
+        >>> schedule = evolve.Constant(interval=2, prune_fraction=0.3)
+        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), schedule)
         >>> handle = evolve.attach(evolver, on_change=lambda change: print(change.step, change.edges))
         >>> for _ in range(3):
         ...     layer(torch.randn(8, 100)).square().mean().backward()

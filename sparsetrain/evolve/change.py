@@ -80,7 +80,8 @@ class Change:
         >>> from sparsetrain.nn import SparseLinear
         >>> layer = SparseLinear(100, 50, density=0.1)
         >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), evolve.Constant(interval=1, prune_fraction=0.3))
+        >>> schedule = evolve.Constant(interval=1, prune_fraction=0.3)
+        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), schedule)
         >>> layer(torch.randn(8, 100)).square().mean().backward()
         >>> optimizer.step()
         >>> sorted(evolver.step().scalars())[:4]

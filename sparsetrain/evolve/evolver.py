@@ -64,10 +64,12 @@ class Evolver:
     Example: two lines in a loop.
         >>> from sparsetrain import evolve, optim
         >>> from sparsetrain.nn import SparseLinear
-        >>> model = nn.Sequential(SparseLinear(20, 40, density=0.2), nn.ReLU(), SparseLinear(40, 3, density=0.5))
+        >>> first, last = SparseLinear(20, 40, density=0.2), SparseLinear(40, 3, density=0.5)
+        >>> model = nn.Sequential(first, nn.ReLU(), last)
         >>> optimizer = optim.Adam(model.parameters(), lr=0.01)
         >>> schedule = evolve.Cosine(interval=10, stop=80, prune_fraction=0.3)
-        >>> evolver = evolve.Evolver(model, optimizer, evolve.RigL(), schedule, layers={"0": 1.0, "2": 0.5})
+        >>> layers = {"0": 1.0, "2": 0.5}
+        >>> evolver = evolve.Evolver(model, optimizer, evolve.RigL(), schedule, layers=layers)
         >>> x, y = torch.randn(64, 20), torch.randint(3, (64,))
         >>> for _ in range(100):
         ...     loss = nn.functional.cross_entropy(model(x), y)
@@ -157,7 +159,8 @@ class Evolver:
             >>> from sparsetrain.nn import SparseLinear
             >>> layer = SparseLinear(100, 50, density=1.0)
             >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-            >>> evolver = Evolver(layer, optimizer, evolve.GMP(), evolve.Linear(interval=1, stop=3, final_density=0.5))
+            >>> falls = evolve.Linear(interval=1, stop=3, final_density=0.5)
+            >>> evolver = Evolver(layer, optimizer, evolve.GMP(), falls)
             >>> scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, evolver.lr_factor())
             >>> for _ in range(3):
             ...     optimizer.step()

@@ -31,7 +31,8 @@ class GlobalMagnitude(Rule):
 
     Example:
         >>> from sparsetrain import evolve
-        >>> evolve.GlobalMagnitude(), evolve.Linear(interval=100, stop=10_000, final_density=1 / 64).final_density
+        >>> schedule = evolve.Linear(interval=100, stop=10_000, final_density=1 / 64)
+        >>> evolve.GlobalMagnitude(), schedule.final_density
         (GlobalMagnitude(floor=4), 0.015625)
     """
 

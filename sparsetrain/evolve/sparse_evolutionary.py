@@ -32,7 +32,8 @@ class SET(Rule):
         >>> from sparsetrain.nn import SparseLinear
         >>> layer = SparseLinear(100, 50, density=0.1)
         >>> optimizer = torch.optim.Adam(layer.parameters())
-        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), evolve.Constant(interval=1, prune_fraction=0.3))
+        >>> schedule = evolve.Constant(interval=1, prune_fraction=0.3)
+        >>> evolver = evolve.Evolver(layer, optimizer, evolve.SET(), schedule)
         >>> layer(torch.randn(8, 100)).square().mean().backward()
         >>> optimizer.step()
         >>> change = evolver.step()

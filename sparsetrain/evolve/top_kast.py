@@ -46,9 +46,8 @@ class TopKAST(Rule):
         >>> from sparsetrain.nn import SparseLinear
         >>> layer = SparseLinear(100, 50, density=0.2)
         >>> optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-        >>> evolver = evolve.Evolver(
-        ...     layer, optimizer, evolve.TopKAST(forward=0.5), evolve.Constant(interval=10, prune_fraction=0.1)
-        ... )
+        >>> schedule = evolve.Constant(interval=10, prune_fraction=0.1)
+        >>> evolver = evolve.Evolver(layer, optimizer, evolve.TopKAST(forward=0.5), schedule)
         >>> for _ in range(20):
         ...     optimizer.zero_grad()
         ...     layer(torch.randn(8, 100)).square().mean().backward()

@@ -113,7 +113,8 @@ class FromData(EdgeModule):
         Example:
             >>> from scipy.sparse import eye_array
             >>> from sparsetrain.nn import SparseLinear
-            >>> SparseLinear.from_matrix(2 * eye_array(3), bias=False)(torch.ones(3, dtype=torch.float64)).tolist()
+            >>> layer = SparseLinear.from_matrix(2 * eye_array(3), bias=False)
+            >>> layer(torch.ones(3, dtype=torch.float64)).tolist()
             [2.0, 2.0, 2.0]
         """
         where = "SparseLinear.from_matrix"

@@ -47,7 +47,8 @@ class SparseDeltaLinear(EdgeModule):
     Source: for large models known as sparse fine-tuning; Bhardwaj et al. (2024), Sparse high rank adapters.
 
     Example:
-        >>> layer = SparseDeltaLinear(nn.Linear(784, 1000), Topology.from_coo([3, 5], [70, 8], shape=(1000, 784)))
+        >>> edges = Topology.from_coo([3, 5], [70, 8], shape=(1000, 784))
+        >>> layer = SparseDeltaLinear(nn.Linear(784, 1000), edges)
         >>> layer
         SparseDeltaLinear(
           in_features=784, out_features=1000, nnz=2, density=2.551e-06

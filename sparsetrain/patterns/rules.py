@@ -70,7 +70,7 @@ def erdos_renyi(
     inspired by network science, Nature Communications 9:2383.
 
     Example:
-        >>> t = erdos_renyi((1000, 2000), epsilon=5)  # 15000 edges on average, with a standard deviation of 122
+        >>> t = erdos_renyi((1000, 2000), epsilon=5)  # 15000 edges on average, standard deviation 122
         >>> 14000 < t.nnz < 16000
         True
     """

@@ -13,7 +13,13 @@ from .table import Table
 from .tables import all_tables
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
-TITLE = "sparsetrain beside other engines"
+TITLE = "Benchmarks: sparsetrain beside other engines"
+LEGEND = (
+    "A row is a problem: `in -> out, batch` of a linear layer, or the shapes of weight and images of a convolution. "
+    "Times are milliseconds. In brackets is how many times ours a rival takes: above 1x we are faster; below 1x the "
+    "rival is, and the cell says *faster*. An empty cell was not measured. Commands, dates, machines and versions are "
+    "[at the end](#commands-machines-and-versions)."
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,13 @@ def plain(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """For docs/bench.md, without the details."""
-    lines = [f"# {TITLE}", "", *(f"- {sentence}" for sentence in report.circumstances), ""]
+    lines = [f"# {TITLE}", "", LEGEND, ""]
     for table in report.tables:
         if not table.detail and table.rows:
             rows = [table.header, ["---"] * len(table.header), *table.rows]
             lines += [f"## {table.title}", "", table.remark, ""]
             lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    lines += ["## Commands, machines and versions", "", *(f"- {sentence}" for sentence in report.circumstances), ""]
     return "\n".join(lines)
 
 

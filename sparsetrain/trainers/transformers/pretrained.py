@@ -42,8 +42,9 @@ def from_pretrained(kind: Any, name: Any, *arguments: Any, **options: Any) -> An
     Example:
         >>> import tempfile, transformers
         >>> from sparsetrain import convert
-        >>> sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=9)
-        >>> model = convert.sparsify(transformers.BertModel(transformers.BertConfig(**sizes)), {"encoder.*": 0.1})
+        >>> sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> config = transformers.BertConfig(**sizes, intermediate_size=32, vocab_size=9)
+        >>> model = convert.sparsify(transformers.BertModel(config), {"encoder.*": 0.1})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save_pretrained(folder)
         ...     same = from_pretrained(transformers.BertModel, folder)
