@@ -17,7 +17,7 @@ OURS = "sparsetrain."
 def api() -> str:
     """A line for each public function, class, method, property and option of the command line."""
     modules = re.findall(r"^   (sparsetrain\S*)$", REFERENCE.read_text(), re.MULTILINE)
-    lines = [line for module in modules for line in of_module(module)]
+    lines = [line for module in sorted(modules) for line in of_module(module)]  # in any order of the page
     return "".join(f"{line}\n" for line in [*lines, *of_command_line()])
 
 

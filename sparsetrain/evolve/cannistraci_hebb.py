@@ -23,8 +23,10 @@ class CHT(Rule):
     leave the local community of u, v and all such y and z:
 
     .. math::
-        \text{score}(u, v) = \sum_{(y, z)} \frac{1}{\sqrt{(1 + e_y)(1 + e_z)}}, \qquad
-        1 + e_y = d_y - |N_y \cap N_v|, \quad 1 + e_z = d_z - |N_z \cap N_u|,
+        \text{score}(u, v) = \sum_{(y, z)} \frac{1}{\sqrt{(1 + e_y)(1 + e_z)}},
+
+    .. math::
+        1 + e_y = d_y - |N_y \cap N_v|, \qquad 1 + e_z = d_z - |N_z \cap N_u|,
 
     with :math:`e` the links to nodes outside of the community, :math:`d` degrees and :math:`N` neighbours. This is
     CH3-L3, the rule by which CHT was published: external links alone count. CH2-L3 rewards internal links too, which
