@@ -15,7 +15,7 @@ from .frames import Unknown, aligned, edge_frame
 from .packed_edges import for_state_dict
 from .pending import bring_up_to_date
 from .settable_state import Buffers
-from .sharded import check_same_edges, is_sharded, misfit, row_sparse_refused
+from .sharded import check_same_edges, is_sharded, misfit, no_view, row_sparse_refused
 from .slots import Plan, SlotMap, started
 from .stored_edges import KEY, difference, stored_in, unpacked, upgrade
 from .weights import check_replacement, replace_numbers
@@ -63,6 +63,8 @@ class EdgeModule(nn.Module):
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
         if name == "values" and is_sharded(value) and self._agreed is not self.topology:
             check_same_edges(type(self).__name__, self.topology, value.device_mesh)
+            if self._agreed is None:
+                self.register_forward_hook(no_view, prepend=True)
             self.__dict__["_agreed"] = self.topology
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
