@@ -9,7 +9,8 @@ from torch import nn
 
 import sparsetrain as st
 from sparsetrain import evolve
-from sparsetrain.nn import MaskedLinear, SparseDeltaLinear, SparseLinear
+from sparsetrain.backends import dense_products
+from sparsetrain.nn import MaskedLinear, SparseConv1d, SparseDeltaLinear, SparseLinear
 
 
 def sparse(**options: Any) -> SparseLinear:
@@ -32,6 +33,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "sparse": sparse,
     "without bias": lambda: sparse(bias=False),
     "of density 1": lambda: sparse(density=1.0),
+    "convolution of density 1": lambda: nn.Sequential(nn.Unflatten(1, (2, 6)), SparseConv1d(2, 8, 4, density=1.0)),
     "sparse gradients": lambda: sparse(sparse_grad=True),
     "beside a frozen weight": lambda: SparseDeltaLinear(nn.Linear(12, 9), st.patterns.uniform((9, 12), 0.4)),
     "masked": lambda: MaskedLinear(12, 9, density=0.4),
@@ -45,7 +47,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 
 def evolver_of(model: nn.Module, fewer: bool, rule: evolve.Rule | None = None) -> evolve.Evolver:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    schedule = evolve.Linear(interval=1, stop=9, final_density=0.1) if fewer else EVERY
+    schedule = evolve.Linear(interval=1, stop=9, final_density=0.2) if fewer else EVERY
     return evolve.Evolver(model, optimizer, rule or (evolve.GMP() if fewer else evolve.SET(start="zero")), schedule)
 
 
@@ -68,6 +70,14 @@ def test_a_graph_of_former_edges_is_refused(kind: str, fewer: bool, reads_values
         loss.backward()
     assert all(p.grad is None for name, p in model.named_parameters() if "values" in name or "weight" in name)
     model(torch.randn(4, 12)).sum().backward()
+
+
+@pytest.mark.parametrize("onednn", [False, True])  # which of torch's products is faster here
+@pytest.mark.parametrize("reads_values", [False, True])
+@pytest.mark.parametrize("fewer", [False, True])
+def test_on_any_processor(monkeypatch: pytest.MonkeyPatch, onednn: bool, reads_values: bool, fewer: bool) -> None:
+    monkeypatch.setattr(dense_products, "onednn_is_faster", lambda: onednn)
+    test_a_graph_of_former_edges_is_refused("of density 1", fewer, reads_values)
 
 
 @pytest.mark.parametrize("rule", [evolve.SET, evolve.RigL])

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import sparsetrain as st
-from sparsetrain.edges.stored_edges import packed
-from sparsetrain.io import archive, load, save
+from sparsetrain.edges.packed_edges import packed
+from sparsetrain.io import load, nested, save
 from sparsetrain.nn import MaskedLinear, SparseLinear
 
 
@@ -242,7 +242,7 @@ def test_loading_runs_no_code(path: Path) -> None:
     kinds = set(re.findall(r'\{"(\w+)": ', json.dumps(content["model"])))
     assert kinds == {"dict", "tensor"}
     with pytest.raises(ValueError, match="unknown kind"):
-        archive.unpacked({"eval": "1"}, {})
+        nested.unpacked({"eval": "1"}, {})
 
 
 def test_a_lazy_model_is_called_before(path: Path) -> None:

@@ -11,7 +11,7 @@ from checkpoints import Evolver, adam, identical, network, train
 from torch.optim import Optimizer, lr_scheduler
 
 import sparsetrain as st
-from sparsetrain.edges import stored_edges
+from sparsetrain.edges import packed_edges, stored_edges
 from sparsetrain.io import archive, load, save
 
 SCHEDULES = {
@@ -256,7 +256,7 @@ def test_damaged_names_of_nodes(path: Path, names: bytes, legacy: bool, topology
     layer = st.nn.SparseLinear.from_edges(edges)
     save(path, layer)
     content, t = archive.read("test", path), layer.topology
-    bare = stored_edges.packed(st.Topology(t.crow, t.col, t.shape))
+    bare = packed_edges.packed(st.Topology(t.crow, t.col, t.shape))
     if legacy:
         del content["model"][stored_edges.KEY]
         text = torch.frombuffer(bytearray(names), dtype=torch.uint8)

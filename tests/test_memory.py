@@ -55,7 +55,7 @@ print(high_water(2_000_000) - small)
 STRUCTURE = """
 import torch
 import sparsetrain as st
-from sparsetrain.edges.stored_edges import packed
+from sparsetrain.edges.packed_edges import packed
 from sparsetrain.patterns import pieces
 from sparsetrain.structure import index_types
 
@@ -82,6 +82,38 @@ def structure(edges):
 
 structure(200_000)  # loads the kernels
 print(*structure(20_000_000))
+"""
+
+FILES = """
+import sys, tempfile, torch
+import sparsetrain as st
+
+torch.set_num_threads(1)
+
+def taken(work):
+    with open("/proc/self/clear_refs", "w") as marks:
+        marks.write("5")  # the high-water mark starts anew
+    before = own("VmRSS")
+    work()
+    return own("VmHWM") - before
+
+def own(name):  # and not pages of files, which are given back as soon as others want them
+    with open("/proc/self/status") as status:
+        lines = dict(line.split(":") for line in status)
+    return int(lines[name].split()[0]) * 1024
+
+def file(edges):
+    topology = st.patterns.uniform((20_000, 40_000), edges / 8e8)
+    layer, other = (st.nn.SparseLinear(40_000, 20_000, topology=topology) for _ in range(2))
+    layer.topology.digest
+    path = f"{sys.argv[1]}/layer.safetensors"
+    saving = taken(lambda: st.io.save(path, layer))
+    loading = taken(lambda: st.io.load(path, other))
+    assert torch.equal(layer.values, other.values)
+    return layer.topology.nbytes + layer.values.nbytes, saving, loading
+
+file(200_000)
+print(*file(20_000_000))
 """
 
 
@@ -157,3 +189,10 @@ def test_making_checking_hashing_and_packing_edges_takes_little_more_than_they_k
 def test_a_change_of_edges_takes_less_than_one_and_a_half_times_what_is_kept() -> None:
     kept, taken = map(int, run(EVOLVING).split())
     assert taken < 1.5 * kept, f"{taken / 2**20:.0f} MiB beside {kept / 2**20:.0f}"
+
+
+@proc
+def test_saving_and_loading_take_little_beside_what_is_kept(tmp_path: Path) -> None:
+    kept, saving, loading = map(int, run(FILES, str(tmp_path)).split())
+    assert saving < 0.1 * kept
+    assert loading < 1.5 * kept, "with the pages of the file, which is 1.33 times as large"

@@ -163,6 +163,8 @@ def modules() -> None:
         "_forward_hooks": layer.register_forward_hook, "_forward_pre_hooks": layer.register_forward_pre_hook,
         "_backward_hooks": layer.register_full_backward_hook, "_backward_pre_hooks": layer.register_full_backward_pre_hook,
         "_load_state_dict_pre_hooks": layer.register_load_state_dict_pre_hook,
+        "_load_state_dict_post_hooks": layer.register_load_state_dict_post_hook,
+        "_state_dict_hooks": layer.register_state_dict_post_hook, "_state_dict_pre_hooks": layer.register_state_dict_pre_hook,
     }  # fmt: skip
     for name, hook in register.items():
         before = len(getattr(layer, name))
@@ -208,8 +210,15 @@ def optimizers() -> None:
 
         p = nn.Parameter(torch.ones(2))
         p.grad = torch.ones(2)
-        Kind([p], lr=0.1).step()
+        optimizer = Kind([p], lr=0.1)
+        optimizer.step()
         assert len(called) == 1, kind
+        assert not optimizer._optimizer_load_state_dict_pre_hooks
+        assert not optimizer._optimizer_load_state_dict_post_hooks
+        optimizer.register_load_state_dict_pre_hook(lambda *_: None)
+        optimizer.register_load_state_dict_post_hook(lambda *_: None)
+        assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+        assert len(optimizer._optimizer_load_state_dict_post_hooks) == 1
 
 
 def data_parallel() -> None:
@@ -332,16 +341,21 @@ HOOKS: dict[str, Check] = {
     "_buffers": modules,
     "_forward_hooks": modules,
     "_forward_pre_hooks": modules,
+    "_load_state_dict_post_hooks": modules,
     "_load_state_dict_pre_hooks": modules,
     "_metadata": modules,
     "_modules": modules,
     "_parameters": modules,
     "_qkv_same_embed_dim": modules,
+    "_state_dict_hooks": modules,
+    "_state_dict_pre_hooks": modules,
     "_tensor_name": modules,
     "_apply": overridden_methods,
     "_load_from_state_dict": overridden_methods,
     "_save_to_state_dict": overridden_methods,
     "_init_group": optimizers,
+    "_optimizer_load_state_dict_post_hooks": optimizers,
+    "_optimizer_load_state_dict_pre_hooks": optimizers,
     "DistributedDataParallel._build_params_for_reducer": data_parallel,
     "torch._C._distributed_c10d._register_comm_hook": communication_hooks,
     # operators that torch's own modules call

@@ -107,9 +107,29 @@ def refusals(rank: int) -> None:
     with pytest.raises(ValueError, match=r"torch.float64\) on rank 1"):
         RowShardedLinear(IN, OUT, density=0.5, dtype=(torch.float32, torch.float64)[rank])
     refused_by_the_wrapper()
+    other_batches(rank)
     layer = RowShardedLinear(IN, OUT, density=0.5)
     st.distributed.check_topology(torch.nn.Sequential(layer))  # other edges on each rank, as they should be
     assert list(layer.state_dict()) == [f"rows_{4 * rank}.{key}" for key in ("values", "bias", "_extra_state")]
+
+
+def other_batches(rank: int) -> None:
+    """All ranks raise, and go on with the next batch."""
+    layer = RowShardedLinear(IN, OUT, density=0.5)
+    with pytest.raises(ValueError, match=r"got other numbers on rank 1 than on rank 0\. Load the same"):
+        layer(torch.randn(3, IN, generator=torch.Generator().manual_seed(rank)))
+    rounded = torch.randn(3, IN, generator=torch.Generator().manual_seed(2)).to((torch.float32, torch.bfloat16)[rank])
+    layer(rounded.float())
+    for wrong, said in (
+        (torch.ones(3 + rank, IN), r"shape \(3, 9\) in float32 with no gradient on rank 0 and shape \(4, 9\) in"),
+        (torch.ones(3, IN - rank), r"shape \(3, 9\) in .* on rank 0 and shape \(3, 8\) in"),
+        (torch.ones(3, IN, dtype=(torch.float32, torch.bfloat16)[rank]), "in float32 .* in bfloat16"),
+        (torch.ones(3, IN, requires_grad=rank == 1), "with no gradient on rank 0 .* with a gradient on rank 1"),
+    ):
+        with pytest.raises(ValueError, match=f"expected the same batch on all ranks, got .*{said}"):
+            layer(wrong)
+        layer(torch.ones(3, IN)).sum().backward()
+    layer(torch.full((3, IN), torch.nan))
 
 
 def norms_are_of_all_ranks_before_the_first_pass() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import sigmoid
 
 from ..edges.slots import Plan, SlotMap
+from ..edges.weights import changed_since
 from ..tracing import compiling, transforming
 from .edited import edited, off_bounds
 
@@ -47,10 +48,7 @@ class Constrained(nn.Module):
         """A gradient at former edges would arrive at the raw numbers of others. Those have another version, but a graph
         does not read them."""
         if self.former:
-            raise RuntimeError(
-                "backward: the edges were changed after the forward pass; run the forward pass again. Change edges "
-                "when all backward passes of a step are done."
-            )
+            raise changed_since()
 
     def right_inverse(self, values: Tensor, where: str = "values", advice: str = "") -> Tensor:
         """Raw numbers of values that keep to the constraints; ValueError names an edge that does not."""

@@ -12,6 +12,7 @@ from .. import checks, ranks, tracing
 from ..edges.spread_rows import Shard, register
 from ..nn.sparse_linear import SparseLinear
 from ..structure.topology import Topology
+from .same_batch import check_batch
 
 WHERE = "RowShardedLinear"
 
@@ -41,8 +42,9 @@ class RowShardedLinear(nn.Module):
         x ``(*, in_features)`` to ``(*, out_features)``.
 
     Raises:
-        ValueError: ranks make it with other sizes, or a topology is not of this rank's rows. RuntimeError: a rank does
-        not take part within the timeout of the group.
+        ValueError: ranks make it with other sizes, a topology is not of this rank's rows, or ranks are given batches of
+        other shapes, dtypes or, at the first pass, numbers. RuntimeError: a rank does not take part within the timeout
+        of the group.
 
     Example:
         >>> layer = RowShardedLinear(100, 60, density=0.1)  # on each rank
@@ -89,6 +91,7 @@ class RowShardedLinear(nn.Module):
                 dtype=dtype,
             ),
         )  # fmt: skip
+        self._compared = False  # whether all ranks had the same numbers in their first batch
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
         self._register()
 
@@ -123,6 +126,9 @@ class RowShardedLinear(nn.Module):
         if self.shard.ranks == 1:
             return self.own(x)  # type: ignore[no-any-return]
         self._register()  # of constraints that came since
+        if isinstance(x, Tensor):  # of anything else the layer of the own rows says what it is
+            check_batch(WHERE, x, self.shard.group, numbers=not self._compared)
+            self._compared = True
         own = self.own(Copied.apply(x, self.shard))  # type: ignore[no-untyped-call]
         y: Tensor = Gathered.apply(own, self.shard)  # type: ignore[no-untyped-call]
         return y

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import ranks
+from ..edges.packed_edges import packed
 from ..edges.sharded import is_sharded
-from ..edges.stored_edges import packed, unpacked
+from ..edges.stored_edges import unpacked
 from ..edges.weights import weights_of
 from ..optim.carried import Carried
 from ..structure.edit import Edit

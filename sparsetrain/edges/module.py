@@ -12,11 +12,12 @@ from ..structure.topology import Topology
 from ..tracing import refuse_script
 from . import holders
 from .frames import Unknown, aligned, edge_frame
+from .packed_edges import for_state_dict
 from .pending import bring_up_to_date
 from .settable_state import Buffers
-from .sharded import check_same_edges, is_sharded, misfit, row_sparse_refused
+from .sharded import check_same_edges, is_sharded, misfit, no_view, row_sparse_refused
 from .slots import Plan, SlotMap, started
-from .stored_edges import KEY, difference, packed, stored_in, unpacked, upgrade
+from .stored_edges import KEY, difference, stored_in, unpacked, upgrade
 from .weights import check_replacement, replace_numbers
 
 
@@ -62,6 +63,8 @@ class EdgeModule(nn.Module):
         super().__setattr__(name, Parametrizations() if name == "parametrizations" else value)
         if name == "values" and is_sharded(value) and self._agreed is not self.topology:
             check_same_edges(type(self).__name__, self.topology, value.device_mesh)
+            if self._agreed is None:
+                self.register_forward_hook(no_view, prepend=True)
             self.__dict__["_agreed"] = self.topology
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -77,7 +80,7 @@ class EdgeModule(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The edges as one tensor, a copy."""
-        return packed(self.topology)
+        return for_state_dict(self.topology)
 
     def set_extra_state(self, state: Any) -> None:
         """Edges that come with values. They are compared with the layer's; a layer that was made on the meta device,

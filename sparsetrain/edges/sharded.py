@@ -26,6 +26,11 @@ def is_sharded(values: Any) -> bool:
     return type(values).__name__ == "DTensor" and not values.is_meta
 
 
+def no_view(layer: Any, arguments: Any, y: Any) -> Any:
+    """What a layer returns, before fully_shard hooks on to it: of a view, a change in place would drop that hook."""
+    return y.clone()
+
+
 def row_sparse_refused(kind: str, advice: str) -> NotImplementedError:
     """Of a layer whose gradients are row-sparse, which the first backward pass would find out."""
     return NotImplementedError(f"{kind}: fully_shard can't reduce gradients that are sparse over rows. {advice}")

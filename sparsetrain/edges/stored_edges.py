@@ -16,15 +16,14 @@ from torch import Tensor
 
 from ..structure.index_types import LARGEST, PIECE
 from ..structure.topology import Topology
+from .packed_edges import packed
 
 KEY = "_extra_state"  # as in torch.nn.Module
 LEGACY = ("crow", "col", "shape", "digest", "inputs", "outputs")  # a tensor each, before version 0.2
 
-VERSION = 2
 SIZES = 5  # rows, columns, edges, bytes of the names of inputs and of outputs plus one (0: none)
 BITS = {1: 8, 2: 4}  # of the digits of sizes and names, by version; bytes are too large to be added in bfloat16
 DIGEST = 64  # hexadecimal digits
-EXACT = 1 << 24  # integers up to here are exact in float32
 
 ADOPT = (
     "Make the layer from the stored topology, or go on with the stored edges: sparsetrain.io.adopt(model, state_dict), "
@@ -57,26 +56,6 @@ class Stored(NamedTuple):
         if t.digest != self.digest:
             raise ValueError(f"the stored edges are damaged: {t!r} has another digest than was stored. {LEAVE_OUT}")
         return t
-
-
-def packed(t: Topology) -> Tensor:
-    """A topology as one tensor, a copy, on its device."""
-    names = [None if side is None else json.dumps(side).encode() for side in (t.inputs, t.outputs)]
-    sizes = (*t.shape, t.nnz, *(0 if text is None else len(text) + 1 for text in names))
-    head = [VERSION, *(digit for size in sizes for digit in _digits(size.to_bytes(8, "little")))]
-    head += [int(digit, 16) for digit in t.digest]
-    dtype = torch.float32 if max(t.shape) <= EXACT else torch.float64
-
-    def numbers(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=t.device)
-
-    parts = [numbers(head), t.fan_in, t.stored_col, *(numbers(_digits(text)) for text in names if text)]
-    state = torch.empty(sum(part.numel() for part in parts), dtype=dtype, device=t.device)
-    first = 0
-    for part in parts:  # widened as they are copied, and nowhere before
-        state[first : first + part.numel()] = part
-        first += part.numel()
-    return state
 
 
 def unpacked(state: Any) -> Stored:
@@ -176,11 +155,6 @@ def _no_header(state: Any) -> ValueError:
     if isinstance(state, Tensor):
         got = f"a tensor of shape {tuple(state.shape)}, {state.dtype}, {state.layout}"
     return ValueError(f"the stored edges are damaged: expected one vector that begins with a header, got {got}.")
-
-
-def _digits(data: bytes) -> list[int]:
-    """The hexadecimal digits of bytes, the lower one of each first."""
-    return [digit for byte in data for digit in (byte & 15, byte >> 4)]
 
 
 def _bytes(digits: Tensor, bits: int) -> bytes:

@@ -104,6 +104,14 @@ def edge_changes(values: Tensor) -> int:
     return _changes.get(values, 0)
 
 
+def changed_since(found: str = "") -> RuntimeError:
+    """What a backward pass says whose edges are others by now."""
+    return RuntimeError(
+        f"backward: {found}the edges were changed after the forward pass; run the forward pass again. Change edges "
+        "when all backward passes of a step are done."
+    )
+
+
 def count_change(p: nn.Parameter) -> None:
     """The edges of these values have changed."""
     _changes[p] = edge_changes(p) + 1

@@ -12,6 +12,7 @@ from ..layer_names import named_modules
 from . import matching
 from .arguments import check_of_model, check_parts, check_shapes
 from .checkpoint import undone_on_error
+from .known_modules import edge_layers
 from .matching import changed_edges
 
 ON_LOAD = "io.adopt_on_load"
@@ -101,7 +102,7 @@ class _Adopting:
     def __call__(self, module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
         own = {key.removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
         own = matching.upgraded(ON_LOAD, module, own)
-        layers = {name: layer for name, layer in matching.edge_layers(module).items() if not layer.awaits_edges}
+        layers = {name: layer for name, layer in edge_layers(module).items() if not layer.awaits_edges}
         adopted = matching.with_other_edges(ON_LOAD, layers, own)
         change = changed_edges(ON_LOAD, self.optimizer, list(adopted.values()))
         change.layers()

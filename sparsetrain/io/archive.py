@@ -1,17 +1,15 @@
 """Nested data with tensors in it, as one safetensors file: tensors as tensors, the rest as JSON that refers to them.
 
-JSON keeps None, booleans, integers, text, finite floats (exactly) and lists as they are. What it has no form for is an
-object with one key that says what it is: ``{"tensor": name}``, ``{"tuple": items}``, ``{"dict": pairs}``,
-``{"counter": pairs}`` and ``{"float": "inf"}``. Reading makes these types and no others, so a file can't run code. A
-checksum over all of it tells a damaged file.
+A checksum over all of it tells a damaged file.
 """
 
 import json
-import math
 import os
 import shutil
 import zlib
-from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,85 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..edges.packed_edges import PackedEdges
 from ..text_table import size
+from .nested import Packer, unpacked
 from .readable import opened
 from .whole_file import replacing
 
 FORMAT, VERSION = "sparsetrain", "1"
-BITS = 8192  # of whole numbers: Python refuses to write longer ones in decimal digits
-
-
-class Packer:
-    """Takes nested data apart into JSON and tensors; a tensor that occurs twice is stored once."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.tensors: dict[str, Tensor] = {}
-        self._names: dict[tuple[Any, ...], str] = {}
-        self._storages: set[tuple[torch.device, int]] = set()
-        self._alive: list[Tensor] = []  # so that an address is one tensor's
-
-    def pack(self, value: Any, path: str) -> Any:
-        """The JSON of a value; its tensors are named after the path to them."""
-        if isinstance(value, int) and value.bit_length() > BITS:
-            raise ValueError(
-                f"{self.where}: expected whole numbers of at most {BITS} bits, got a longer one at {path}."
-            )
-        if value is None or isinstance(value, bool | int | str):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else {"float": str(value)}
-        if isinstance(value, Tensor):
-            return {"tensor": self._store(value.detach(), path)}
-        if isinstance(value, list | tuple):
-            items = [self.pack(item, f"{path}/{i}") for i, item in enumerate(value)]
-            return items if isinstance(value, list) else {"tuple": items}
-        if isinstance(value, dict):
-            kind = "counter" if isinstance(value, Counter) else "dict"  # the milestones of torch's MultiStepLR
-            return {kind: [[self.pack(key, path), self.pack(item, f"{path}/{key}")] for key, item in value.items()]}
-        raise TypeError(
-            f"{self.where}: expected tensors, numbers, text, None, and lists, tuples and dicts of them, got "
-            f"{type(value).__name__} at {path}."
-        )
-
-    def _store(self, tensor: Tensor, path: str) -> str:
-        if tensor.layout is not torch.strided or tensor.is_meta:
-            kind = "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
-            raise TypeError(f"{self.where}: expected tensors that hold their numbers, got {kind} at {path}.")
-        tensor = tensor.resolve_conj().resolve_neg()  # the format has bytes alone
-        self._alive.append(tensor)
-        storage = (tensor.device, tensor.untyped_storage().data_ptr())
-        identity = (storage, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
-        if not tensor.numel() or identity not in self._names:
-            path = path.encode(errors="backslashreplace").decode()  # names in the format are UTF-8
-            while path in self.tensors:  # keys 0 and "0" of one dict
-                path += "'"
-            # the format has no overlaps; what is left of them when aliases are gone is stored apart
-            apart = storage in self._storages
-            self.tensors[path] = tensor.clone(memory_format=torch.contiguous_format) if apart else tensor.contiguous()
-            self._names[identity] = path
-            self._storages.add(storage)
-        return self._names[identity]
-
-
-def unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that ``Packer.pack`` made this JSON of."""
-    if isinstance(packed, list):
-        return [unpacked(item, tensors) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    ((kind, content),) = packed.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "tuple":
-        return tuple(unpacked(content, tensors))
-    if kind == "counter":
-        return Counter(unpacked({"dict": content}, tensors))
-    if kind == "dict":
-        return {unpacked(key, tensors): unpacked(item, tensors) for key, item in content}
-    if kind == "float":
-        return float(content)
-    raise ValueError(f"unknown kind {kind!r}")
 
 
 def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -111,19 +37,32 @@ def write(where: str, path: str | os.PathLike[str], content: dict[str, Any]) -> 
             f"{where}: expected data nested a few hundred levels deep at most, got more. Does a list or a dict contain "
             "itself?"
         ) from None
-    metadata = {
-        "format": FORMAT, "version": VERSION, "content": packed, "checksum": _checksum(packed, packer.tensors),
-    }  # fmt: skip
+    checksum = _checksum(packed, packer.tensors, packer.in_pieces)
+    metadata = {"format": FORMAT, "version": VERSION, "content": packed, "checksum": checksum}
     with replacing(where, path) as new:
         try:
             save_file(packer.tensors, new, metadata)
-        except SafetensorError as error:  # a full disk, or a limit
+            _fill(new, packer.in_pieces)
+        except (SafetensorError, OSError) as error:  # a full disk, or a limit
             needed, free = sum(tensor.nbytes for tensor in packer.tensors.values()), shutil.disk_usage(new.parent).free
             raise OSError(
                 f"{where}: expected room for {size(needed)} beside {os.fspath(path)!r}, where {size(free)} are free, "
                 f"and nothing more could be written ({error}). What was there before is whole. Make room, or save "
                 "elsewhere."
             ) from None
+
+
+def _fill(path: Path, in_pieces: dict[str, PackedEdges]) -> None:
+    """Write edges where zeros were written for them: the library writes whole tensors alone."""
+    if not in_pieces:
+        return
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, edges in in_pieces.items():
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            for piece in edges.pieces():
+                file.write(_bytes(piece))
 
 
 class _Copies(dict[str, Tensor]):
@@ -189,16 +128,22 @@ def _read(where: str, path: str | os.PathLike[str], file: BinaryIO) -> tuple[dic
         raise damaged(where, path, repr(error)) from None
 
 
-def _checksum(content: str, tensors: dict[str, Tensor]) -> str:
+def _checksum(
+    content: str, tensors: dict[str, Tensor], in_pieces: Mapping[str, PackedEdges] = MappingProxyType({})
+) -> str:
     """CRC-32 of everything that a file holds, in hexadecimal."""
     checksum = zlib.crc32(content.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
-        # by DLPack: .numpy() marks memory as not resizable, and this is the user's
-        data = np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8)).data
-        checksum = zlib.crc32(data, checksum)
+        for piece in in_pieces[name].pieces() if name in in_pieces else (tensor,):
+            checksum = zlib.crc32(_bytes(piece), checksum)
     return f"{checksum:08x}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    # by DLPack: .numpy() marks memory as not resizable, and this is the user's
+    return np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8)).data
 
 
 def _check_header(where: str, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:

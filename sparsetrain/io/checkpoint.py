@@ -4,7 +4,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from torch import nn
@@ -14,9 +14,8 @@ from ..edges.sharded import is_sharded
 from ..edges.stored_edges import KEY
 from ..nn import EdgeModule
 from ..optim.wrapped import unwrapped
-from . import archive, layout, matching, parts
+from . import archive, known_modules, layout, matching, parts
 from .arguments import check_of_optimizer, check_parts, check_shapes
-from .left_in_file import where_copied
 from .matching import Adopted, Groups
 from .optimizer_state import check_states
 from .parts import Schedulers, State, Stateful, kind_of
@@ -76,7 +75,7 @@ def save(
     check_shapes(where, model)
     optimizer = unwrapped(optimizer)
     schedulers = parts.named(where, "scheduler", scheduler)
-    state = model.state_dict(keep_vars=True)  # the live arrays: what layers share is stored once
+    state = known_modules.live_state(model)
     _check_whole(where, state)
     _share_edges(model, state)
     content: State = {"model": state, "versions": dict(getattr(state, "_metadata", {}))}
@@ -127,8 +126,9 @@ def load(
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
             what is asked for, or keys, shapes, edges, classes or parameter groups differ, or the scheduler is of
-            another optimizer. TypeError: dtypes differ; no module, no optimizer.
-            OSError: it can't be read, as a folder can't. Whatever is raised, nothing has changed.
+            another optimizer, or the model is on the meta device. TypeError: dtypes differ; no module, no optimizer.
+            OSError: it can't be read, as a folder can't. Whatever is raised, nothing has changed, but for an interrupt
+            while numbers are copied, after which some are loaded: load again.
 
     Warns:
         UserWarning: the optimizer is loaded without its schedule, which the file has.
@@ -155,13 +155,15 @@ def load(
     pairs += parts.matched(where, "scheduler", schedulers, kept)
     others = content.get("extra", {"states": {}, "data": {}})
     pairs += [] if extra is None else parts.matched_extra(where, extra, others)
-    state = matching.upgraded(where, model, where_copied(model, content["model"]))
+    state = matching.upgraded(where, model, known_modules.kept_apart(model, content["model"]))
     adopted = matching.check_model(where, model, state, adopt=topology == "adopt")
     if optimizer is not None:
         parameters = _parameters(model, optimizer, adopted)
         matching.check_parameters(where, parameters, content["optimizer"]["parameters"])
         check_states(where, optimizer, parameters, content["optimizer"]["state"])
-    with undone_on_error(model, optimizer):
+    # old numbers are kept where somebody else's code may still raise: they are as many again
+    known = known_modules.only_copy(model, state) and known_modules.is_known(optimizer) and not pairs
+    with nullcontext() if known else undone_on_error(model, optimizer):
         matching.changed_edges(where, None, adopted).layers()
         model.load_state_dict(_with_versions(state, content["versions"]))
         if optimizer is not None:
@@ -191,7 +193,7 @@ def _check_whole(where: str, state: State) -> None:
 def _share_edges(model: nn.Module, state: State) -> None:
     """One tensor for the edges of all layers that share a topology."""
     first: dict[int, Any] = {}
-    for prefix, module in matching.edge_layers(model).items():
+    for prefix, module in known_modules.edge_layers(model).items():
         if prefix + KEY in state:
             state[prefix + KEY] = first.setdefault(id(module.topology), state[prefix + KEY])
 

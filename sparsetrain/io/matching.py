@@ -12,6 +12,7 @@ from ..nn import EdgeModule
 from ..optim.carried import Carried
 from ..structure.edit import Edit
 from ..structure.topology import Topology
+from .known_modules import edge_layers, live_state
 
 Groups = list[list[tuple[str | None, tuple[int, ...]]]]  # name in the model and shape of an optimizer's parameters
 
@@ -32,15 +33,6 @@ def check_kind(where: str, part: str, kind: str, content: Mapping[str, Any]) -> 
         raise ValueError(f"{where}: expected an {part} of class {kind}, the checkpoint has {content[part]['class']}.")
 
 
-def edge_layers(model: nn.Module) -> dict[str, EdgeModule]:
-    """The layers over edges by the prefix of their keys in a state dict, under each of their names."""
-    return {
-        f"{name}." if name else "": module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, EdgeModule)
-    }
-
-
 def upgraded(where: str, model: nn.Module, stored: Mapping[str, Any]) -> dict[str, Any]:
     """The state with its edges in today's form."""
     state = dict(stored)
@@ -56,7 +48,7 @@ def check_model(
     where: str, model: nn.Module, stored: Mapping[str, Any], adopt: bool, dtypes: bool = True
 ) -> list[Adopted]:
     """The state, ``upgraded``, fits the model; what comes back are the layers that it fits once they have its edges."""
-    ours = model.state_dict(keep_vars=True)
+    ours = live_state(model)
     _check_keys(where, model, ours, stored)
     layers = edge_layers(model)
     adopted = with_other_edges(where, layers, stored, adopt)
@@ -209,7 +201,12 @@ def _check_tensors(
 
 def _check_numbers(where: str, key: str, ours: Tensor, other: Tensor) -> None:
     """Numbers that can be copied, which torch finds out in the middle of loading."""
-    lost = other.is_meta and not ours.is_meta
+    if ours.is_meta:
+        raise ValueError(
+            f"{where}: expected a model with memory, {key} is on the meta device, where nothing can be loaded. Call "
+            'model.to_empty(device="cpu"), or of another device, before.'
+        )
+    lost = other.is_meta
     if lost or other.layout is not ours.layout or other.is_quantized != ours.is_quantized:
         form, got = ("quantized" if t.is_quantized else str(t.layout).removeprefix("torch.") for t in (ours, other))
         raise TypeError(f"{where}: expected {key} to be a {form} tensor, got a {'meta' if lost else got} one.")

@@ -17,6 +17,7 @@ from ..backends.choice import BACKENDS
 from ..backends.layout import in_layout_of, sum_over_batch
 from ..backends.protocol import Backend
 from ..dtypes import widened
+from ..edges.weights import changed_since, edge_changes
 from ..structure.topology import Topology
 from ..tracing import mapped_by_autograd, primal, seen_from_without, transforming, unwrap_if_dead, watched
 from . import library
@@ -46,17 +47,21 @@ def backend_of(name: str, *tensors: Tensor | None) -> Backend:
 def check_edges(t: Topology, values: Tensor) -> None:
     """A graph recorded before a change of topology must not read past the new value array."""
     if values.numel() != t.nnz:
-        raise RuntimeError(
-            f"backward: expected {t.nnz} values, got {values.numel()}. The topology was changed after the forward "
-            "pass; run the forward pass again."
-        )
+        raise changed_since(f"expected {t.nnz} values, got {values.numel()}; ")
 
 
 def as_matrix(t: Topology, values: Tensor) -> Tensor:
     """The values as the matrix that they are where each position has an edge."""
     weight = values.view(t.shape)
     if weight.grad_fn is not None and not transforming():
-        weight.grad_fn.register_prehook(lambda _: check_edges(t, values))
+        changes = edge_changes(values)
+
+        def check(_: Any) -> None:  # this graph reads no values where x has no gradient
+            check_edges(t, values)
+            if edge_changes(values) != changes:
+                raise changed_since()
+
+        weight.grad_fn.register_prehook(check)
     return weight
 
 

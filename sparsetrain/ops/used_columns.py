@@ -14,7 +14,7 @@ from ..backends.numba import products as numba_products
 from ..backends.row_gradient import sparse_rows
 from ..dtypes import widened
 from ..edges.pending import bring_up_to_date
-from ..edges.weights import edge_changes
+from ..edges.weights import changed_since, edge_changes
 from ..structure.topology import Topology
 from .autograd import backend_of, check_edges, sddmm, spmm
 from .gradient_factors import listening, tell
@@ -73,10 +73,7 @@ class UsedSpMM(Function):
         _, _, for_values, for_x, for_bias, _ = ctx.needs_input_grad
         used = ctx.used
         if edge_changes(ctx.values) != ctx.changes:
-            raise RuntimeError(
-                "backward: the edges were changed after the forward pass; run the forward pass again. Change edges "
-                "when all backward passes of a step are done."
-            )
+            raise changed_since()
         dvalues = dx = None
         if for_values:
             again = torch.is_grad_enabled()  # it is differentiated again

@@ -1,0 +1,129 @@
+"""Code of others that raises while a checkpoint is loaded, or looks at a state while it is saved."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.numpy
+import torch
+from torch import Tensor, nn
+
+import sparsetrain as st
+
+
+class BrokenError(Exception):
+    pass
+
+
+def broken(*_: Any) -> None:
+    raise BrokenError
+
+
+class Breaking(nn.Module):
+    """A module that raises when it is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        raise BrokenError
+
+
+class BreakingSGD(torch.optim.SGD):
+    def load_state_dict(self, state: Any) -> None:
+        raise BrokenError
+
+
+class Part:
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": 3}
+
+    def load_state_dict(self, state: Any) -> None:
+        raise BrokenError
+
+
+Made = tuple[nn.Module, torch.optim.Optimizer, Any]
+
+
+def made(last: nn.Module | None = None, kind: type[torch.optim.SGD] = torch.optim.SGD, part: Any = None) -> Made:
+    model = nn.Sequential(st.nn.SparseLinear(6, 4, density=0.5), nn.BatchNorm1d(4), *([] if last is None else [last]))
+    optimizer = kind(model.parameters(), lr=0.1, momentum=0.9)
+    model[:2](torch.randn(5, 6)).square().sum().backward()
+    torch.optim.SGD.step(optimizer)
+    return model, optimizer, part
+
+
+def with_hook(add: Callable[[Any, Any], None]) -> Made:
+    model, optimizer, _ = made()
+    add(model, optimizer)
+    return model, optimizer, None
+
+
+KINDS: dict[str, Callable[[], Made]] = {
+    "module": lambda: made(Breaking()),
+    "hook before": lambda: with_hook(lambda model, _: model[1].register_load_state_dict_pre_hook(broken)),
+    "hook after": lambda: with_hook(lambda model, _: model.register_load_state_dict_post_hook(broken)),
+    "optimizer": lambda: made(kind=BreakingSGD),
+    "hook before the optimizer": lambda: with_hook(lambda _, it: it.register_load_state_dict_pre_hook(broken)),
+    "hook after the optimizer": lambda: with_hook(lambda _, it: it.register_load_state_dict_post_hook(broken)),
+    "evolver": lambda: made(part=Part()),
+}
+
+
+@pytest.mark.parametrize("topology", ["strict", "adopt"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_raises_leaves_everything_as_it_was(kind: str, topology: Any, tmp_path: Path) -> None:
+    model, optimizer, part = KINDS[kind]()
+    st.io.save(tmp_path / "model.st", model, optimizer, part)
+    other, its_optimizer, its_part = KINDS[kind]()
+    if topology == "strict":
+        other[0].topology = model[0].topology  # type: ignore[index]
+    edges = other[0].topology  # type: ignore[index]
+    before = [each.clone() for each in numbers(other, its_optimizer)]
+    with pytest.raises(BrokenError):
+        st.io.load(tmp_path / "model.st", other, its_optimizer, its_part, topology)
+    assert other[0].topology is edges  # type: ignore[index]
+    assert all(map(torch.equal, before, numbers(other, its_optimizer)))
+
+
+def numbers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    states = [each for state in optimizer.state.values() for each in state.values() if isinstance(each, Tensor)]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [*model.parameters(), *model.buffers(), *states, *gradients]
+
+
+class Counting(nn.Module):
+    """A module that takes the state dict of what it wraps into its hands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = st.nn.SparseLinear(6, 4, density=0.5)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "numbers"] = torch.tensor(sum(each.numel() for each in self.inner.state_dict().values()))
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_who_looks_at_a_state_sees_tensors(hooked: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(st.nn.SparseLinear(6, 4, density=0.5)) if hooked else nn.Sequential(Counting())
+    seen: list[Any] = []
+    if hooked:
+        model.register_state_dict_post_hook(lambda _, state, *__: seen.extend(state.values()))  # type: ignore[no-untyped-call]
+    st.io.save(tmp_path / "model.st", model)
+    assert all(isinstance(each, Tensor) for each in seen)
+    assert "model/0._extra_state" in safetensors.numpy.load_file(tmp_path / "model.st") or not hooked
+
+
+def test_edges_in_pieces_are_the_tensor_of_a_state_dict(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": st.nn.SparseLinear.from_edges([("x", "y"), ("z", "y")])})
+    model["b"] = model["a"].transposed()
+    model["c"] = st.nn.SparseLinear(6, 4, density=0.5)
+    st.io.save(tmp_path / "model.st", model)
+    stored = safetensors.numpy.load_file(tmp_path / "model.st")
+    for name in "ac":
+        key = f"{name}._extra_state"
+        assert stored[f"model/{key}"].tolist() == model.state_dict()[key].tolist()
+    assert "model/b._extra_state" not in stored, "a shared topology is stored once"
