@@ -30,6 +30,7 @@ def _label(body: nodes.tbody, names: list[str]) -> None:
         if first.astext():
             above = first.astext()
         else:
+            first.clear()
             first += nodes.inline(text=above, classes=["stacked"])
         for name, cell in zip(names[1:], others, strict=True):
             if cell.astext():

@@ -1,6 +1,7 @@
 """The site builds from a copy of docs/ with warnings as errors, and every public name is in its reference."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     loaded = [f"{page.name}: {link}" for page in site.rglob("*.html") for link in Page(page).loaded]
     assert loaded
     assert not [link for link in loaded if "//" in link]
+
+
+@pytest.mark.slow
+def test_a_row_of_many_columns_names_them(site: Path) -> None:
+    benchmarks, how_fast = (site / "bench.html").read_text(), (site / "guide" / "how-fast.html").read_text()
+    assert re.search(r'<span class="stacked">density</span>\s*<p>0\.5</p>', benchmarks)
+    assert '<span class="stacked">SparseProp</span>' in benchmarks
+    assert '<td><span class="stacked">1024 -&gt; 1024, 128</span></td>' in how_fast  # as in the row above
+    assert 'class="stacked"' not in (site / "guide" / "topology.html").read_text()  # two columns fit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "name"), [("nn", "SparseLinear"), ("convert", "sparsify"), ("io", "save")])
+def test_a_page_begins_with_what_users_look_for(site: Path, module: str, name: str) -> None:
+    page = (site / "api" / f"sparsetrain.{module}.html").read_text()
+    first = re.search(r'<dt class="sig [^"]*" id="([^"]*)"', page)
+    assert first
+    assert first[1] == f"sparsetrain.{module}.{name}"
 
 
 class Page(HTMLParser):
