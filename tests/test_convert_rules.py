@@ -266,6 +266,39 @@ def test_a_dry_run_says_why_layers_stay() -> None:
     assert notes()["first.mlp.0"] == "not pruned"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_above_a_density_stay_dense(turned: bool) -> None:
+    """And those that have their weight."""
+    model = nn.ModuleDict({"wide": nn.Linear(500, 500), "one": nn.Linear(500, 10), "other": nn.Linear(500, 10)})
+    if turned:
+        model["other"] = nn.Linear(10, 500)
+        model["other"].weight.data = model["one"].weight.data.t()
+    else:
+        model["other"].weight = model["one"].weight
+    others = {name: each.weight for name, each in model.items()}
+    options: Any = {"density": 0.1, "dense_above": 0.5}
+    notes = {row.name: row.note for row in sparsify(model, **options, dry_run=True).rows}
+    for name in ("one", "other"):
+        assert notes[name].partition(";")[0] == "its density of 1 is above 0.5"
+    sparsify(model, **options)
+    assert type(model["wide"]) is SparseLinear
+    assert model["wide"].topology.nnz == 20_500
+    assert all(type(model[name]) is nn.Linear and model[name].weight is others[name] for name in ("one", "other"))
+
+
+def test_the_limit_itself_turns_sparse_and_rules_have_it_too() -> None:
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 10))
+    sparsify(model, {"0": 0.5, "1": 0.6, "2": 0.1}, dense_above=0.5)
+    assert [type(layer) for layer in model] == [SparseLinear, nn.Linear, SparseLinear]
+    for options, message in [
+        ({"density": 0.6, "dense_above": 0.5, "method": "uniform"}, "a density up to dense_above=0.5, all have more. Pass"),
+        ({"density": 0.6, "dense_above": 1.5}, "expected dense_above from 0 to 1, got 1.5."),
+        ({"masks": {"1": torch.ones(10, 10)}, "dense_above": 0.5}, "dense_above goes with density, the masks say"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"^convert.sparsify: .*{re.escape(message)}"):
+            sparsify(nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)), **options)
+
+
 # ---- edges that train ------------------------------------------------------------------------------------------------
 
 

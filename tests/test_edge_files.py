@@ -69,6 +69,13 @@ def test_edges_are_refused_beside_other_weights(tmp_path: Path, as_delta: bool) 
         st.io.load_edges(tmp_path / "edges", half)
 
 
+@pytest.mark.parametrize("check_base", [False, True])
+def test_a_model_without_memory_takes_no_edges(tmp_path: Path, check_base: bool) -> None:
+    st.io.save_edges(tmp_path / "edges", train_edges(mlp(), 0.1))
+    with pytest.raises(ValueError, match="'0' is on the meta device, where nothing can be loaded"):
+        st.io.load_edges(tmp_path / "edges", mlp().to("meta"), check_base=check_base)
+
+
 def test_files_of_before_load_without_a_checksum(tmp_path: Path) -> None:
     entry = {"shape": [30, 20], "position": torch.tensor([2, 3]), "values": torch.ones(2)}
     st.io.archive.write("test", tmp_path / "edges", {"edges": {"": entry}})

@@ -252,6 +252,9 @@ def test_edges_drawn_on_the_meta_device_stand_for_those_of_the_file(path: Path) 
             SparseLinear(5, 6, density=0.4), nn.BatchNorm1d(6), nn.Tanh(), SparseLinear(6, 6, density=0.7),
             nn.Linear(6, 2),
         )  # fmt: skip
+    for refused in (load, lambda path, other: st.io.adopt(other, model.state_dict())):
+        with pytest.raises(ValueError, match=r"0\.values is on the meta device, where nothing can be loaded\. Call"):
+            refused(path, other)
     other.to_empty(device="cpu")
     with pytest.raises(KeyError, match="unlucky"):
         load(path, other, None, Evolver())

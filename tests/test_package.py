@@ -48,6 +48,18 @@ def test_advice_names_no_package_that_no_index_has() -> None:
     assert [str(path.relative_to(ROOT)) for path in texts if advised.search(path.read_text(encoding="utf-8"))] == []
 
 
+def test_advised_packages_are_those_that_we_install_ourselves() -> None:
+    """A name that pip takes from an index here is one that it finds there."""
+    pinned = (ROOT / "constraints.txt").read_text() + (ROOT / "bench" / "peers.txt").read_text()
+    known = {line.partition("==")[0].lower() for line in pinned.splitlines() if "==" in line}
+    texts = [text.read_text(encoding="utf-8") for text in (ROOT / "sparsetrain").rglob("*.py")]
+    asked = [call for text in texts for call in re.findall(r"\bneed(?:ed)?\(([^()]*)\)", text)]
+    last = [re.findall(r'"([a-z_]+)[\w.]*"', call)[-1:] for call in asked]  # before it stands who needs it
+    names = {name for found in last for name in found if name != "sparsetrain"}
+    assert {"pandas", "onnxscript", "torch_sparse", "transformers"} <= names
+    assert {name.replace("_", "-") for name in names} - known == set()
+
+
 def test_missing_packages_are_advised_by_their_own_names() -> None:
     with pytest.raises(
         ModuleNotFoundError, match=r"^here: expected the package not_there, .* Run: pip install not-there$"

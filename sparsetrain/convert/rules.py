@@ -61,6 +61,29 @@ def share_out(where: str, layers: Sequence[Any], density: float, method: Any) ->
     return dict(zip(layers, patterns.allocate(shapes, checks.density(where, density), method), strict=True))
 
 
+def leave_dense(
+    where: str,
+    above: float,
+    densities: dict[nn.Module, Any],
+    reasons: dict[nn.Module, str],
+    follow: dict[nn.Module, nn.Module],
+) -> None:
+    """Take out the layers of a larger density, and say why."""
+    limit = checks.fraction(where, "dense_above", above)
+    for layer, density in list(densities.items()):
+        if density > limit:
+            del densities[layer]
+            tied = [module for module, leader in follow.items() if leader is layer]
+            for module in (layer, *tied):
+                follow.pop(module, None)
+                reasons[module] = f"its density of {density:.2g} is above {limit:g}"
+    if not densities:
+        raise ValueError(
+            f"{where}: expected a layer of a density up to dense_above={limit:g}, all have more. Pass 1 to "
+            "turn them sparse."
+        )
+
+
 def _density(where: str, rule: Pattern, density: Any) -> float | None:
     advice = " It is the fraction of edges that exist, or None to leave a layer as it is."
     return None if density is None else checks.fraction(where, f"the density of rule {rule.text!r}", density, advice)

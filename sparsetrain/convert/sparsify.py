@@ -15,7 +15,7 @@ from ..structure.topology import Topology
 from .choice import by_density, by_mask, check_replaceable, check_select, current, named
 from .kinds import is_linear, is_pruned, is_replaceable
 from .opened import Opened
-from .rules import Density, Shares, by_rules, share_out
+from .rules import Density, Shares, by_rules, leave_dense, share_out
 from .summaries import Summary, summarized
 from .swap import Skip, check_not_compiled, exchange, skipped
 from .ties import Followers, followers, tied_elsewhere, tied_layer, turns
@@ -33,6 +33,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
     skip: Skip = ...,
+    dense_above: float = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[False] = ...,
 ) -> nn.Module: ...
@@ -45,6 +46,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
     skip: Skip = ...,
+    dense_above: float = ...,
     generator: torch.Generator | None = ...,
     dry_run: Literal[True],
 ) -> Summary: ...
@@ -57,6 +59,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = ...,
     select: Literal["magnitude", "random"] = ...,
     skip: Skip = ...,
+    dense_above: float = ...,
     generator: torch.Generator | None = ...,
     dry_run: bool,
 ) -> nn.Module | Summary: ...
@@ -68,6 +71,7 @@ def sparsify(
     masks: Mapping[str, Any] | None = None,
     select: Literal["magnitude", "random"] = "magnitude",
     skip: Skip = (),
+    dense_above: float = 1.0,
     generator: torch.Generator | None = None,
     dry_run: bool = False,
 ) -> nn.Module | Summary:
@@ -112,6 +116,9 @@ def sparsify(
             Topology of the matrix (out, in), which for a convolution is (out, in / groups * kernel).
         select: ``"magnitude"`` keeps the weights of largest absolute value, the first of equals; or ``"random"``.
         skip: layers, or modules that hold layers, which stay as they are: names, globs, or other rules as above.
+        dense_above: layers of a density above this stay dense, with all of their weights. 0.5 leaves those that
+            ``"erk"`` gives most of their edges as nn.Linear, which is smaller; with 1 they turn sparse, too, and may be
+            pruned later.
         generator: of random edges.
         dry_run: change nothing, and return the Summary that the model would have, without drawing random numbers.
 
@@ -147,6 +154,12 @@ def sparsify(
     with Opened(model, _subclasses(density)) as opened:
         left = skipped(where, opened.model, skip)
         wanted, reasons, follow = _wanted(where, opened, density, method, opened.by_projection(where, masks), left)
+        if density is not None:
+            leave_dense(where, dense_above, wanted, reasons, follow)
+        elif dense_above != 1.0:
+            raise ValueError(
+                f"{where}: dense_above goes with density, the masks say themselves which layers turn sparse."
+            )
         names = {module: each[0] for module, each in opened.names.items()}
         largest = density is not None and select != "random"
         check_not_compiled(where, opened.model, (*wanted, *follow))

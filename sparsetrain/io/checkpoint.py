@@ -126,7 +126,7 @@ def load(
     Raises:
         FileNotFoundError: no such file. ValueError: it is cut off, no checkpoint or one of another version, it lacks
             what is asked for, or keys, shapes, edges, classes or parameter groups differ, or the scheduler is of
-            another optimizer. TypeError: dtypes differ; no module, no optimizer.
+            another optimizer, or the model is on the meta device. TypeError: dtypes differ; no module, no optimizer.
             OSError: it can't be read, as a folder can't. Whatever is raised, nothing has changed, but for an interrupt
             while numbers are copied, after which some are loaded: load again.
 

@@ -88,8 +88,8 @@ def load_edges(path: Path, model: nn.Module, *, check_base: bool = True) -> nn.M
     Raises:
         FileNotFoundError: no such file. ValueError: it is damaged or another file, a layer is missing, or is of another
             shape or has other weights than the edges were trained with, or the model has SparseDeltaLinear layers of
-            which the file says nothing. TypeError: a layer is no
-            nn.Linear. Whatever is raised, nothing has changed.
+            which the file says nothing, or is on the meta device. TypeError: a layer is no nn.Linear. Whatever is
+            raised, nothing has changed.
 
     Example: see save_edges.
     """
@@ -144,7 +144,7 @@ def _checksum(weight: Tensor) -> str:
 def _check_base(where: str, name: str, module: Any, entry: dict[str, Any]) -> None:
     linear = module.linear if isinstance(module, SparseDeltaLinear) else module
     wanted = entry.get("base")
-    if wanted is None or linear.weight.is_meta or wanted == (found := _checksum(linear.weight)):
+    if wanted is None or wanted == (found := _checksum(linear.weight)):
         return
     types = found.split()[0], wanted.split()[0]
     other = "other numbers" if types[0] == types[1] else f"{types[0]}, the edges were trained beside {types[1]}"
@@ -161,6 +161,11 @@ def _checked(where: str, name: str, module: nn.Module | None, entry: dict[str, A
         check_linear(f"{where}: {name!r}", module)
     elif not isinstance(module.values, nn.Parameter):
         raise TypeError(f"{where}: expected values that are a Parameter, those of {name!r} are computed from others.")
+    if any(p.is_meta for p in module.parameters()):
+        raise ValueError(
+            f"{where}: expected a model with memory, {name!r} is on the meta device, where nothing can be loaded. "
+            "Load the pretrained weights before."
+        )
     size: Any = (module.out_features, module.in_features)
     position, values, shape = entry["position"], entry["values"], tuple(entry["shape"])
     if shape != size:

@@ -201,7 +201,12 @@ def _check_tensors(
 
 def _check_numbers(where: str, key: str, ours: Tensor, other: Tensor) -> None:
     """Numbers that can be copied, which torch finds out in the middle of loading."""
-    lost = other.is_meta and not ours.is_meta
+    if ours.is_meta:
+        raise ValueError(
+            f"{where}: expected a model with memory, {key} is on the meta device, where nothing can be loaded. Call "
+            'model.to_empty(device="cpu"), or of another device, before.'
+        )
+    lost = other.is_meta
     if lost or other.layout is not ours.layout or other.is_quantized != ours.is_quantized:
         form, got = ("quantized" if t.is_quantized else str(t.layout).removeprefix("torch.") for t in (ours, other))
         raise TypeError(f"{where}: expected {key} to be a {form} tensor, got a {'meta' if lost else got} one.")
