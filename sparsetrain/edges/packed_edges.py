@@ -38,10 +38,14 @@ class PackedEdges:
         self.numel = sum(part.numel() for part in self._parts)
 
     def pieces(self) -> Iterator[Tensor]:
-        """The numbers in order, some at a time, on the topology's device."""
+        """The numbers in order, some at a time, on the topology's device. Each lasts until the next is asked for: they
+        share their memory, as what is given back of several allocations depends on the C library."""
+        longest = max(part.numel() for part in self._parts)
+        shared = torch.empty(min(longest, PIECE), dtype=self.dtype, device=self._parts[0].device)
         for part in self._parts:
             for first in range(0, part.numel(), PIECE):
-                yield part[first : first + PIECE].to(self.dtype)
+                piece = part[first : first + PIECE]
+                yield shared[: piece.numel()].copy_(piece)
 
     def tensor(self) -> Tensor:
         """All of them."""

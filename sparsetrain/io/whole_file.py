@@ -42,7 +42,7 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[Path]:
             f"{where}: expected a file that can be written, {str(target)!r} can't be ({error.strerror})."
         ) from None
     try:
-        mode = stat.S_IMODE((target if target.exists() else folder / LOCK).stat().st_mode)
+        mode = stat.S_IMODE(_mode(target) or _mode(folder / LOCK))
         yield folder / "file"
         (folder / "file").chmod(mode)
         _flush(folder / "file")
@@ -55,17 +55,27 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _check_target(where: str, target: Path) -> None:
     """It is a regular file, or there is none yet: a device or a pipe would be gone, and a regular file in its place."""
-    if not target.parent.is_dir():
+    if not stat.S_ISDIR(_mode(target.parent)):
         raise FileNotFoundError(
             f"{where}: expected a file in a folder that exists, there is no folder {str(target.parent)!r}."
         )
-    if target.is_dir():
+    mode = _mode(target)
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{where}: expected the name of a file, {str(target)!r} is a folder.")
-    if (target.exists() or target.is_symlink()) and not target.is_file():
+    if mode and not stat.S_ISREG(mode):
         raise OSError(
             f"{where}: expected the name of a regular file, {str(target)!r} is a device, a pipe, a socket or a link to "
             "itself. Write to a file, and copy it there."
         )
+
+
+def _mode(path: Path) -> int:
+    """What stands at a path, 0 if nothing does. Any other fault is raised: since Python 3.14 Path.exists() and its like
+    say no to those as well."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
@@ -80,7 +90,7 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / LOCK).exists():
+        if _mode(folder / LOCK):
             return folder, lock
         os.close(lock)
 
