@@ -2,16 +2,14 @@
 
 import copy
 import re
-import signal
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import identical
+from interrupts import PressedAt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -264,39 +262,16 @@ def test_functions_of_leaves_that_do_not_fit() -> None:
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-class PressedAt:
-    """Ctrl-C when so many lines of HessianFree have run."""
-
-    def __init__(self, line: int) -> None:
-        self.left = line
-        self.folder = hessian_free.__file__.removesuffix("__init__.py")
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(self.folder):
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGINT)
-        return self
-
-
 def test_an_interrupted_step_is_whole_or_has_not_begun() -> None:
+    folder = hessian_free.__file__.removesuffix("__init__.py")
+
     def step(pressed: PressedAt) -> tuple[bool, Any]:
-        model, optimizer = Model(), None
+        model = Model()
         optimizer = HessianFree(model.parameters(), iterations=3, probes=1)
-        traced = sys.gettrace()
-        sys.settrace(pressed)
-        try:
-            optimizer.step(model, loss)
-            came = False
-        except KeyboardInterrupt:
-            came = True
-        finally:
-            sys.settrace(traced)
+        came = pressed.during(lambda: optimizer.step(model, loss))
         return came, standing(model, optimizer)
 
-    pressed = PressedAt(0)
+    pressed = PressedAt(0, folder)
     came, whole = step(pressed)
     lines = -pressed.left
     assert not came
@@ -304,7 +279,7 @@ def test_an_interrupted_step_is_whole_or_has_not_begun() -> None:
     begun = standing(model, HessianFree(model.parameters(), iterations=3, probes=1))
     seen = set()
     for line in [*range(1, lines - 90, 61), *range(lines - 90, lines + 1, 5)]:
-        came, found = step(PressedAt(line))
+        came, found = step(PressedAt(line, folder))
         assert came
         assert identical(found, begun) or identical(found, whole), line
         seen.add(identical(found, whole))

@@ -1,46 +1,17 @@
 """Ctrl-C at any line of a step or of a reading: it is whole, or has not begun."""
 
 import signal
-import sys
-from types import FrameType
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import identical
+from interrupts import PressedAt
 from tables import everything, ours, parameter, rows_gradient
 
 from sparsetrain.optim import row_optimizer
 
 FOLDER = row_optimizer.__file__.removesuffix("row_optimizer.py")
-
-
-class PressedAt:
-    """Ctrl-C when so many lines of sparsetrain.optim have run."""
-
-    def __init__(self, line: int) -> None:
-        self.left = line
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGINT)
-        return self
-
-    def during(self, action: Any) -> bool:
-        """Whether it came."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            action()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
 
 
 def standing(optimizer: Any) -> list[Any]:
@@ -72,7 +43,7 @@ def test_a_step_is_whole_or_has_not_begun(kind: str, unused: str) -> None:
     outcomes = set()
     for line in range(1, 1000):
         optimizer, _ = trained(kind, unused)
-        if not PressedAt(line).during(optimizer.step):
+        if not PressedAt(line, FOLDER).during(optimizer.step):
             break
         optimizer.flush()
         found = standing(optimizer)
@@ -91,7 +62,7 @@ def test_a_reading_is_whole_or_has_not_begun() -> None:
     for line in range(1, 1000):
         optimizer, _ = trained("Adam", "dense")
         optimizer.step()
-        came = PressedAt(line).during(optimizer.flush)
+        came = PressedAt(line, FOLDER).during(optimizer.flush)
         optimizer.flush()
         assert identical(standing(optimizer), expected), line
         if not came:
