@@ -15,6 +15,10 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "guide" / "several-processes.md").read_text(encoding="utf-8")
 
 
+# of a thread of gloo's that lets go of a tensor while Python ends, once in some fifty runs; see pytorch issue 190489
+ABORT = "terminate called without an active exception"
+
+
 def run(name: str, folder: Path) -> str:
     """The script that the page names, as its command runs it; what it prints."""
     script = re.search(rf"Save \w+ as `{name}`:\n\n```python\n(.*?)```\n\n    (.*?)\n", PAGE, re.DOTALL)
@@ -25,9 +29,12 @@ def run(name: str, folder: Path) -> str:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
-    )
+    for _ in range(2):
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
+        )
+        if ABORT not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
