@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "guide" / "several-processes.md").read_text(encoding="utf-8")
 
 
-# of a thread of gloo's that lets go of a tensor while Python ends, once in some fifty runs; see pytorch issue 190489
+# seen now and then after a process has done everything; not traced. It looks like pytorch issue 190489, of gloo's threads
 ABORT = "terminate called without an active exception"
 
 
