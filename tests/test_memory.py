@@ -85,7 +85,7 @@ print(*structure(20_000_000))
 """
 
 FILES = """
-import sys, tempfile, torch
+import sys, torch
 import sparsetrain as st
 
 torch.set_num_threads(1)
@@ -93,14 +93,13 @@ torch.set_num_threads(1)
 def taken(work):
     with open("/proc/self/clear_refs", "w") as marks:
         marks.write("5")  # the high-water mark starts anew
-    before = own("VmRSS")
+    before = marked("VmRSS")
     work()
-    return own("VmHWM") - before
+    return marked("VmHWM") - before
 
-def own(name):  # and not pages of files, which are given back as soon as others want them
+def marked(name):  # with pages of files, which are given back as soon as others want them
     with open("/proc/self/status") as status:
-        lines = dict(line.split(":") for line in status)
-    return int(lines[name].split()[0]) * 1024
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
 
 def file(edges):
     topology = st.patterns.uniform((20_000, 40_000), edges / 8e8)

@@ -31,6 +31,7 @@ def check_two(rank: int, folder: Path) -> None:
 def check_three(rank: int, folder: Path) -> None:
     trains_as_one_layer(OUT)
     trains_as_one_layer(2)  # the last rank has no row
+    errors_count_ranks_as_processes_do(rank)
 
 
 def pair(out: int, dtype: torch.dtype = torch.float64) -> tuple[RowShardedLinear, SparseLinear]:
@@ -130,6 +131,17 @@ def other_batches(rank: int) -> None:
             layer(wrong)
         layer(torch.ones(3, IN)).sum().backward()
     layer(torch.full((3, IN), torch.nan))
+
+
+def errors_count_ranks_as_processes_do(rank: int) -> None:
+    """And not by their places in a group."""
+    group = dist.new_group([1, 2])
+    if rank > 0:
+        layer = RowShardedLinear(IN, OUT, group, density=0.5)
+        with pytest.raises(ValueError, match=r"\(2, 9\) in .* on rank 1 and shape \(3, 9\) in .* on rank 2\.$"):
+            layer(torch.ones(1 + rank, IN))
+        with pytest.raises(ValueError, match="other numbers on rank 2 than on rank 1"):
+            RowShardedLinear(IN, OUT, group, density=0.5)(torch.full((2, IN), float(rank)))
 
 
 def norms_are_of_all_ranks_before_the_first_pass() -> None:

@@ -31,18 +31,21 @@ def check_batch(where: str, x: Tensor, group: Any, numbers: bool) -> None:
     with ranks.all_answer(where, group):
         dist.all_gather(every, own, group=group)
     (first, *marks), *others = (each.tolist() for each in every)
-    for rank, (other, *its_marks) in enumerate(others, start=1):
+    zero = ranks.number_of(group, 0)
+    for place, (other, *its_marks) in enumerate(others, start=1):
+        rank = ranks.number_of(group, place)
         if other != first:
             forms = ranks.gathered(where, form, group)
             raise ValueError(
-                f"{where}: expected the same batch on all ranks, got {forms[0]} on rank 0 and {forms[rank]} on rank "
-                f"{rank}."
+                f"{where}: expected the same batch on all ranks, got {forms[0]} on rank {zero} and {forms[place]} on "
+                f"rank {rank}."
             )
         most = SAME * max(marks[2], its_marks[2])
         if any(abs(a - b) > most for a, b in zip(marks, its_marks, strict=True)):  # never of NaN
             raise ValueError(
                 f"{where}: expected the same batch on all ranks, which compute it together, got other numbers on rank "
-                f"{rank} than on rank 0. Load the same samples in the same order on each, without a DistributedSampler."
+                f"{rank} than on rank {zero}. Load the same samples in the same order on each, without a "
+                "DistributedSampler."
             )
 
 
