@@ -99,6 +99,19 @@ print(st.ops.backend_for("cpu", torch.float32))
 """
 
 
+LATER_COUNTER = """
+import importlib.util, sys, torch
+import sparsetrain as st
+assert "torch.utils.flop_counter" not in sys.modules and "triton" not in sys.modules
+assert importlib.util.find_spec("torch.utils.flop_counter")  # looked for, and not imported
+from torch.utils.flop_counter import FlopCounterMode
+layer, x = st.nn.SparseLinear(20, 10, density=0.3), torch.randn(5, 20)
+with FlopCounterMode(display=False) as counter:
+    layer(x)
+assert counter.get_total_flops() == 2 * layer.topology.nnz * 5, counter.get_total_flops()
+"""
+
+
 def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A program in a process of its own, which settings are made for."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **environment}
@@ -109,6 +122,10 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_no_call_changes_a_setting() -> None:
     run(SETTINGS, NUMBA_NUM_THREADS="4")
+
+
+def test_importing_does_not_import_triton_and_floating_point_operations_are_counted() -> None:
+    run(LATER_COUNTER)
 
 
 def test_without_a_compiler_the_torch_backend_computes() -> None:

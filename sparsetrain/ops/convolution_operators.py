@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ..backends.convolution.choice import WAYS, way_for
 from ..backends.convolution.geometry import Geometry
@@ -15,6 +14,7 @@ from ..backends.convolution.layout import format_of, sum_over_positions
 from ..dtypes import wide, widened
 from ..tracing import beside
 from .convolution_operands import check, geometry_of
+from .flop_formulas import flop_formula
 from .gradient_factors import tell
 from .library import topology_of
 
@@ -182,5 +182,5 @@ def _flops_of_backward(
     return 4 * _multiplications(int(col[0]), int(x[0]), x[2:], how[:5])
 
 
-register_flop_formula(_ops.convolution)(_flops)
-register_flop_formula(_ops.convolution_backward)(_flops_of_backward)
+flop_formula(_ops.convolution, _flops)
+flop_formula(_ops.convolution_backward, _flops_of_backward)

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ..backends.choice import BACKENDS
 from ..backends.layout import empty_like_layout, sum_over_batch
 from ..dtypes import FLOATS, HALVES, wide, widened
 from ..structure.topology import Topology
 from ..tracing import beside
+from .flop_formulas import flop_formula
 from .gradient_factors import tell
 
 _library = torch.library.Library("sparsetrain", "DEF")
@@ -233,4 +233,4 @@ for _name, _flops in (
     ("gradient", _flops_of_sddmm),
     ("backward", _flops_of_backward),
 ):
-    register_flop_formula(getattr(_ops, _name))(_flops)
+    flop_formula(getattr(_ops, _name), _flops)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from ..backends.choice import BACKENDS
 from ..backends.layout import empty_like_layout, sum_over_batch
@@ -14,6 +13,7 @@ from ..dtypes import wide, widened
 from ..structure.topology import Topology
 from ..tracing import beside
 from . import library
+from .flop_formulas import flop_formula
 from .gradient_factors import tell
 from .used_columns import rows_of, used_columns
 
@@ -104,5 +104,5 @@ def _flops_of_gradient(crow: Any, col: Any, a: Any, *_: Any, **__: Any) -> int:
     return 2 * int(col[0]) * int(a[1])
 
 
-register_flop_formula(_ops.spmm_used)(_flops_of_spmm)
-register_flop_formula(_ops.gradient_used)(_flops_of_gradient)
+flop_formula(_ops.spmm_used, _flops_of_spmm)
+flop_formula(_ops.gradient_used, _flops_of_gradient)
