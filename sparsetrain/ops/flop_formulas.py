@@ -1,11 +1,10 @@
-"""Formulas for torch's FlopCounterMode, registered when its module is imported: importing it imports Triton where that is
-installed, which takes longer than all of sparsetrain."""
+"""Formulas for torch's FlopCounterMode, registered once its module is imported, and not before: it imports Triton where
+that is installed, which takes longer than all of sparsetrain."""
 
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +13,7 @@ _waiting: list[tuple[Any, Callable[..., int]]] = []
 
 
 def flop_formula(operator: Any, formula: Callable[..., int]) -> None:
-    """Floating-point operations of an operator, by a formula that takes its arguments with shapes in place of tensors."""
+    """A formula for the operations of an operator, of its arguments with shapes in place of tensors."""
     _waiting.append((operator, formula))
     if COUNTER in sys.modules:
         _register(sys.modules[COUNTER])
