@@ -36,6 +36,11 @@ class BreakingSGD(torch.optim.SGD):
         raise BrokenError
 
 
+class BreakingEdges(st.nn.SparseLinear):
+    def set_extra_state(self, state: Any) -> None:
+        raise BrokenError
+
+
 class Part:
     def state_dict(self) -> dict[str, Any]:
         return {"steps": 3}
@@ -63,6 +68,7 @@ def with_hook(add: Callable[[Any, Any], None]) -> Made:
 
 KINDS: dict[str, Callable[[], Made]] = {
     "module": lambda: made(Breaking()),
+    "edges": lambda: made(BreakingEdges(4, 4, density=0.5)),
     "hook before": lambda: with_hook(lambda model, _: model[1].register_load_state_dict_pre_hook(broken)),
     "hook after": lambda: with_hook(lambda model, _: model.register_load_state_dict_post_hook(broken)),
     "optimizer": lambda: made(kind=BreakingSGD),
@@ -78,8 +84,9 @@ def test_what_raises_leaves_everything_as_it_was(kind: str, topology: Any, tmp_p
     model, optimizer, part = KINDS[kind]()
     st.io.save(tmp_path / "model.st", model, optimizer, part)
     other, its_optimizer, its_part = KINDS[kind]()
-    if topology == "strict":
-        other[0].topology = model[0].topology  # type: ignore[index]
+    for ours, its in zip(model.modules(), other.modules(), strict=True):
+        if isinstance(ours, st.nn.EdgeModule) and (topology == "strict" or isinstance(ours, BreakingEdges)):
+            its.topology = ours.topology
     edges = other[0].topology  # type: ignore[index]
     before = [each.clone() for each in numbers(other, its_optimizer)]
     with pytest.raises(BrokenError):
@@ -104,6 +111,35 @@ class Counting(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "numbers"] = torch.tensor(sum(each.numel() for each in self.inner.state_dict().values()))
+
+
+class Reading(st.nn.SparseLinear):
+    """Layers that keep more than edges there."""
+
+    def get_extra_state(self) -> Tensor:
+        return torch.cat([super().get_extra_state(), torch.zeros(0)])
+
+
+class Summing(nn.Module):
+    """A module that is no layer over edges, and reads the state of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = st.nn.SparseLinear(6, 4, density=0.5)
+
+    def get_extra_state(self) -> float:
+        return float(sum(each.double().sum() for each in self.inner.state_dict().values()))
+
+    def set_extra_state(self, state: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [lambda: Reading(6, 4, density=0.5), Summing], ids=["layer", "another module"])
+def test_extra_states_of_others_see_tensors(kind: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model, other = nn.Sequential(kind()), nn.Sequential(kind())
+    st.io.save(tmp_path / "model.st", model)
+    st.io.load(tmp_path / "model.st", other, topology="adopt")
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
 @pytest.mark.parametrize("hooked", [True, False])

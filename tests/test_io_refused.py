@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 import sparsetrain as st
 from sparsetrain.edges.packed_edges import packed
-from sparsetrain.io import load, nested, save
+from sparsetrain.io import archive, load, nested, save
 from sparsetrain.nn import MaskedLinear, SparseLinear
 
 
@@ -197,6 +197,59 @@ def test_optimizers_that_do_not_fit(path: Path) -> None:
 
 class OtherEvolver(Evolver):
     pass
+
+
+@pytest.mark.parametrize("seed", [0, 5])  # of the edges: the same, or others
+@pytest.mark.parametrize("missing", ["step", "exp_avg", "betas"])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, st.optim.Adam], ids=["torch's", "ours"])
+def test_an_optimizer_that_refuses_its_state(path: Path, kind: Any, missing: str, seed: int) -> None:
+    """Which it does by itself, after everything was checked here: the model is as it was. torch's takes two of these."""
+    model = network()
+    optimizer = kind(model.parameters(), lr=0.01)
+    train(model, optimizer)
+    save(path, model, optimizer)
+    content = archive.read("test", path)
+    state = content["optimizer"]["state"]
+    for each in (*state["state"].values(), *state["param_groups"]):
+        each.pop(missing, None)
+    archive.write("test", path, content)
+    other = network(seed)
+    parts = other, kind(other.parameters(), lr=0.02)
+    train(*parts, 1)
+    if kind is torch.optim.Adam and missing != "step":
+        return load(path, *parts, topology="adopt")
+    error, message = (KeyError, "step") if kind is torch.optim.Adam else (ValueError, missing)
+    return check_refused(path, error, message, *parts, topology="adopt")
+
+
+def test_masks_of_other_numbers(path: Path) -> None:
+    def model() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(6, 6), MaskedLinear(6, 4, density=0.5))
+
+    soft = model()
+    soft[1].mask[0, 0] = 0.5  # type: ignore[index]
+    save(path, soft)
+    check_refused(path, RuntimeError, "expected a mask of zeros and ones", model())
+
+
+def test_tensors_that_nothing_can_be_written_into(path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self, shift: Tensor) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+            self.register_buffer("shift", shift)
+
+    with torch.inference_mode():
+        of_inference = torch.ones(3)
+    for shift, found in (
+        (torch.ones(1).expand(3), "numbers share their memory (expand)"),
+        (of_inference, "one of torch.inference_mode"),
+    ):
+        save(path, Shifted(shift))
+        with pytest.raises(ValueError, match=re.escape(found)):
+            load(path, Shifted(shift))
+        check_refused(path, ValueError, "expected shift to be a tensor that can be written into", Shifted(shift))
+    load(path, Shifted(torch.ones(1, 3).expand(1, 3)[0]))
 
 
 def test_evolvers_that_do_not_fit(path: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import nn
@@ -161,13 +161,14 @@ def load(
         parameters = _parameters(model, optimizer, adopted)
         matching.check_parameters(where, parameters, content["optimizer"]["parameters"])
         check_states(where, optimizer, parameters, content["optimizer"]["state"])
-    # old numbers are kept where somebody else's code may still raise: they are as many again
+    # old numbers of the model are kept where something may raise once they are others: they are as many again
     known = known_modules.only_copy(model, state) and known_modules.is_known(optimizer) and not pairs
-    with nullcontext() if known else undone_on_error(model, optimizer):
+    may_raise = not known or (optimizer is not None and bool(adopted))
+    with undone_on_error(model, optimizer) if may_raise else _state_undone_on_error(optimizer):
         matching.changed_edges(where, None, adopted).layers()
-        model.load_state_dict(_with_versions(state, content["versions"]))
-        if optimizer is not None:
+        if optimizer is not None:  # before the model: it may refuse its state, and has the old one still
             optimizer.load_state_dict(content["optimizer"]["state"])
+        model.load_state_dict(_with_versions(state, content["versions"]))
         parts.load_states(pairs)
     if extra is not None:
         extra.update(others["data"])
@@ -215,14 +216,14 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
 
 @contextmanager
 def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
-    """Everything was checked before; this is for what modules, optimizers and evolvers of others may raise."""
+    """Everything was checked before; this is for what modules, optimizers and evolvers may raise themselves."""
     layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
     edges = [(layer, layer.topology, layer.awaits_edges) for layer in layers]
     tensors = [(t, t.data, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()]
-    held = None if optimizer is None else (optimizer.state, optimizer.param_groups)
     try:
-        yield
+        with _state_undone_on_error(optimizer):
+            yield
     except BaseException:
         for layer, topology, awaits in edges:
             layer.topology, layer.awaits_edges = topology, awaits
@@ -232,6 +233,16 @@ def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[N
             parameter.grad = grad
             if grad is not None and former is not None:
                 grad.detach().copy_(former)  # a change of edges moves gradients in their memory
+        raise
+
+
+@contextmanager
+def _state_undone_on_error(optimizer: Optimizer | None) -> Iterator[None]:
+    """Optimizers put a loaded state in the place of their own, which is as it was."""
+    held = None if optimizer is None else (optimizer.state, optimizer.param_groups)
+    try:
+        yield
+    except BaseException:
         if optimizer is not None and held is not None:
             optimizer.state, optimizer.param_groups = held
         raise

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from ..edges.packed_edges import in_pieces
 from ..edges.stored_edges import KEY
-from ..nn import EdgeModule
+from ..nn import EdgeModule, MaskedLinear
 
 
 def edge_layers(model: nn.Module) -> dict[str, EdgeModule]:
@@ -35,6 +35,7 @@ def _pass_state_on(model: nn.Module) -> bool:
         and not module._state_dict_pre_hooks
         and _is_ours_or_torchs(module.state_dict)
         and _is_ours_or_torchs(module._save_to_state_dict)
+        and _is_ours_or_torchs(module.get_extra_state)
         for module in model.modules()
     )
 
@@ -55,11 +56,13 @@ def kept_apart(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def only_copy(model: nn.Module, state: dict[str, Any]) -> bool:
-    """Whether all of a state is copied by modules of which none raises, once the state was checked."""
+    """Whether all of a state is copied by modules of which none raises, once the state was checked. A MaskedLinear
+    refuses masks of other numbers than zeros and ones."""
     modules = list(model.modules())
     after = [hook for module in modules for hook in module._load_state_dict_post_hooks.values()]
     hooked = any(module._load_state_dict_pre_hooks for module in modules) or not all(map(_is_ours, after))
-    return not hooked and len(_only_copied(model, state)) == len(state)
+    masked = any(isinstance(module, MaskedLinear) for module in modules)
+    return not hooked and not masked and len(_only_copied(model, state)) == len(state)
 
 
 def is_known(optimizer: Optimizer | None) -> bool:
@@ -83,7 +86,8 @@ def _only_copied(model: nn.Module, state: dict[str, Any]) -> set[str]:
 
 def _copies(module: nn.Module) -> bool:
     hooks = (getattr(hook, "hook", hook) for hook in module._load_state_dict_pre_hooks.values())
-    return _is_ours_or_torchs(module._load_from_state_dict) and all(map(_is_ours, hooks))
+    methods = (module._load_from_state_dict, module.set_extra_state)
+    return all(map(_is_ours_or_torchs, methods)) and all(map(_is_ours, hooks))
 
 
 def _is_ours_or_torchs(method: Any) -> bool:

@@ -206,6 +206,13 @@ def _check_numbers(where: str, key: str, ours: Tensor, other: Tensor) -> None:
             f"{where}: expected a model with memory, {key} is on the meta device, where nothing can be loaded. Call "
             'model.to_empty(device="cpu"), or of another device, before.'
         )
+    dense = ours.layout is torch.strided
+    expanded = dense and any(step == 0 and size > 1 for step, size in zip(ours.stride(), ours.shape, strict=True))
+    if expanded or (ours.is_inference() and not torch.is_inference_mode_enabled()):
+        form = "one whose numbers share their memory (expand)" if expanded else "one of torch.inference_mode"
+        raise ValueError(
+            f"{where}: expected {key} to be a tensor that can be written into, got {form}. Clone it before."
+        )
     lost = other.is_meta
     if lost or other.layout is not ours.layout or other.is_quantized != ours.is_quantized:
         form, got = ("quantized" if t.is_quantized else str(t.layout).removeprefix("torch.") for t in (ours, other))
