@@ -35,6 +35,7 @@ def check_sharded(rank: int, folder: Path) -> None:
         trains_as_one_process(rank, make)
     in_half_precision(rank)
     outputs_are_changed_in_place(rank)
+    a_subclass_returns_more_than_a_tensor()
     as_in_the_guide()
     saved_on_two_loads_on_any_number(rank, folder)
     states_of_whole_models(rank)
@@ -131,6 +132,25 @@ def outputs_are_changed_in_place(rank: int) -> None:
         for ours, its in zip(model.parameters(), alone.parameters(), strict=True):
             if its.grad is not None:
                 torch.testing.assert_close(2 * ours.grad.full_tensor(), its.grad)
+
+
+class Both(SparseLinear):
+    """What it computes, and how many edges did."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), self.topology.nnz
+
+
+def a_subclass_returns_more_than_a_tensor() -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    layer = Both(8, 6, density=0.5)
+    fully_shard(layer)
+    y, edges = layer(torch.ones(4, 8))
+    y.sum().backward()
+    assert edges == 24
+    assert layer.values.grad is not None
 
 
 def in_half_precision(rank: int) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from .. import ranks
 from ..structure.topology import Topology
 
@@ -28,7 +30,7 @@ def is_sharded(values: Any) -> bool:
 
 def no_view(layer: Any, arguments: Any, y: Any) -> Any:
     """What a layer returns, before fully_shard hooks on to it: of a view, a change in place would drop that hook."""
-    return y.clone()
+    return y.clone() if isinstance(y, Tensor) else y  # which a subclass may return together with others
 
 
 def row_sparse_refused(kind: str, advice: str) -> NotImplementedError:
