@@ -131,6 +131,9 @@ def other_batches(rank: int) -> None:
             layer(wrong)
         layer(torch.ones(3, IN)).sum().backward()
     layer(torch.full((3, IN), torch.nan))
+    x = torch.eye(IN)
+    for sparse in (x.to_sparse(), x.to_sparse_csr()):  # which SparseLinear takes
+        assert torch.equal(layer(sparse), layer(x))
 
 
 def errors_count_ranks_as_processes_do(rank: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from .. import checks, ranks, tracing
 from ..edges.spread_rows import Shard, register
 from ..nn.sparse_linear import SparseLinear
+from ..ops.verbs import SPARSE
 from ..structure.topology import Topology
 from .same_batch import check_batch
 
@@ -43,8 +44,8 @@ class RowShardedLinear(nn.Module):
 
     Raises:
         ValueError: ranks make it with other sizes, a topology is not of this rank's rows, or ranks are given batches of
-        other shapes, dtypes or, at the first pass, numbers. RuntimeError: a rank does not take part within the timeout
-        of the group.
+        other shapes, dtypes or, at the first pass, numbers, by more than rounding. RuntimeError: a rank does not take
+        part within the timeout of the group.
 
     Example:
         >>> layer = RowShardedLinear(100, 60, density=0.1)  # on each rank
@@ -127,6 +128,7 @@ class RowShardedLinear(nn.Module):
             return self.own(x)  # type: ignore[no-any-return]
         self._register()  # of constraints that came since
         if isinstance(x, Tensor):  # of anything else the layer of the own rows says what it is
+            x = x.to_dense() if x.layout in SPARSE else x  # as that does
             check_batch(WHERE, x, self.shard.group, numbers=not self._compared)
             self._compared = True
         own = self.own(Copied.apply(x, self.shard))  # type: ignore[no-untyped-call]

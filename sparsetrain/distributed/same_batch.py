@@ -19,7 +19,8 @@ def check_batch(where: str, x: Tensor, group: Any, numbers: bool) -> None:
     outputs of other numbers would be put together to a result of no batch.
 
     Args:
-        numbers: whether to compare these too, which reads all of them.
+        numbers: whether to compare these too, by three sums over all of them, which tells other samples, and not a few
+            that are other among many, or that differ by little of what they are.
 
     Raises:
         ValueError: on all ranks, naming one whose batch is another than that of the first.
