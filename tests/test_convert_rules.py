@@ -288,7 +288,9 @@ def test_layers_above_a_density_stay_dense(turned: bool) -> None:
 
 def test_the_limit_itself_turns_sparse_and_rules_have_it_too() -> None:
     model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 10))
-    sparsify(model, {"0": 0.5, "1": 0.6, "2": 0.1}, dense_above=0.5)
+    options: Any = {"density": {"0": 0.5, "1": 0.504, "2": 0.1}, "dense_above": 0.5}
+    assert sparsify(model, **options, dry_run=True).rows[1].note == "its density of 0.504 is above 0.5"
+    sparsify(model, **options)
     assert [type(layer) for layer in model] == [SparseLinear, nn.Linear, SparseLinear]
     for options, message in [
         ({"density": 0.6, "dense_above": 0.5, "method": "uniform"}, "a density up to dense_above=0.5, all have more. Pass"),

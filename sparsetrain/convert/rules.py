@@ -76,7 +76,7 @@ def leave_dense(
             tied = [module for module, leader in follow.items() if leader is layer]
             for module in (layer, *tied):
                 follow.pop(module, None)
-                reasons[module] = f"its density of {density:.2g} is above {limit:g}"
+                reasons[module] = f"its density of {density:.4g} is above {limit:g}"
     if not densities:
         raise ValueError(
             f"{where}: expected a layer of a density up to dense_above={limit:g}, all have more. Pass 1 to "
