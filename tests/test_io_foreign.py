@@ -1,5 +1,6 @@
 """Code of others that raises while a checkpoint is loaded, or looks at a state while it is saved."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 import safetensors.numpy
 import torch
+from checkpoints import identical
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
 import sparsetrain as st
 
@@ -111,6 +114,39 @@ class Counting(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "numbers"] = torch.tensor(sum(each.numel() for each in self.inner.state_dict().values()))
+
+
+@pytest.mark.parametrize("density", [0.5, 0.3])  # as many edges as in the file, or fewer
+@pytest.mark.parametrize("rule", [st.evolve.SET, st.evolve.SNFS])
+def test_a_training_goes_on_after_a_schedule_that_raises(rule: Any, density: float, tmp_path: Path) -> None:
+    """In the middle, after model, optimizer and Evolver were loaded onto other edges."""
+
+    def training(schedules: int, density: float) -> Any:
+        model = nn.Sequential(st.nn.SparseLinear(16, 12, density=density))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        evolver = st.evolve.Evolver(model, optimizer, rule(), st.evolve.Constant(interval=2, prune_fraction=0.3))
+        parts = [lr_scheduler.ConstantLR(optimizer, 0.5, 3) for _ in range(schedules)]
+        schedule = lr_scheduler.SequentialLR(optimizer, parts, [3 * k for k in range(1, schedules)])
+        go_on(model, optimizer, evolver, schedule)
+        return model, optimizer, evolver, schedule
+
+    def go_on(model: Any, optimizer: Any, evolver: Any, schedule: Any) -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(5, 16)).square().mean().backward()
+            optimizer.step()
+            evolver.step()
+            schedule.step()
+
+    *parts, schedule = training(3, 0.5)
+    st.io.save(tmp_path / "model.st", *parts, scheduler=schedule)
+    *others, its_schedule = training(2, density)
+    before = [copy.deepcopy(each.state_dict()) for each in (*others, its_schedule)]
+    with pytest.raises(IndexError):
+        st.io.load(tmp_path / "model.st", *others, "adopt", scheduler=its_schedule)
+    after = [each.state_dict() for each in (*others, its_schedule)]
+    assert identical(after, before)
+    go_on(*others, its_schedule)
 
 
 class Reading(st.nn.SparseLinear):

@@ -9,9 +9,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..layer_names import named_modules
-from . import matching
+from . import matching, undoing
 from .arguments import check_of_model, check_parts, check_shapes
-from .checkpoint import undone_on_error
 from .known_modules import edge_layers
 from .matching import changed_edges
 
@@ -34,10 +33,10 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
             its own state is loaded afterwards, by ``optimizer.load_state_dict``.
 
     Raises:
-        ValueError: keys or shapes differ, the stored edges are damaged, for instance by arithmetic, or values are
-            computed by a parametrization; or the optimizer is of another model, has an ``l1`` for each of the old
-            values, or is LBFGS. TypeError: the state is no mapping, or holds something else than tensors of real
-            numbers; no module, no optimizer. Nothing is changed then.
+        ValueError: keys or shapes differ, the stored edges are damaged, for instance by arithmetic, values are
+            computed by a parametrization, or the model is on the meta device; or the optimizer is of another model, has
+            an ``l1`` for each of the old values, or is LBFGS. TypeError: the state is no mapping, or holds something
+            else than tensors of real numbers; no module, no optimizer. Nothing is changed then.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -55,7 +54,7 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
     state: OrderedDict[str, Any] = OrderedDict(matching.upgraded(where, model, state_dict))
     state._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
     adopted = matching.check_model(where, model, state, adopt=True, dtypes=False)
-    with undone_on_error(model, None):
+    with undoing.of_model(model, None):
         change = changed_edges(where, optimizer, adopted)
         change.layers()
         model.load_state_dict(state)

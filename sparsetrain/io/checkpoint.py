@@ -3,8 +3,7 @@
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -12,9 +11,8 @@ from torch.optim import Optimizer
 
 from ..edges.sharded import is_sharded
 from ..edges.stored_edges import KEY
-from ..nn import EdgeModule
 from ..optim.wrapped import unwrapped
-from . import archive, known_modules, layout, matching, parts
+from . import archive, known_modules, layout, matching, parts, undoing
 from .arguments import check_of_optimizer, check_parts, check_shapes
 from .matching import Adopted, Groups
 from .optimizer_state import check_states
@@ -164,12 +162,13 @@ def load(
     # old numbers of the model are kept where something may raise once they are others: they are as many again
     known = known_modules.only_copy(model, state) and known_modules.is_known(optimizer) and not pairs
     may_raise = not known or (optimizer is not None and bool(adopted))
-    with undone_on_error(model, optimizer) if may_raise else _state_undone_on_error(optimizer):
+    undone = undoing.of_model(model, optimizer) if may_raise else undoing.of_optimizer(optimizer)
+    with undoing.of_parts(pairs) as load_parts, undone:
         matching.changed_edges(where, None, adopted).layers()
         if optimizer is not None:  # before the model: it may refuse its state, and has the old one still
             optimizer.load_state_dict(content["optimizer"]["state"])
         model.load_state_dict(_with_versions(state, content["versions"]))
-        parts.load_states(pairs)
+        load_parts()
     if extra is not None:
         extra.update(others["data"])
     if optimizer is not None and kept and not schedulers:
@@ -212,37 +211,3 @@ def _parameters(model: nn.Module, optimizer: Optimizer, adopted: Iterable[Adopte
     return [
         [(names.get(p), shapes.get(p, tuple(p.shape))) for p in group["params"]] for group in optimizer.param_groups
     ]
-
-
-@contextmanager
-def undone_on_error(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
-    """Everything was checked before; this is for what modules, optimizers and evolvers may raise themselves."""
-    layers = [module for module in model.modules() if isinstance(module, EdgeModule)]
-    edges = [(layer, layer.topology, layer.awaits_edges) for layer in layers]
-    tensors = [(t, t.data, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-    gradients = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in model.parameters()]
-    try:
-        with _state_undone_on_error(optimizer):
-            yield
-    except BaseException:
-        for layer, topology, awaits in edges:
-            layer.topology, layer.awaits_edges = topology, awaits
-        for tensor, data, numbers in tensors:
-            tensor.data = data.copy_(numbers)
-        for parameter, grad, former in gradients:
-            parameter.grad = grad
-            if grad is not None and former is not None:
-                grad.detach().copy_(former)  # a change of edges moves gradients in their memory
-        raise
-
-
-@contextmanager
-def _state_undone_on_error(optimizer: Optimizer | None) -> Iterator[None]:
-    """Optimizers put a loaded state in the place of their own, which is as it was."""
-    held = None if optimizer is None else (optimizer.state, optimizer.param_groups)
-    try:
-        yield
-    except BaseException:
-        if optimizer is not None and held is not None:
-            optimizer.state, optimizer.param_groups = held
-        raise

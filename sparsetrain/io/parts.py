@@ -1,8 +1,6 @@
 """What belongs to a training beside its model and optimizer: each part is kept as its class and its state."""
 
-import copy
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any, Protocol
 
 State = dict[str, Any]
@@ -91,21 +89,6 @@ def matched_extra(where: str, extra: Mapping[str, Any], kept: Mapping[str, Any])
             wanted = f"have the class {kind}, whose state is stored" if kind else "be data, which is stored"
             raise ValueError(f"{where}: expected extra[{name!r}] to {wanted}, got {extra[name]!r}.")
     return matched(where, "part of extra", parts, {name: kept["states"][name] for name in parts})
-
-
-def load_states(pairs: Iterable[Pair]) -> None:
-    """Load each part's state; on an error, those that have been loaded get back the old one."""
-    done: list[Pair] = []
-    try:
-        for part, state in pairs:
-            before = copy.deepcopy(part.state_dict())
-            part.load_state_dict(state)
-            done.append((part, before))
-    except BaseException:
-        for part, before in done:
-            with suppress(Exception):
-                part.load_state_dict(before)
-        raise
 
 
 def is_stateful(value: object) -> bool:
