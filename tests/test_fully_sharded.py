@@ -35,6 +35,7 @@ def check_sharded(rank: int, folder: Path) -> None:
         trains_as_one_process(rank, make)
     in_half_precision(rank)
     outputs_are_changed_in_place(rank)
+    tied_layers_and_hierarchies_return_no_view(rank)
     a_subclass_returns_more_than_a_tensor()
     as_in_the_guide()
     saved_on_two_loads_on_any_number(rank, folder)
@@ -132,6 +133,28 @@ def outputs_are_changed_in_place(rank: int) -> None:
         for ours, its in zip(model.parameters(), alone.parameters(), strict=True):
             if its.grad is not None:
                 torch.testing.assert_close(2 * ours.grad.full_tensor(), its.grad)
+
+
+def tied_layers_and_hierarchies_return_no_view(rank: int) -> None:
+    """Of which torch warns. The values of a tied layer are those of another, and a hierarchy takes columns of its last."""
+    from torch.distributed.fsdp import fully_shard
+
+    def tied() -> nn.Module:
+        layer = SparseLinear(4, 6, density=0.5)
+        return nn.Sequential(layer, layer.transposed())
+
+    for make in (tied, lambda: st.convert.from_hierarchy([(a, b) for a in "pqrs" for b in "yz"])):
+        torch.manual_seed(0)
+        alone = make()
+        model = copy.deepcopy(alone)
+        x = torch.randn(4, 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fully_shard(model)
+            model(x.chunk(2)[rank]).relu_().square().sum().backward()
+        alone(x).relu_().square().sum().backward()
+        for ours, its in zip(model.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(2 * ours.grad.full_tensor(), its.grad)
 
 
 class Both(SparseLinear):

@@ -107,7 +107,9 @@ class Hierarchy(nn.Module):
         """The outputs, shape (..., outputs), for inputs of shape (..., inputs), each in the order of its names."""
         if tracing.is_symbolic(x):
             return cast(Tensor, tracing.as_leaf(self, x))
-        return cast(Tensor, self.returns(self._tensors(x)))
+        y = cast(Tensor, self.returns(self._tensors(x)))
+        sharded = any(getattr(level, "_agreed", None) is not None for level in self.levels)
+        return y.clone() if sharded else y  # as fully_shard wants no view from what it is called with
 
     def activations(self, x: Tensor, nodes: Iterable[Any]) -> Tensor:
         """What chosen nodes pass on for these inputs, of any level; an output its sum.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import init, patterns, tracing
 from ..dtypes import accepted, wide, widened
 from ..edges.module import EdgeModule
+from ..edges.sharded import is_sharded, no_view
 from ..edges.slots import Plan
 from ..ops.verbs import checked_linear
 from ..structure.edit import Edit
@@ -246,6 +247,9 @@ class TransposedSparseLinear(EdgeModule):
         if name == "values" and not self._apart:
             self.origin.values = value
             self._follow()  # as who sets parameters reads their names next, fully_shard for one
+            if is_sharded(value) and self._agreed is None:  # the other layer has asked all ranks
+                self.register_forward_hook(no_view, prepend=True)
+                self.__dict__["_agreed"] = self.topology
         else:
             super().__setattr__(name, value)
 
