@@ -4,13 +4,14 @@ has run computes on, and so does its copy."""
 import gc
 import weakref
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import sparsetrain as st
@@ -126,6 +127,14 @@ def test_storages_of_the_caller_can_be_resized(what: str) -> None:
         if tensor is not None and not tensor.is_sparse:
             assert tensor.untyped_storage().resizable()
             tensor.untyped_storage().resize_(0)
+
+
+def test_storages_of_saved_models_can_be_resized(tmp_path: Path) -> None:
+    model = st.convert.train_edges(nn.Sequential(nn.Linear(6, 4)), 0.2)
+    st.io.save_edges(tmp_path / "edges", model)
+    st.io.save(tmp_path / "model", model)
+    for each in (*model.parameters(), model[0].linear.weight):  # type: ignore[index, union-attr]
+        assert each.untyped_storage().resizable()
 
 
 def test_a_tensor_whose_storage_was_freed_is_refused() -> None:

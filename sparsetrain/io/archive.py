@@ -62,7 +62,7 @@ def _fill(path: Path, in_pieces: dict[str, PackedEdges]) -> None:
         for name, edges in in_pieces.items():
             file.seek(8 + length + header[name]["data_offsets"][0])
             for piece in edges.pieces():
-                file.write(_bytes(piece))
+                file.write(bytes_of(piece))
 
 
 class _Copies(dict[str, Tensor]):
@@ -137,11 +137,12 @@ def _checksum(
         tensor = tensors[name]
         checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
         for piece in in_pieces[name].pieces() if name in in_pieces else (tensor,):
-            checksum = zlib.crc32(_bytes(piece), checksum)
+            checksum = zlib.crc32(bytes_of(piece), checksum)
     return f"{checksum:08x}"
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they are in memory, row by row."""
     # by DLPack: .numpy() marks memory as not resizable, and this is the user's
     return np.from_dlpack(tensor.detach().cpu().reshape(-1).view(torch.uint8)).data
 

@@ -137,8 +137,7 @@ def _stored(layer: SparseDeltaLinear) -> dict[str, Any]:
 
 def _checksum(weight: Tensor) -> str:
     """The type of these numbers, and a CRC-32 of them as they are in memory."""
-    numbers: Any = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return f"{str(weight.dtype).removeprefix('torch.')} {zlib.crc32(numbers):08x}"
+    return f"{str(weight.dtype).removeprefix('torch.')} {zlib.crc32(archive.bytes_of(weight)):08x}"
 
 
 def _check_base(where: str, name: str, module: Any, entry: dict[str, Any]) -> None:
