@@ -116,6 +116,22 @@ class Counting(nn.Module):
         destination[prefix + "numbers"] = torch.tensor(sum(each.numel() for each in self.inner.state_dict().values()))
 
 
+def test_code_of_others_in_an_optimizer_finds_the_model_loaded(tmp_path: Path) -> None:
+    """As an Evolver does that is kept in the optimizer's state."""
+    model, optimizer, _ = made()
+    st.io.save(tmp_path / "model.st", model, optimizer)
+    other, its_optimizer, _ = made()
+    seen: list[Tensor] = []
+
+    def look(*_: Any) -> None:
+        seen.extend(each.detach().clone() for each in other.parameters())
+
+    its_optimizer.register_load_state_dict_pre_hook(look)
+    st.io.load(tmp_path / "model.st", other, its_optimizer, topology="adopt")
+    assert all(map(torch.equal, seen, model.parameters()))
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("density", [0.5, 0.3])  # as many edges as in the file, or fewer
 @pytest.mark.parametrize("rule", [st.evolve.SET, st.evolve.SNFS])
 def test_a_training_goes_on_after_a_schedule_that_raises(rule: Any, density: float, tmp_path: Path) -> None:

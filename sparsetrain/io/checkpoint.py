@@ -4,6 +4,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
@@ -165,9 +166,11 @@ def load(
     undone = undoing.of_model(model, optimizer) if may_raise else undoing.of_optimizer(optimizer)
     with undoing.of_parts(pairs) as load_parts, undone:
         matching.changed_edges(where, None, adopted).layers()
-        if optimizer is not None:  # before the model: it may refuse its state, and has the old one still
-            optimizer.load_state_dict(content["optimizer"]["state"])
-        model.load_state_dict(_with_versions(state, content["versions"]))
+        loads = [partial(model.load_state_dict, _with_versions(state, content["versions"]))]
+        if optimizer is not None:  # it may refuse its state: where nothing of the model is kept, it comes before
+            loads.insert(1 if may_raise else 0, partial(optimizer.load_state_dict, content["optimizer"]["state"]))
+        for load_state in loads:
+            load_state()
         load_parts()
     if extra is not None:
         extra.update(others["data"])
