@@ -73,8 +73,9 @@ def train(net, steps):
 #           \frac{\partial L}{\partial W_2} = (p - t) \, h, \quad
 #           \frac{\partial L}{\partial W_1} = \big( (p - t) \, W_2 \odot h (1 - h) \big)^T x, \qquad o = h W_2^T .
 #
-# The mask contains only zeros and ones. Random numbers in it would scale the gradient, and so give each edge its own
-# random learning rate. An edge set cannot have this error, since it has no such numbers.
+# The mask contains only zeros and ones. Random numbers in it, as in the program that this page is based on, would scale
+# the gradient, and so give each edge its own random learning rate. An edge set cannot have this error, since it has no
+# such numbers.
 
 mask = trained.to_mask().double()
 
