@@ -60,7 +60,7 @@ class SparseConvolution(EdgeModule):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the whole weight, as torch's convolutions have it: ``(out, in / groups, *kernel)``."""
+        """Shape of the whole weight, as in torch's convolutions: ``(out, in / groups, *kernel)``."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
