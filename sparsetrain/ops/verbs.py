@@ -23,7 +23,7 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
         t: which edges exist, shape ``(out, in)``.
         values: shape ``(nnz,)``, in the order of ``t``.
         x: shape ``(in, batch)``, any strides; ``(out, batch)`` with transpose.
-        transpose: multiply by :math:`W'` instead.
+        transpose: multiply by :math:`W^T` instead.
 
     Returns:
         Shape ``(out, batch)``, or ``(in, batch)`` with transpose, in the layout of x. Differentiable any number of
@@ -81,14 +81,14 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *, transpose: bool = False) -> Tensor:
-    r"""A sparse linear map of the last dimension, :math:`y = x W' + b`, by the shape rules of torch's F.linear.
+    r"""A sparse linear map of the last dimension, :math:`y = x W^T + b`, by the shape rules of torch's F.linear.
 
     Args:
         x: shape ``(..., in)``, any strides; or sparse, which is made dense.
         t: which edges exist, shape ``(out, in)``.
         values: shape ``(nnz,)``, in the order of ``t``.
         bias: shape ``(out,)``, or None.
-        transpose: apply :math:`W'` in place of :math:`W`; in and out change places.
+        transpose: apply :math:`W^T` in place of :math:`W`; in and out change places.
 
     Returns:
         Shape ``(..., out)``, row-major for row-major x, feature-major for feature-major x.
