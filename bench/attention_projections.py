@@ -8,11 +8,11 @@ of the time of the three products. Processor time with one thread, else the cloc
 """
 
 import argparse
-from collections.abc import Callable
-from statistics import median
+import random
 from time import perf_counter, thread_time
 
 import torch
+from sparsetrain_bench.rounds import measure, ratio
 from torch import Tensor, nn
 
 from sparsetrain import Topology
@@ -32,10 +32,10 @@ def main() -> None:
     for shape in args.shapes:
         size, heads, batch, length = map(int, shape.split("x"))
         for density in args.densities:
-            print(f"{shape} {density:g}:", measure(size, heads, batch, length, density, args.rounds), flush=True)
+            print(f"{shape} {density:g}:", measured(size, heads, batch, length, density, args.rounds), flush=True)
 
 
-def measure(size: int, heads: int, batch: int, length: int, density: float, rounds: int) -> str:
+def measured(size: int, heads: int, batch: int, length: int, density: float, rounds: int) -> str:
     torch.manual_seed(0)
     dense = nn.MultiheadAttention(size, heads, batch_first=True)
     sparse = SparseMultiheadAttention(size, heads, batch_first=True, density=density)
@@ -43,7 +43,7 @@ def measure(size: int, heads: int, batch: int, length: int, density: float, roun
     edges = Topology.from_mask(torch.cat([layer.topology.to_mask() for layer in three]))
     stacked = SparseLinear(size, 3 * size, topology=edges)
     x = torch.randn(batch, length, size, requires_grad=True)
-    ratios = turns(
+    times = measure(
         {
             "dense": lambda: backward([dense(x, x, x, need_weights=False)[0]]),
             "sparse": lambda: backward([sparse(x, x, x, need_weights=False)[0]]),
@@ -51,24 +51,16 @@ def measure(size: int, heads: int, batch: int, length: int, density: float, roun
             "one": lambda: backward(list(stacked(x).chunk(3, -1))),
         },
         rounds,
+        random.Random(0),
+        warmup=1,
+        clock=thread_time if torch.get_num_threads() == 1 else perf_counter,
     )
-    return f"sparse {ratios('sparse', 'dense'):.2f} of dense, one product {ratios('one', 'three'):.2f} of three"
+    whole, product = ratio(times["sparse"], times["dense"]), ratio(times["one"], times["three"])
+    return f"sparse {whole:.2f} of dense, one product {product:.2f} of three"
 
 
 def backward(outputs: list[Tensor]) -> None:
     torch.autograd.backward(outputs, [torch.ones_like(y) for y in outputs])
-
-
-def turns(calls: dict[str, Callable[[], object]], rounds: int) -> Callable[[str, str], float]:
-    """The median ratio of two, over rounds after a first one that compiles."""
-    clock = thread_time if torch.get_num_threads() == 1 else perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            seconds[name].append(clock() - start)
-    return lambda a, b: median(s / t for s, t in zip(seconds[a][1:], seconds[b][1:], strict=True))
 
 
 if __name__ == "__main__":

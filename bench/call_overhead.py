@@ -23,7 +23,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[variable] = "1"  # before the first import that reads them
 
 import torch  # noqa: E402
-from sparsetrain_bench.rounds import shuffled  # noqa: E402
+from sparsetrain_bench.rounds import measure  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import sparsetrain as st  # noqa: E402
@@ -106,15 +106,8 @@ def ways(inputs: int, outputs: int, batch: int, density: float) -> Calls:
 
 def measured(calls: Calls, repeats: int, rounds: int) -> dict[str, float]:
     """Microseconds of processor time of each call."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name in shuffled(list(calls), ORDER):
-            call = calls[name]
-            start = time.thread_time()
-            for _ in range(repeats):
-                call()
-            times[name].append((time.thread_time() - start) / repeats * 1e6)
-    return {name: statistics.median(run) for name, run in times.items()}
+    times = measure(calls, rounds, ORDER, warmup=0, clock=time.thread_time, repeats=repeats)
+    return {name: 1e6 * statistics.median(run) for name, run in times.items()}
 
 
 def main() -> None:

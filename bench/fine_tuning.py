@@ -16,12 +16,13 @@ import random
 
 import torch
 from sparsetrain_bench.peak import forget_peak
-from sparsetrain_bench.rounds import quartiles, ratio, shuffled
+from sparsetrain_bench.rounds import quartiles, ratio
 from torch import Tensor, nn
 
 import sparsetrain as st
 from sparsetrain.cli import memory
-from sparsetrain.cli.process import ProcessError, Remote
+from sparsetrain.cli.process import ProcessError
+from sparsetrain.cli.race import Race
 
 ONEDNN = ", oneDNN"
 CONTESTANTS = ("full", "delta", "shira", "full" + ONEDNN, "shira" + ONEDNN)
@@ -109,16 +110,24 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    running = {name: Remote(name, args.threads, Tuning, name, args) for name in CONTESTANTS}
+    with Race[str](args.threads, random.Random(0)) as race:
+        for name in CONTESTANTS:
+            race.enter(name, Tuning, name, args)
+        check(race)
+        report(race, args)
+
+
+def check(race: Race[str]) -> None:
+    """Gradients agree, and who is not installed leaves."""
     expected: tuple[Tensor, Tensor | None] | None = None
     for name in CONTESTANTS:
         try:
-            running[name].ready()
+            race.contestants[name].ready()
         except ProcessError as error:
             print(f"  {name}: not measured. {error}")
-            del running[name]
+            race.leave(name)
             continue
-        gradients = running[name].call("gradients")
+        gradients = race.contestants[name].call("gradients")
         expected = expected or gradients
         for ours, theirs in zip(gradients, expected, strict=True):
             if (
@@ -127,12 +136,14 @@ def main() -> None:
                 and (off := float((ours - theirs).abs().max())) > 1e-5 * float(theirs.abs().max())
             ):
                 raise SystemExit(f"{name}: its gradients differ by up to {off:.1e}; not timed.")
-    order = random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in running}
+
+
+def report(race: Race[str], args: argparse.Namespace) -> None:
+    times: dict[str, list[float]] = {name: [] for name in race.contestants}
     for k in range(args.rounds + 2):
-        for name in shuffled(list(running), order):
-            running[name].call("step")  # untimed: caches and threads are this process's again
-            seconds = running[name].call("step")
+        for name, remote in race.round():
+            remote.call("step")  # untimed: caches and threads are this process's again
+            seconds = remote.call("step")
             times[name] += [seconds] if k >= 2 else []
     edges = args.rank * 2 * args.features
     print(
@@ -142,7 +153,7 @@ def main() -> None:
     )
     for name, run in times.items():
         low, middle, high = (1e3 * seconds for seconds in quartiles(run))
-        sizes = "  ".join(f"{key} {value / 1e6:.1f} MB" for key, value in running[name].call("bytes").items())
+        sizes = "  ".join(f"{key} {value / 1e6:.1f} MB" for key, value in race.contestants[name].call("bytes").items())
         print(
             f"  {name:13s} {middle:8.1f} ms ({low:.1f} to {high:.1f})  {ratio(run, times['full']):5.2f} of full  "
             f"{ratio(run, times['delta']):5.2f}x delta  {sizes}"

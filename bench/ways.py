@@ -8,10 +8,11 @@ narrower processor set SPARSETRAIN_VECTOR_BYTES, NUMBA_CPU_NAME, NUMBA_CPU_FEATU
 """
 
 import argparse
-from collections.abc import Callable
+import random
 from time import thread_time
 
 import torch
+from sparsetrain_bench.rounds import measure
 from sparsetrain_kernels.width import VECTOR_BYTES
 
 from sparsetrain import patterns
@@ -33,16 +34,16 @@ def main() -> None:
     for shape in args.shapes:
         for density in args.densities:
             inputs, outputs, batch = map(int, shape.split("x"))
-            print(f"{shape} {density:g}:", measure(inputs, outputs, batch, density, args.rounds), flush=True)
+            print(f"{shape} {density:g}:", measured(inputs, outputs, batch, density, args.rounds), flush=True)
 
 
-def measure(inputs: int, outputs: int, batch: int, density: float, rounds: int) -> str:
+def measured(inputs: int, outputs: int, batch: int, density: float, rounds: int) -> str:
     generator = torch.Generator().manual_seed(0)
     t = patterns.uniform((outputs, inputs), density, generator)
     values, bias, weight = torch.randn(t.nnz), torch.zeros(outputs), torch.randn(outputs, inputs)
     samples, gradients = torch.randn(batch, inputs), torch.randn(batch, outputs)
     x, dy = samples.t(), gradients.t()
-    seconds = least(
+    times = measure(
         {
             "f dense": lambda: dense_product(samples, weight, bias),
             "f kernels": lambda: kernels.spmm(t, values, x, bias, False),
@@ -52,21 +53,13 @@ def measure(inputs: int, outputs: int, batch: int, density: float, rounds: int) 
             "b blocks": lambda: blocks.backward(t, values, x, dy, True),
         },
         rounds,
+        random.Random(0),
+        warmup=1,
+        clock=thread_time,
     )
+    seconds = {name: min(run) for name, run in times.items()}
     parts = [f"{name} {seconds[name] / seconds[name[0] + ' dense']:.2f}" for name in seconds if "dense" not in name]
     return ", ".join(parts)
-
-
-def least(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each, the least of some rounds after a first one that compiles."""
-    seconds = dict.fromkeys(calls, float("inf"))
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            start = thread_time()
-            call()
-            if number:
-                seconds[name] = min(seconds[name], thread_time() - start)
-    return seconds
 
 
 if __name__ == "__main__":

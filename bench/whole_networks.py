@@ -9,15 +9,16 @@ rounds of milliseconds, and of the ratio to the sparse network's time in the sam
 
 import argparse
 import copy
+import random
+import statistics
 from collections.abc import Callable
 from itertools import pairwise
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from sparsetrain_bench.case import installed
 from sparsetrain_bench.engines.precision import onednn_allowed
+from sparsetrain_bench.rounds import measure, ratio
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
@@ -60,14 +61,12 @@ class Step:
         self.model, self.x, self.loss, self.onednn = model.train(), x, loss, onednn
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, fused=True)
 
-    def __call__(self) -> float:
-        start = perf_counter()
+    def __call__(self) -> None:
         if self.onednn:
             with onednn_allowed():
                 self._step()
         else:
             self._step()
-        return perf_counter() - start
 
     def _step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,13 +162,10 @@ def main() -> None:
 
 
 def report(steps: dict[str, Step], rounds: int) -> str:
-    for step in steps.values():
-        step()
-    seconds = np.array([[step() for step in steps.values()] for _ in range(rounds)])
-    ratios = np.median(seconds / seconds[:, :1], axis=0)
-    milliseconds = np.median(seconds, axis=0) * 1e3
+    times = measure(steps, rounds, random.Random(0), warmup=1)
+    first = next(iter(times.values()))
     return ", ".join(
-        f"{name} {ms:.0f} ms ({ratio:.2f})" for name, ms, ratio in zip(steps, milliseconds, ratios, strict=True)
+        f"{name} {1e3 * statistics.median(run):.0f} ms ({ratio(run, first):.2f})" for name, run in times.items()
     )
 
 

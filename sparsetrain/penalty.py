@@ -1,4 +1,4 @@
-r"""Norms of the weights that exist, as terms of a loss: of a layer, a tensor of values, or a set of edges.
+r"""Norms of the stored weights of a layer, a tensor of values, or a set of edges, as terms of a loss.
 
 L1 comes in three forms that differ in what they reach:
 
@@ -25,7 +25,7 @@ from .structure.edge_sets import Edges, positions
 
 
 def lp(layer: Any, p: float, edges: Edges = None) -> Tensor:
-    r"""The p-norm :math:`(\sum_e |w_e|^p)^{1/p}` of the weights that exist; :math:`\max_e |w_e|` for p = infinity.
+    r"""The p-norm :math:`(\sum_e |w_e|^p)^{1/p}` of the stored weights; :math:`\max_e |w_e|` for p = infinity.
 
     Summed in units of the largest magnitude, so nothing overflows that the result does not. Gradients are finite
     everywhere: where a norm has a corner they are the subgradient 0 at a zero, and for p = infinity equal shares for
@@ -38,7 +38,7 @@ def lp(layer: Any, p: float, edges: Edges = None) -> Tensor:
         edges: places in the value array, booleans, or a Topology that is part of the layer's; None for all.
 
     Returns:
-        A scalar, differentiable twice; 0 without edges. Halves are summed in float32.
+        A scalar, differentiable twice; 0 without edges. Values in half precision are summed in float32.
 
     Raises:
         ValueError: p < 1 or NaN, or edges that do not belong to the layer (IndexError, if out of range or not stored).
@@ -73,7 +73,11 @@ def lp(layer: Any, p: float, edges: Edges = None) -> Tensor:
 def l1(layer: Any, edges: Edges = None) -> Tensor:
     r"""The sum of magnitudes :math:`\sum_e |w_e|`, whose subgradient is the sign, and 0 at zeros.
 
-    Args, errors: as lp. The module's text has the three forms of L1.
+    Args:
+        layer, edges: as in :func:`lp`.
+
+    Raises:
+        ValueError: edges that do not belong to the layer. TypeError, IndexError: as in :func:`lp`.
 
     Example:
         >>> w = torch.tensor([3.0, -4.0, 0.0], requires_grad=True)
@@ -87,7 +91,13 @@ def l1(layer: Any, edges: Edges = None) -> Tensor:
 def l2(layer: Any, edges: Edges = None) -> Tensor:
     r"""Half the squared norm, :math:`\tfrac{1}{2} \sum_e w_e^2`, whose gradient is w: with a factor lam, weight decay.
 
-    Args, errors: as lp; the norm itself is ``lp(layer, 2)``.
+    The norm itself is ``lp(layer, 2)``.
+
+    Args:
+        layer, edges: as in :func:`lp`.
+
+    Raises:
+        ValueError: edges that do not belong to the layer. TypeError, IndexError: as in :func:`lp`.
 
     Example:
         >>> w = torch.tensor([3.0, -4.0, 0.0], requires_grad=True)
@@ -101,7 +111,11 @@ def l2(layer: Any, edges: Edges = None) -> Tensor:
 def l0(layer: Any, edges: Edges = None) -> Tensor:
     r"""The number of weights that are not zero, an int64 scalar without a gradient. NaN is not zero.
 
-    Args, errors: as lp.
+    Args:
+        layer, edges: as in :func:`lp`.
+
+    Raises:
+        ValueError: edges that do not belong to the layer. TypeError, IndexError: as in :func:`lp`.
 
     Example:
         >>> l0(torch.tensor([3.0, -4.0, 0.0]))

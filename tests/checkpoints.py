@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -100,3 +101,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "NAdam": lambda p: torch.optim.NAdam(p),
     "ASGD": lambda p: torch.optim.ASGD(p),
 }
+
+
+def quantized(numbers: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a future release of torch will not have them
+        return torch.quantize_per_tensor(numbers, 0.1, 0, torch.qint8)

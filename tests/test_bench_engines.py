@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from sparsetrain_bench import command, race
+from sparsetrain_bench import command, measurement
 from sparsetrain_bench.case import Case, WrongResultError, check, installed
 from sparsetrain_bench.engines import ENGINES
 from sparsetrain_bench.engines.ours import Sparsetrain
 from sparsetrain_bench.layer import LayerCase
 from sparsetrain_bench.lookup import LookupCase
 from sparsetrain_bench.lookup_tables import RACES, Size
+from sparsetrain_bench.measurement import Measurement, Outcome, obstacle
 from sparsetrain_bench.network import NetworkCase
 from sparsetrain_bench.peak import Trial
 from sparsetrain_bench.presets import PRESETS
-from sparsetrain_bench.race import Outcome, Race, obstacle
 from sparsetrain_bench.replay import Replay
 from sparsetrain_bench.settings import Settings
 from sparsetrain_bench.worker import MOST_STEPS, Worker
@@ -157,21 +157,21 @@ def test_who_can_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = next(case for case in PRESETS["scale"](Settings(preset="scale")) if "600000" in case.panel)
     assert obstacle("dense", huge).startswith("needs 8,")  # terabytes, in GB
     assert obstacle("sparsetrain", huge) == ""
-    monkeypatch.setattr(race, "installed", lambda module: False)
+    monkeypatch.setattr(measurement, "installed", lambda module: False)
     assert obstacle("SparseProp", LAYER) == "missing"
 
 
 def test_a_process_that_dies_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dying:
         def call(self, *_: Any) -> Any:
-            raise race.ProcessError("dense: its process died, killed by SIGKILL, mostly for want of memory.")
+            raise measurement.ProcessError("dense: its process died, killed by SIGKILL, mostly for want of memory.")
 
-    driver = Race(Settings(rounds=2), lambda text: None)
-    driver.workers["dense"] = Dying()  # type: ignore[assignment]
+    driver = Measurement(Settings(rounds=2), lambda text: None)
+    driver.race.contestants["dense"] = Dying()  # type: ignore[assignment]
     outcomes = {"dense": Outcome(), "SparseProp": Outcome("missing")}
     driver._time(outcomes)
     assert outcomes["dense"].state == "failed: its process died, killed by SIGKILL, mostly for want of memory."
-    assert (outcomes["dense"].phases, driver.workers) == ({}, {})
+    assert (outcomes["dense"].phases, driver.race.contestants) == ({}, {})
 
 
 def test_the_peak_of_a_dense_layer_holds_its_weights() -> None:

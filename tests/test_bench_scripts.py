@@ -23,6 +23,11 @@ def script(name: str) -> Any:
     return module
 
 
+def test_the_table_of_scripts_is_whole() -> None:
+    named = set(re.findall(r"`(\w+\.py)`", (BENCH / "README.md").read_text()))
+    assert named == {path.name for path in BENCH.glob("*.py")}
+
+
 def test_a_large_network_changes_its_edges() -> None:
     record = script("evolving_edges").scale({"threads": torch.get_num_threads(), "samples": None, "width": 150})
     assert record["edges"] > 15_000
@@ -31,7 +36,7 @@ def test_a_large_network_changes_its_edges() -> None:
 
 def test_what_products_cost_each_way() -> None:
     before = torch.get_num_threads()
-    said = script("ways").measure(40, 30, 8, 0.5, rounds=1)
+    said = script("ways").measured(40, 30, 8, 0.5, rounds=1)
     torch.set_num_threads(before)
     assert [part.split()[:2] for part in said.split(", ")] == [[k, w] for k in "fb" for w in ("kernels", "blocks")]
 
@@ -48,7 +53,7 @@ def test_a_table_on_ranks_is_measured(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_attention_costs() -> None:
     assert re.fullmatch(
         r"sparse [\d.]+ of dense, one product [\d.]+ of three",
-        script("attention_projections").measure(16, 2, 2, 3, 0.5, 1),
+        script("attention_projections").measured(16, 2, 2, 3, 0.5, 1),
     )
 
 

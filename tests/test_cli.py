@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from sparsetrain.cli import main
 from sparsetrain.cli.comparison import Comparison
 from sparsetrain.cli.implementation import Implementation
 from sparsetrain.cli.network import FORMS, KINDS, network
-from sparsetrain.cli.process import ProcessError, Remote
+from sparsetrain.cli.process import ProcessError
+from sparsetrain.cli.race import Race
 from sparsetrain.cli.setting import OPTIMIZERS
 
 
@@ -196,19 +198,27 @@ class Subject:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_reports_its_errors_and_its_death() -> None:
+def test_contestants_take_turns_and_report_their_errors_and_their_death() -> None:
     before = dict(os.environ)
-    with Remote("masked", 3, Subject) as remote:
-        remote.ready()
+    with Race[str](3, random.Random(0)) as race:
+        for name in ("masked", "dense"):
+            race.enter(name, Subject)
+        masked, dense = race.contestants.values()
+        masked.ready()
+        dense.ready()
         assert os.environ == before
-        assert {remote.call("environment", name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"3"}
+        assert {masked.call("environment", name) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")} == {"3"}
+        rounds = [list(race.round()) for _ in range(20)]
+        assert {tuple(name for name, _ in each) for each in rounds} == {("masked", "dense"), ("dense", "masked")}
+        assert [name for name, _ in race.round(["dense"])] == ["dense"]
         with pytest.raises(ProcessError, match=r"masked: ValueError: no such thing \(.*test_cli.py, line \d+\)"):
-            remote.call("fail")
-    assert not remote._process.is_alive()
-    with Remote("dense", 1, Subject) as remote:
-        remote.ready()
+            masked.call("fail")
         with pytest.raises(ProcessError, match="dense: its process died, killed by SIGKILL, mostly for want of memory"):
-            remote.call("die")
+            dense.call("die")
+        race.leave("dense")
+        assert [name for name, _ in race.round()] == ["masked"]
+    assert not masked._process.is_alive()
+    assert not race.contestants
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from .case import Case
+from .measurement import Measurement, Outcome
 from .presets import PRESETS
-from .race import Outcome, Race
 from .replay import Replay
 from .settings import Settings
 
@@ -21,19 +21,19 @@ class Run:
 
     def __init__(self, settings: Settings) -> None:
         self.cases = {case.title: case for case in PRESETS[settings.preset](settings)}
-        self.race = Race(settings, lambda text: print(text, file=sys.__stderr__, flush=True))
+        self.measurement = Measurement(settings, lambda text: print(text, file=sys.__stderr__, flush=True))
         self.outcomes: dict[str, dict[str, Outcome]] = {}
 
     def outcome(self, title: str, name: str) -> Outcome:
         """What became of a contestant; its case runs when the first one asks."""
         if title not in self.outcomes:
-            self.outcomes[title] = self.race.run(self.cases[title])
+            self.outcomes[title] = self.measurement.run(self.cases[title])
         return self.outcomes[title][name]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Every contestant of every case, case by case."""
         for title, case in self.cases.items():
-            for name in self.race.chosen(case):
+            for name in self.measurement.chosen(case):
                 yield title, name
 
 
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[RUN].race.__exit__()
+    config.stash[RUN].measurement.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,21 +7,28 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
-def shuffled(names: Sequence[str], order: random.Random) -> list[str]:
-    """The names in a new order: what disturbs the machine regularly must not always meet the same contestant."""
-    return order.sample(names, len(names))
-
-
 def measure(
-    steps: Mapping[str, Callable[[], object]], rounds: int, order: random.Random, warmup: int = 3
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    order: random.Random,
+    warmup: int = 3,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    repeats: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each function in each round of this process, the first ``warmup`` rounds left out."""
+    """Seconds of each function in each round of this process, the first ``warmup`` rounds left out.
+
+    A round has them in a new order, as a ``Race`` has processes. ``clock`` may be time.thread_time, for work of one
+    thread on a busy machine; a call too short for it is made ``repeats`` times, and its mean counts.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + warmup):
-        for name in shuffled(list(steps), order):
-            start = time.perf_counter()
-            steps[name]()
-            times[name].append(time.perf_counter() - start)
+        for name in order.sample(list(steps), len(steps)):
+            step = steps[name]
+            start = clock()
+            for _ in range(repeats):
+                step()
+            times[name].append((clock() - start) / repeats)
     return {name: run[warmup:] for name, run in times.items()}
 
 

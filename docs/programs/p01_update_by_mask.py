@@ -2,13 +2,13 @@ r"""
 1. Update only chosen edges, by mask
 ====================================
 
-All four weights of a layer are used in the forward pass, and three of them train. In a dense program a mask of zeros
-and ones multiplies the gradient. Here the layer is frozen and has three trainable edges on top, each the change of one
-weight:
+A layer uses all four weights in the forward pass, but trains only three of them. A dense program multiplies the
+gradient by a mask of zeros and ones. Here the layer is frozen, and three trainable edges are added to it. Each is the
+change of one weight:
 
 .. math:: y = (W + S) \, x, \qquad S_{ij} = \text{values}[e] \text{ at edge } e = (i, j) .
 
-``values`` starts at zeros; it alone has a gradient and a state in the optimizer.
+``values`` starts at zero. Only ``values`` has a gradient and optimizer state.
 """
 
 import torch
@@ -36,7 +36,7 @@ print("trains:", [name for name, parameter in layer.named_parameters() if parame
 # %%
 # One step
 # --------
-# ``y = W x``, ``loss = sum(y)``. The edge (0, 1) has mask 0: it counts in y, where it takes 2 away, and it stays.
+# ``y = W x``, ``loss = sum(y)``. The edge (0, 1) has mask 0: it contributes -2 to y, and is not trained.
 
 optimizer = torch.optim.SGD([layer.values], lr=LR)
 y = layer(x)
@@ -49,7 +49,7 @@ print("change of the edges:  ", layer.values.tolist())
 print("y after the step:     ", layer(x).tolist())
 
 # %%
-# ``merge`` adds the changes to the frozen weight, in place, and gives the ``nn.Linear`` back.
+# ``merge`` adds the changes to the frozen weight in place, and returns the ``nn.Linear``.
 
 merged = layer.merge().weight
 print("W after the step:", merged.tolist())
@@ -58,7 +58,7 @@ print("the edge with mask 0 has kept its value:", merged[0, 1].item() == W[0, 1]
 # %%
 # The dense twin
 # --------------
-# The gradient of all of W, times the mask.
+# The gradient of the whole matrix W is multiplied by the mask.
 
 twin = W.clone().requires_grad_()
 (twin @ x).sum().backward()
@@ -69,9 +69,9 @@ print(f"largest difference from the dense twin: {(merged - twin).abs().max():.0e
 # %%
 # Why not multiply by a mask?
 # ---------------------------
-# In this program it costs nothing. In a layer of a million weights, mask, gradient and optimizer state have the size of
-# the layer, and are computed in full in order to be multiplied by zero. And an optimizer that is handed zeros still
-# moves what decays or has momentum:
+# In this program, a mask costs nothing. In a layer of a million weights, mask, gradient and optimizer state have the
+# size of the layer, even if few weights are trained. Besides, weight decay and momentum move a
+# weight even if its gradient is zero:
 
 decayed = W.clone().requires_grad_()
 (decayed @ x).sum().backward()
@@ -80,12 +80,12 @@ torch.optim.SGD([decayed], lr=LR, weight_decay=0.5).step()
 print(f"with weight decay, the edge with mask 0 goes from {W[0, 1]} to {decayed[0, 1]:.2f}")
 
 # %%
-# An edge that is no parameter can't move. (Weight decay on ``values`` draws the trained edges to their frozen weights,
-# not to zero.)
+# A frozen edge is not a parameter, so it does not move. (Weight decay on ``values`` pulls the trained edges towards
+# their frozen weights, not towards zero.)
 
 # %%
-# ``MaskedLinear`` is another program: there the edges with mask 0 are absent, so they do not count in y either. It is
-# the dense twin of ``SparseLinear``, which the next page is about.
+# ``MaskedLinear`` is different: there the edges with mask 0 are absent, so they do not contribute to y either. It is
+# the dense counterpart of ``SparseLinear``, the topic of the next page.
 
 absent = st.nn.MaskedLinear(2, 2, bias=False, mask=mask, dtype=torch.float64)
 with torch.no_grad():

@@ -2,9 +2,9 @@
 2. Update only stored edges
 ===========================
 
-The weight of this program has three edges, and the fourth does not exist. torch has sparse tensors for that, and a
-training loop over them soon makes the gradient and a mask dense again. Here the edges are a plain array of three
-numbers, and so are their gradient and whatever an optimizer keeps of them.
+The 2 x 2 weight of this program has three edges; the fourth does not exist. torch has sparse tensors for that, but a
+training loop with them usually needs a dense gradient and a dense mask. Here the values of the edges are a tensor of
+three elements, and so are their gradient and the optimizer state.
 """
 
 import torch
@@ -17,9 +17,9 @@ LR = 0.1
 # %%
 # The edges
 # ---------
-# ``W`` is 2 x 2 and has the edges (0, 0), (1, 0) and (1, 1), written as COO: a list of rows, a list of columns. Edge
-# (row, column) leads from input ``column`` to output ``row``. The program is ``y = W x``, ``loss = sum(y)`` and one
-# step of gradient descent.
+# ``W`` is 2 x 2 and has the edges (0, 0), (1, 0) and (1, 1), given in COO format: a list of rows and a list of columns.
+# Edge (row, column) leads from input ``column`` to output ``row``. The program computes ``y = W x`` and ``loss =
+# sum(y)``, and takes one step of gradient descent.
 
 rows, columns = [0, 1, 1], [0, 0, 1]
 weights = torch.tensor([0.5, 1.5, 2.0], dtype=torch.float64)
@@ -35,7 +35,8 @@ with torch.no_grad():
 # %%
 # One step
 # --------
-# By hand: ``d loss / d W[i, j] = x[j]``, so the edges get 1, 1 and 2, and move by -0.1, -0.1 and -0.2.
+# By hand: ``d loss / d W[i, j] = x[j]``, so the gradients of the edges are 1, 1 and 2, and the edges change by -0.1,
+# -0.1 and -0.2.
 
 optimizer = torch.optim.SGD(layer.parameters(), lr=LR)
 before = layer.values.detach().clone()
@@ -54,8 +55,8 @@ for edge in range(topology.nnz):
 # %%
 # The dense twin
 # --------------
-# What people write without such a layer: the full matrix, the full gradient, and a mask of the same size that undoes
-# the part of the gradient that must not count.
+# The usual program without such a layer: the full matrix, the full gradient, and a mask of the same size that sets the
+# other part of the gradient to zero.
 
 W = torch.tensor([[0.5, 0.0], [1.5, 2.0]], dtype=torch.float64, requires_grad=True)
 mask = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
@@ -69,9 +70,9 @@ print(f"largest difference from the dense twin: {difference:.1e}")
 # %%
 # What torch does with a sparse weight
 # ------------------------------------
-# A tensor of layout ``sparse_coo`` can be a parameter. Whether it can be trained depends on how it is multiplied and on
-# the optimizer: ``W @ x`` gives a dense gradient, which can't be added to a sparse weight in place;
-# ``torch.sparse.mm`` gives a sparse one, which SGD takes and Adam and RMSprop refuse.
+# A tensor of layout ``sparse_coo`` can be a parameter. Whether it can be trained depends on the product and on the
+# optimizer. ``W @ x`` gives a dense gradient, which cannot be added to a sparse weight in place. ``torch.sparse.mm``
+# gives a sparse gradient, which SGD accepts; Adam and RMSprop raise an error.
 
 
 def attempt(multiply, optimizer_class):
@@ -92,10 +93,10 @@ for name, multiply in (("W @ x", torch.matmul), ("sparse.mm", torch.sparse.mm)):
         print(f"{name:9}  {optimizer_class.__name__:7}  {attempt(multiply, optimizer_class)}")
 
 # %%
-# The same at a size that can't be dense
-# --------------------------------------
-# Nothing of rows x columns is ever made here, so that much larger layers train on any machine, with any optimizer of
-# torch or of ``st.optim``. Each output of this one has three edges.
+# The same at a size that cannot be dense
+# ---------------------------------------
+# No tensor of size rows x columns is created here. So much larger layers can be trained on any machine, with any
+# optimizer of torch or of ``st.optim``. Each output of this layer has three edges.
 
 torch.manual_seed(0)
 big = st.nn.SparseLinear(NODES, NODES, topology=st.patterns.fixed_fan_in((NODES, NODES), 3))

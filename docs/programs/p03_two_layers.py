@@ -4,11 +4,11 @@ r"""
 
 A network 2-2-1 with sigmoids, one sample, binary cross-entropy:
 
-.. math:: h = \sigma(x W_1'), \quad p = \sigma(h W_2'), \quad
+.. math:: h = \sigma(x W_1^T), \quad p = \sigma(h W_2^T), \quad
           L = -t \log p - (1 - t) \log (1 - p), \qquad x = (0.5, \ 0.2), \quad t = 0.7 .
 
-Of W1 the edges (0, 0), (1, 0) and (1, 1) train; of W2 both. What of the other edge of W1? It can be read in two ways:
-it is *frozen*, and counts with the value that it has, or it is *absent*. Both are programs of a few lines.
+In W1 the edges (0, 0), (1, 0) and (1, 1) are trained, and in W2 both edges. The task can be read in two ways: the other
+edge of W1 is *frozen* and keeps its value, or it is *absent*. Both take a few lines.
 """
 
 import torch
@@ -27,9 +27,11 @@ trained = st.Topology.from_coo([0, 1, 1], [0, 1, 0], shape=(2, 2))
 # %%
 # Both readings
 # -------------
-# Frozen is ``SparseDeltaLinear``, trainable edges on top of a layer that stands still; absent is ``SparseLinear``,
-# which has no other edges. (A ``SparseLinear`` of which single edges shall stand still is the third way to write it:
-# ``st.constrain.frozen(layer, edges)``. It gives the numbers of the first, as the last line of this page shows.)
+# - *Frozen*: ``SparseDeltaLinear`` adds trainable edges to a frozen layer.
+# - *Absent*: ``SparseLinear`` has no other edges.
+#
+# There is a third way: ``st.constrain.frozen(layer, edges)`` freezes single edges of a ``SparseLinear``. It gives the
+# same results as ``SparseDeltaLinear``, as the last line of this page shows.
 
 
 def dense(weight):
@@ -64,15 +66,16 @@ def train(net, steps):
 # %%
 # The dense twin
 # --------------
-# Full matrices, formulas written out, the gradient of W1 times a mask: 1 where an edge trains. In the reading *absent*
-# the other edge is zero at the start, and the mask keeps it there.
+# It has full matrices, explicit formulas, and multiplies the gradient of W1 by a mask, which is 1 where an edge is
+# trained. For *absent*, the other edge is zero at the start, and the mask keeps it at zero.
 #
 # .. math:: \frac{\partial L}{\partial o} = p - t, \quad
-#           \frac{\partial L}{\partial W_2} = (p - t) \, h', \quad
-#           \frac{\partial L}{\partial W_1} = \big( (p - t) \, W_2 \odot h (1 - h) \big)' x, \qquad o = h W_2' .
+#           \frac{\partial L}{\partial W_2} = (p - t) \, h, \quad
+#           \frac{\partial L}{\partial W_1} = \big( (p - t) \, W_2 \odot h (1 - h) \big)^T x, \qquad o = h W_2^T .
 #
-# The mask holds zeros and ones. The listing that this program comes from keeps random numbers in it: they scale the
-# gradient, so that each edge has a learning rate of its own, drawn by chance. An edge set has no numbers to get wrong.
+# The mask contains only zeros and ones. Random numbers in it, as in the program that this page is based on, would scale
+# the gradient, and so give each edge its own random learning rate. An edge set cannot have this error, since it has no
+# such numbers.
 
 mask = trained.to_mask().double()
 
@@ -93,7 +96,7 @@ def train_twin(W1, W2, steps):
 # One step
 # --------
 
-# At the end the reading *frozen* merges its changes into W1. The network computes the same as before.
+# At the end, *frozen* merges its changes into W1. The network computes the same outputs as before.
 
 
 def first_weight(net):
@@ -114,9 +117,9 @@ for name, net in (("frozen", frozen), ("absent", absent)):
     show(name + " after", net)
 
 # %%
-# And on
-# ------
-# The loss can't fall below the entropy of the target, 0.6109, where p is 0.7.
+# More steps
+# ----------
+# The loss cannot fall below the entropy of the target, 0.6109, which it reaches at p = 0.7.
 
 for name, net, start in (("frozen", frozen, W1), ("absent", absent, W1 * mask)):
     losses = train(net, STEPS - 1)

@@ -6,9 +6,10 @@ A loss L, and a penalty on the size of the weights of a set C of edges:
 
 .. math:: J = L + \lambda \sum_{e \in C} |w_e|
 
-Here every edge trains, and those of C, which come from the last inputs, are penalized. The penalty has three forms:
-a term of the loss, a subgradient added in the step, and a proximal step of the optimizer. The first two are the same
-numbers, and bring weights near zero. The third reaches zero, and such edges can be taken away.
+Here all edges are trained, and the edges in C, which come from the last inputs, are penalized. There are three ways to
+apply the penalty: as a term of the loss, as a subgradient added in the step, and as a proximal step of the optimizer.
+The first two give the same results, and bring weights close to zero. The third makes them exactly zero, so that these
+edges can be removed.
 """
 
 import matplotlib.pyplot as plt
@@ -24,9 +25,9 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, for colour-blind readers
 # %%
 # The edges and the data
 # ----------------------
-# Half of all edges exist. The targets need those of the first 20 inputs; C has those of the last 15 inputs, of which 10
-# are needed by nobody. (Which edges train is another matter, see pages 1 and 3.) An edge set is a ``Topology`` that is
-# part of the layer's, or places in the value array, or booleans, as here.
+# The layer has half of all possible edges. The targets depend on the first 20 inputs. C contains the edges of the last
+# 15 inputs, 10 of which have no effect on the targets. (Pages 1 and 3 choose which edges are trained.) An edge set is a
+# ``Topology`` that is part of the layer's, or a list of positions in ``values``, or a boolean mask, as here.
 
 torch.manual_seed(0)
 topology = st.patterns.uniform((OUTPUTS, INPUTS), 0.5)
@@ -82,9 +83,9 @@ def subgradient(layer, lam):
 
 
 # %%
-# The proximal step moves every weight of C by lr * lambda towards zero after the step of the data, and stops there:
-# ``w <- sign(w) max(|w| - lr * lambda, 0)``. The optimizer takes lambda as ``l1``, a number for all edges of a group or
-# a tensor with one for each.
+# After the gradient step of the loss, the proximal step moves every weight in C by lr * lambda towards zero, but not
+# beyond zero: ``w <- sign(w) max(|w| - lr * lambda, 0)``. The optimizer's option ``l1`` is lambda: a number for all
+# edges of a group, or a tensor with one number for each edge.
 
 
 def proximal(layer, lam):
@@ -101,7 +102,7 @@ def proximal(layer, lam):
 # %%
 # The dense twin
 # --------------
-# A full matrix under masks, formulas written out.
+# It has a full matrix with masks, and explicit formulas.
 
 mask, penalized = topology.to_mask().double(), torch.zeros(OUTPUTS, INPUTS, dtype=torch.float64)
 edges = topology.row.long(), topology.col.long()
@@ -122,8 +123,8 @@ def twin(lam, is_proximal):
 
 
 # %%
-# What becomes of the edges
-# -------------------------
+# Results
+# -------
 
 paths, layers = {}, {}
 print(
@@ -156,16 +157,16 @@ for axes, form, colour in zip(both, (term_of_the_loss, proximal), (ORANGE, BLUE)
     axes.set(title=form.__name__.replace("_", " "), xlabel="step", xlim=(0, 80), ylim=(1e-5, 10))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-both[0].set_ylabel("|w| of edges that nobody needs")
+both[0].set_ylabel("|w| of edges without effect")
 both[0].legend(frameon=False)
-figure.suptitle("lambda = 0.1: a subgradient leaps over zero, a proximal step ends there")
+figure.suptitle("lambda = 0.1: a subgradient step passes zero, a proximal step stops at zero")
 plt.show()
 
 # %%
-# Taking the zeros away
-# ---------------------
-# ``drop_zeros`` makes the layer smaller, in place: same parameter, fewer edges, and what the optimizer holds for them
-# shrinks along. Training goes on.
+# Removing the zeros
+# ------------------
+# ``drop_zeros`` removes these edges from the layer in place. The parameter is the same object with fewer values, the
+# optimizer state becomes smaller too, and training can continue.
 
 layer = layers[proximal, 0.1]
 optimizer = st.optim.SGD(layer.parameters(), lr=LR)
@@ -181,8 +182,8 @@ print(f"after 100 more steps without a penalty the loss is {data_loss(layer).ite
 # %%
 # Two mistakes to avoid
 # ---------------------
-# **Lambda twice.** One listing that this program comes from has the term in its loss and adds the subgradient in its
-# step as well. That is lambda doubled:
+# **Lambda twice.** One of the programs that this page is based on has the penalty in the loss, and adds the subgradient
+# in the step as well. This doubles lambda:
 
 both_forms, doubled = new_layer(), new_layer()
 optimizer = st.optim.SGD(both_forms.parameters(), lr=LR)
@@ -197,13 +198,13 @@ twice = (both_forms.values - doubled.values).abs().max().item()
 print(f"lambda 0.1 in both places, beside lambda 0.2 in one: largest difference {twice:.0e}")
 
 # %%
-# **A mask with numbers in it.** The listings keep their mask as a sparse tensor of random numbers, and multiply the
-# gradient by it. Whatever stands in the mask then is a learning rate of its own for each edge. A mask says which edges,
-# so it holds zeros and ones; an edge set has nothing else to say.
+# **A mask with other numbers than zeros and ones.** These programs store the mask as a sparse tensor of random numbers,
+# and multiply the gradient by it. So each number in the mask acts as a separate learning rate for its edge. A mask must
+# contain only zeros and ones. An edge set has no such numbers.
 
 layer = new_layer()
 data_loss(layer).backward()
-numbers = torch.rand(topology.nnz, dtype=torch.float64)  # what the listings have where a 1 belongs
+numbers = torch.rand(topology.nnz, dtype=torch.float64)  # where a mask must have ones
 meant, done = LR * layer.values.grad, LR * numbers * layer.values.grad
 ratio = done / meant
 print(

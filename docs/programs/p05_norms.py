@@ -1,15 +1,15 @@
 r"""
-5. Norms of what is stored
-==========================
+5. Norms of the stored values
+=============================
 
 How large are the values of a layer, or of a set of its edges?
 
 .. math:: \|w\|_p = \Big( \sum_e |w_e|^p \Big)^{1/p} \ (p \ge 1), \qquad \|w\|_\infty = \max_e |w_e|, \qquad
           \|w\|_0 = \text{number of } w_e \ne 0
 
-Weights that do not exist are zeros in the dense matrix, and add nothing to any of these: the norms of the stored values
-are those of the full matrix, at the cost of the edges. (The last one counts and is no norm: doubling w does not double
-it.)
+Weights that do not exist are zeros in the dense matrix, and contribute nothing to any of these. So the norms of the
+stored values equal those of the full matrix, but their cost depends only on the number of edges. (The last one is a
+count and not a norm: it does not double when w is doubled.)
 """
 
 import math
@@ -34,7 +34,7 @@ print(f"  count of non-zeros: {st.penalty.l0(w).item()}")
 print(f"  half the squared norm, what weight decay penalizes: {st.penalty.l2(w).item()}")
 
 # %%
-# Below 1 there is no norm: the triangle inequality fails, and ``lp`` says so.
+# For p < 1 the triangle inequality does not hold, so this is not a norm, and ``lp`` raises an error.
 
 try:
     st.penalty.lp(w, 0.5)
@@ -44,7 +44,8 @@ except ValueError as error:
 # %%
 # A layer, and a set of its edges
 # -------------------------------
-# The set is the edges of the first ten inputs, as a ``Topology``. A tenth of the values are zero, which the count sees.
+# The set has the edges of the first ten inputs, and is given as a ``Topology``. A tenth of the values are zero, which
+# affects the count.
 
 torch.manual_seed(0)
 layer = st.nn.SparseLinear(INPUTS, OUTPUTS, density=0.2, dtype=torch.float64)
@@ -57,7 +58,7 @@ first_ten = st.Topology.from_coo(t.row[early], t.col[early], t.shape)
 # %%
 # The dense twin
 # --------------
-# torch's norms of the full matrix, and of the block that the first ten columns make.
+# It computes torch's norms of the full matrix, and of its first ten columns.
 
 W = layer.to_dense().weight.detach()
 ps = (1, 1.5, 2, 3, 10, math.inf)
@@ -75,9 +76,9 @@ print(f"largest difference from the dense twin: {apart:.0e}; edges stored: {t.nn
 # %%
 # As terms of a loss
 # ------------------
-# Each norm is differentiable, and finite where it has a corner: at zeros the gradient of p = 1 is 0. For p = infinity
-# only the largest weight has one. The count has none, since it does not change under small steps: to reach zeros there
-# is the proximal step of page 4.
+# Each norm can be differentiated, and its gradient is finite everywhere: for p = 1 it is 0 at zeros. For p = infinity,
+# only the largest weight has a nonzero gradient. The count has no gradient, since small steps do not change it. To
+# obtain zeros, use the proximal step of page 4.
 
 for p in (1, 2, math.inf):
     layer.zero_grad()
@@ -88,7 +89,7 @@ for p in (1, 2, math.inf):
     )
 
 # %%
-# From 1 to infinity a norm falls from the sum of all magnitudes to the largest of them.
+# From p = 1 to infinity, the norm decreases from the sum of all magnitudes to the largest magnitude.
 
 exponents = torch.linspace(1, 12, 100).tolist()
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")

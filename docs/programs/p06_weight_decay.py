@@ -2,19 +2,19 @@ r"""
 6. Weight decay
 ===============
 
-A linear regression with more inputs than samples: 200 inputs, 20 training samples. It learns the samples by heart, and
-weight decay holds it back. The penalty and the objective are
+A linear regression with more inputs than samples, 200 inputs and 20 training samples, overfits. Weight decay reduces
+the overfitting. The penalty and the objective are
 
 .. math:: \frac{\lambda}{2} \|w\|^2, \qquad
-          J = \frac{1}{|B|} \sum_{i \in B} \frac{1}{2} (w' x_i + b - y_i)^2 + \frac{\lambda}{2} \|w\|^2
+          J = \frac{1}{|B|} \sum_{i \in B} \frac{1}{2} (w^T x_i + b - y_i)^2 + \frac{\lambda}{2} \|w\|^2
 
 and a step of gradient descent on a batch B is
 
-.. math:: w \leftarrow (1 - \eta \lambda) \, w - \frac{\eta}{|B|} \sum_{i \in B} (w' x_i + b - y_i) \, x_i, \qquad
-          b \leftarrow b - \frac{\eta}{|B|} \sum_{i \in B} (w' x_i + b - y_i).
+.. math:: w \leftarrow (1 - \eta \lambda) \, w - \frac{\eta}{|B|} \sum_{i \in B} (w^T x_i + b - y_i) \, x_i, \qquad
+          b \leftarrow b - \frac{\eta}{|B|} \sum_{i \in B} (w^T x_i + b - y_i).
 
-Only the stored values decay, as there are no others. The program is written three times: by hand, with the penalty in
-the loss, and with the optimizer's ``weight_decay``; and the three give the same numbers.
+Only the stored values decay, since there are no others. The program is written three times: by hand, with the penalty
+in the loss, and with the optimizer's ``weight_decay``. All three give the same results.
 """
 
 import matplotlib.pyplot as plt
@@ -43,7 +43,7 @@ order = [
 
 
 def new_layer():
-    """One output, an edge from every input; weights from N(0, 1), as in the original; no bias yet."""
+    """One output, an edge from every input; weights from N(0, 1), the bias zero."""
     layer = st.nn.SparseLinear(INPUTS, 1, density=1.0, dtype=torch.float64)
     st.init.normal_(layer, generator=torch.Generator().manual_seed(1))
     torch.nn.init.zeros_(layer.bias)
@@ -72,8 +72,8 @@ def run(layer, step):
 # %%
 # By hand
 # -------
-# The two formulas, on the value array. With one output and every input the gradient at the edges is ``error @ inputs``;
-# ``st.ops.sddmm`` gives it for any topology.
+# The two formulas, applied to ``values``. With one output and an edge from every input, the gradient of the values is
+# ``error @ inputs``. ``st.ops.sddmm`` computes it for any topology.
 
 
 def by_hand(layer, lam, data=1.0, bias_lam=0.0):
@@ -105,8 +105,8 @@ def in_the_loss(layer, lam):
 # %%
 # By the optimizer
 # ----------------
-# Two param groups, so that the bias does not decay: a group without a decay of its own has the optimizer's default,
-# which is none.
+# There are two parameter groups, so that the bias does not decay: a group without ``weight_decay`` has the optimizer's
+# default, which is 0.
 
 
 def by_the_optimizer(layer, lam):
@@ -173,21 +173,21 @@ both[0].legend(frameon=False)
 plt.show()
 
 # %%
-# What the original leaves open
-# -----------------------------
-# The program that this page follows says three things in two ways each. Every one changes the numbers, so here is what
-# each reading gives with lambda = 3:
+# Three ambiguities
+# -----------------
+# The program that this page is based on is ambiguous in three points. Each choice changes the results, which are shown
+# below for lambda = 3:
 #
-# * **lambda or lambda / |B|.** Its text divides lambda by the batch size, its code does not. The penalty stands beside
-#   the *mean* over the batch, so its gradient is not divided: the code is right, and a batch of 5 would otherwise decay
-#   a fifth as much.
-# * **The two halves.** Its short version drops the 1/2. Where that is the 1/2 of the squared error (as in
-#   ``torch.nn.MSELoss``) the gradient of the data doubles, which is the same as lr doubled and lambda halved; where it
-#   is that of the penalty, lambda doubles. torch's ``weight_decay`` is lambda with the 1/2.
-# * **The bias.** Its short version passes all parameters to the optimizer with one ``weight_decay``, so the bias decays
-#   in spite of the comment beside it. Two param groups exempt it.
+# * **lambda or lambda / |B|.** Its text divides lambda by the batch size; its code does not. The penalty is added to
+#   the *mean* over the batch, so its gradient must not be divided, and the code is right. Divided, a batch of 5 would
+#   decay the weights a fifth as much.
+# * **The two factors 1/2.** Its short version omits a factor 1/2. Without the 1/2 of the squared error (as in
+#   ``torch.nn.MSELoss``), the gradient of the data doubles, which is the same as twice the lr and half the lambda.
+#   Without the 1/2 of the penalty, lambda doubles. torch's ``weight_decay`` is lambda with the 1/2.
+# * **The bias.** Its short version passes all parameters to the optimizer with one ``weight_decay``. So the bias
+#   decays, although its comment says otherwise. Two parameter groups exempt the bias.
 #
-# This page keeps both halves, does not divide lambda, and exempts the bias.
+# This page keeps both factors 1/2, does not divide lambda, and exempts the bias.
 
 readings = {
     "this page": {"lam": 3},

@@ -2,14 +2,14 @@ r"""
 7. Dropout
 ==========
 
-While a network trains, dropout sets each hidden unit to zero with probability p and divides the others by 1 - p:
+During training, dropout sets each hidden unit to zero with probability p and divides the others by 1 - p:
 
 .. math:: h' = \begin{cases} 0 & \text{with probability } p \\ h / (1 - p) & \text{otherwise} \end{cases}
           \qquad E[h'] = h
 
-Written by hand and by ``torch.nn.Dropout``, in an MLP 784-256-256-10 with p = 0.2 after the first hidden layer and 0.5
-after the second, on Fashion-MNIST. Its linear layers have a fifth of the edges; beside it trains the same MLP with all
-of them. Dropout knows nothing of edges: it works on activations, which are as dense as ever.
+This page implements dropout by hand and with ``torch.nn.Dropout``, in an MLP 784-256-256-10 on Fashion-MNIST, with p =
+0.2 after the first hidden layer and 0.5 after the second. Its linear layers have a fifth of the edges. The same MLP
+with all edges is trained for comparison. Dropout does not depend on edges: it works on activations, which are dense.
 """
 
 import matplotlib.pyplot as plt
@@ -47,11 +47,13 @@ for p in (0, 0.5, 1):
     print(f"p = {p:<3}  {dropout_layer(x, p).tolist()}")
 
 # %%
-# **When to scale.** The text that this program comes from multiplies by 1 - p at test time; its code divides by 1 - p
-# while training, as torch does and as this page does. The two agree in expectation: in the first way the units that are
-# kept have their plain size in training and are shrunk in the test, in the second they are enlarged in training and
-# left alone in the test. The factor is the same, and in the second way a trained network needs no further care. Here
-# is the mean in training of a unit that is 1, over a million draws:
+# **When to scale.** There are two ways, which agree in expectation:
+#
+# - at test time, multiply by 1 - p, as in the text of the program that this page is based on;
+# - in training, divide by 1 - p, as in the code of that program, in torch and on this page. The trained network then
+#   needs no scaling.
+#
+# The table has the mean of a unit that is 1, in training, over a million samples:
 
 print("p    scaled in the test  while training, by hand  by torch")
 for p in DROPOUT:
@@ -79,7 +81,7 @@ def sparse_layer(inputs, outputs):
 
 
 def by_hand(network, x):
-    """The same network, with dropout written out; and off in eval, which nn.Dropout sees to by itself."""
+    """The same network, with explicit dropout, which is off in eval mode as nn.Dropout is."""
     ps = iter(DROPOUT)
     for layer in network:
         if not isinstance(layer, nn.Dropout):
@@ -92,8 +94,8 @@ def by_hand(network, x):
 # %%
 # The float64 twin
 # ----------------
-# A few steps of the sparse network with dropout by hand, beside plain torch in float64: full matrices, multiplied by
-# their masks. Both draw the same units.
+# A few steps of the sparse network with dropout by hand are compared with plain torch in float64, which multiplies full
+# matrices by their masks. Both drop the same units.
 
 try:
     data = st.data.fashion_mnist()
@@ -148,7 +150,7 @@ print(
 # %%
 # Training
 # --------
-# Sparse beside dense, same batches and learning rate.
+# The sparse and the dense network have the same batches and learning rate.
 
 
 def accuracy(network):
@@ -188,7 +190,7 @@ for name, linear in (("sparse", sparse_layer), ("dense", nn.Linear)):
     )
 
 # %%
-# In eval mode the two ways are one network: the identity stands where dropout was.
+# In eval mode both implementations compute the same, since dropout is the identity.
 
 network.eval()
 with torch.no_grad():

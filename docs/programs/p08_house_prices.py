@@ -2,14 +2,14 @@ r"""
 8. House prices
 ===============
 
-Prices of 2,930 houses in Ames, from 73 things that are known of each. Numbers are standardized, categories are one-hot,
-the error is that of the logarithm of the price,
+This program predicts the prices of 2,930 houses in Ames from 73 features. Numeric features are standardized, and
+categories are one-hot encoded. The error is that of the logarithm of the price,
 
 .. math:: \sqrt{\frac{1}{n} \sum_i (\log \hat y_i - \log y_i)^2} ,
 
-and five folds choose the weight decay and the dropout of a network. One-hot inputs are zero in most columns of a batch.
-With ``sparse_grad`` a layer reads, and the optimizer steps, only the edges of the columns that a batch uses: a rare
-category keeps its weights and their history until it comes again.
+and five-fold cross-validation chooses the weight decay and the dropout of a network. In a batch, most columns of
+one-hot inputs are zero. With ``sparse_grad``, the layer reads and the optimizer updates only the edges of columns that
+the batch uses. The weights of a rare category and their optimizer state stay unchanged until the category occurs again.
 """
 
 import matplotlib.pyplot as plt
@@ -34,16 +34,16 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's, for co
 # %%
 # The data
 # --------
-# A fifth of the houses is put aside for the end. Whatever is learned of the data to encode it - means and deviations,
-# which categories there are, the mean log price - is learned of the houses that a network trains on, and of no others:
-# in each fold anew. A category that those do not have becomes zeros.
+# A fifth of the houses is kept as a test set. The encoding (means, standard deviations, categories) and the mean log
+# price are computed only from the houses that a network trains on, separately in each fold. A category that does not
+# occur among these houses is encoded as zeros.
 
 houses = st.data.ames()
 known, unseen = train_test_split(houses, test_size=0.2, random_state=0)
 
 
 def encode(trained_on, *frames):
-    """Inputs and log prices of frames, by what is known of the one that is trained on."""
+    """Inputs and log prices of frames, encoded as fitted to the training frame."""
     encoder = make_column_transformer(
         (StandardScaler(), make_column_selector(dtype_include="number")),
         (
@@ -62,13 +62,13 @@ def encode(trained_on, *frames):
 
 data, test = encode(known, known, unseen)
 used = torch.tensor([(rows != 0).any(0).float().mean() for rows in data[0].split(BATCH)]).mean()
-print(f"{len(known)} houses to learn from, {len(unseen)} for the end, {data[0].shape[1]} inputs")
+print(f"{len(known)} training houses, {len(unseen)} test houses, {data[0].shape[1]} inputs")
 print(f"inputs that a batch of {BATCH} uses, on average: {used:.0%}")
 
 # %%
 # The network
 # -----------
-# One hidden layer over a quarter of the edges from the inputs.
+# It has one hidden layer, with a quarter of the edges from the inputs.
 
 
 def network(inputs, dropout):
@@ -97,8 +97,8 @@ def error(net, x, y, mean):
 # %%
 # The dense twin
 # --------------
-# A few steps in float64, without dropout: full matrices, and AdamW written out. It keeps moments and a count of steps
-# for every weight of the first layer, and moves those of the used columns alone.
+# It takes a few steps in float64, without dropout, with full matrices and an explicit AdamW. It keeps moments and a
+# number of steps for every weight of the first layer, and updates only the weights of the used columns.
 
 x, y = (part.double() for part in data)
 torch.manual_seed(1)
@@ -134,8 +134,8 @@ print(f"loss after {PROVED_STEPS} steps {loss:.6f}, the twin's {of_twin:.6f}")
 print(f"largest difference of a weight: {apart:.0e}")
 
 # %%
-# Five folds choose
-# -----------------
+# Cross-validation
+# ----------------
 
 folds = []
 for learn, check in KFold(FOLDS, shuffle=True, random_state=0).split(known):
@@ -143,7 +143,7 @@ for learn, check in KFold(FOLDS, shuffle=True, random_state=0).split(known):
 
 
 def validated(decay, dropout):
-    """Errors on the parts that are trained on and on those that are not, averaged over the folds."""
+    """Training and validation errors, averaged over the folds."""
     errors = []
     for (x, y), held_out in folds:
         net, _ = train(x, y, decay, dropout, EPOCHS)
@@ -161,10 +161,10 @@ decay, dropout = frame["held out"].idxmin()
 print(f"chosen: decay {decay}, dropout {dropout}")
 
 # %%
-# At the end
-# ----------
-# A network with the chosen pair, trained on all known houses, on those that were put aside; beside a linear model
-# (ridge regression, which chooses its penalty by itself) on the same inputs, and the mean.
+# Test
+# ----
+# A network with the chosen pair is trained on all training houses and evaluated on the test houses. It is compared with
+# ridge regression on the same inputs, which chooses its own penalty, and with the mean.
 
 net, optimizer = train(*data, decay, dropout, EPOCHS)
 ridge = RidgeCV(alphas=np.logspace(-1, 3, 20)).fit(data[0].numpy(), data[1].numpy())
@@ -179,9 +179,9 @@ for name, final in finals.items():
 # %%
 # What "frozen" means
 # -------------------
-# The optimizer counts the steps of each edge. Numbers are never zero, so their edges have made every step; those of a
-# category only the steps that met it. In an optimizer that is handed zeros instead, the history of a rare category
-# would have decayed in between, and its weights with it.
+# The optimizer counts the steps of each edge. Numeric inputs are never zero, so their edges take part in every step.
+# The edges of a category take part only in steps whose batch has this category. With zero gradients instead, the
+# optimizer state of a rare category, and its weights, would decay in between.
 
 steps = optimizer.state[net[0].values]["row_steps"]
 total = EPOCHS * -(-len(known) // BATCH)

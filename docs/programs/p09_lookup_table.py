@@ -2,14 +2,16 @@ r"""
 9. A lookup table of which only the used rows are updated
 =========================================================
 
-In the words of Theano: ``subset = table[ids]``, a cost that depends on ``subset`` alone, its gradient with respect to
+Theano's recipe is ``subset = table[ids]``, a cost that depends only on ``subset``, its gradient with respect to
 ``subset``, and ``inc_subtensor(subset, -lr * g)`` as the update of the table. The guide *Porting lookup tables from
-Theano* has every detail; this page shows the recipe, what it is for, and the same by an optimizer:
+Theano* has every detail. This page shows the recipe, the same computation with an optimizer, and the problems of a
+dense update, in which unused rows have a gradient of zero:
 
-* with plain gradient descent unused rows would get a gradient of zero, at a cost and to no effect;
-* with RMSprop their squared-gradient history decays, and their next step is up to lr / sqrt(1 - alpha), however small
-  the gradient;
-* with Hessian-free optimization their zero rows and columns make the curvature matrix singular.
+* Plain gradient descent computes these zeros, without any effect.
+* In RMSprop, the squared gradients of unused rows decay. Their next step is up to lr / sqrt(1 - alpha), however small
+  the
+  gradient is.
+* In Hessian-free optimization, zero rows and columns make the curvature matrix singular.
 """
 
 import matplotlib.pyplot as plt
@@ -25,8 +27,8 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, for colour-blind readers
 # %%
 # The recipe, with rows
 # ---------------------
-# The cost is half the sum of squares, so that the gradient is the subset itself and a step scales the used rows by
-# 1 - lr.
+# The cost is half the sum of squares. So the gradient is the subset itself, and a step multiplies the used rows by 1 -
+# lr.
 
 matrix = torch.arange(8.0, dtype=torch.float64).reshape(4, 2)
 table = shared(matrix)
@@ -45,7 +47,7 @@ by_inc = table.get_value()
 print(f"cost {cost:.0f}, the table after one step:\n{by_inc}")
 
 # %%
-# ``set_subtensor(subset, subset - lr * g)`` is the other form of the same update. With *columns* one line differs,
+# ``set_subtensor(subset, subset - lr * g)`` is another form of the same update. For *columns*, only one line differs:
 # ``subset = table[:, ids]``.
 
 by_set, columns = shared(matrix), shared(matrix.t())
@@ -76,9 +78,10 @@ for name, result in {
     print(f"{name:7}  largest difference from the dense twin: {(result - twin).abs().max():.0e}")
 
 # %%
-# The same by a layer and an optimizer
-# ------------------------------------
-# ``LookupTable`` gives a gradient that names the used rows alone, and the optimizers of ``st.optim`` step those rows.
+# The same with a layer and an optimizer
+# --------------------------------------
+# The gradient of a ``LookupTable`` contains only the used rows, and the optimizers of ``st.optim`` update only these
+# rows.
 
 layer = st.nn.LookupTable(4, 2, dtype=torch.float64)
 layer.load_state_dict({"weight": matrix})
@@ -89,11 +92,12 @@ optimizer.step()
 print(f"layer    largest difference from the dense twin: {(layer.matrix - twin).abs().max():.0e}")
 
 # %%
-# RMSprop: what becomes of the history of an unused row
-# -----------------------------------------------------
-# RMSprop divides by the root of v, where v <- alpha v + (1 - alpha) g². Row 0 is used once with a gradient of 1, then
-# not for a while, then with a gradient of a thousandth. In a dense optimizer v shrinks by the factor alpha at each idle
-# step; here it stands still (``unused="frozen"``, the default). When little of it is left, the step of any gradient is
+# RMSprop: the squared gradients of an unused row
+# -----------------------------------------------
+# RMSprop divides by the square root of v, where v <- alpha v + (1 - alpha) g². Row 0 is used once with a gradient of 1,
+# then not for a number of steps, then with a gradient of 0.001. In a dense optimizer, v shrinks by the factor alpha at
+# each idle step. Here it stays unchanged (``unused="frozen"``, the default). A step is bounded, and it reaches the
+# bound when v has become small:
 #
 # .. math:: \eta \, \frac{|g|}{\sqrt{\alpha v + (1 - \alpha) g^2}} \le \frac{\eta}{\sqrt{1 - \alpha}} = 10 \, \eta .
 
@@ -137,7 +141,7 @@ axes.plot(idle, steps["frozen"], "o-", color=BLUE, label='unused="frozen"')
 axes.plot(idle, steps["dense"], "s-", color=ORANGE, label='unused="dense"')
 axes.axhline((1 - ALPHA) ** -0.5, color="#555555", linestyle="--", label="1 / sqrt(1 - alpha)")
 axes.set(yscale="log", xlabel="idle steps before the row's second use", ylabel="its step / lr")
-axes.set_title("A gradient a thousandth as large as the row's first")
+axes.set_title("Step for a gradient of 0.001, after a first gradient of 1")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 axes.grid(alpha=0.25)
@@ -146,10 +150,10 @@ plt.show()
 # %%
 # Curvature: singular over all rows, regular over the used ones
 # -------------------------------------------------------------
-# Hessian-free optimization solves G d = -g with the Gauss-Newton matrix G = J' J of the outputs. A row that is not used
-# has zero rows and columns in it. Here the outputs are products of the used rows and fixed features, and the table has
-# six rows of two numbers of which two rows are used: G over the whole table is 12 x 12 and has the rank 4; over the
-# used rows it is 4 x 4 and has the rank 4, so that the system has one solution.
+# Hessian-free optimization solves G d = -g with the Gauss-Newton matrix :math:`G = J^T J`, where J is the Jacobian of
+# the outputs. For a row that is not used, G has zero rows and columns. Here the outputs are products of the used rows
+# with fixed features. The table has six rows of two numbers, and two of the rows are used. Over the whole table, G is
+# 12 x 12 and has rank 4. Over the used rows, it is 4 x 4 and has rank 4, so the system has exactly one solution.
 
 torch.manual_seed(0)
 features, target = torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
@@ -174,7 +178,7 @@ for name, (G, g) in spaces.items():
     )
 
 # %%
-# A cost that is quadratic in the subset is at its minimum after one such step, written with ``inc_subtensor``:
+# A cost that is quadratic in the subset reaches its minimum in one such step, here written with ``inc_subtensor``:
 
 table = shared(weight)
 subset = table[ids]
@@ -184,11 +188,11 @@ print(f"largest gradient of a used row after the step: {left.abs().max():.0e}")
 print("other rows untouched:", torch.equal(table.get_value()[[0, 2, 3, 5]], weight[[0, 2, 3, 5]]))
 
 # %%
-# The same by a layer and an optimizer
-# ------------------------------------
-# ``st.curvature.ggn`` is the Gauss-Newton matrix over the rows that a batch uses, known by its products.
-# ``st.optim.HessianFree`` solves for the step by conjugate gradients, and reads, moves and remembers the used rows
-# alone. Its damping is tiny here, as the cost is quadratic; program 15 has what it is for.
+# Curvature with a layer and an optimizer
+# ---------------------------------------
+# ``st.curvature.ggn`` is the Gauss-Newton matrix over the rows that a batch uses, as a linear operator.
+# ``st.optim.HessianFree`` computes the step by conjugate gradients. It reads and updates only the used rows and their
+# state. The damping is tiny here, since the cost is quadratic. Program 15 shows what damping is for.
 
 curved = st.nn.LookupTable(6, 2, dtype=torch.float64)
 curved.load_state_dict({"weight": weight})
@@ -200,7 +204,7 @@ def cost_of(rows, target):
 
 operator = st.curvature.ggn(curved, cost_of, (ids, target))
 print("rows of the operator:", operator.entries[0].rows.tolist())
-print(f"largest difference from J' J: {(operator.to_dense() - G).abs().max():.0e}")
+print(f"largest difference from J^T J: {(operator.to_dense() - G).abs().max():.0e}")
 
 optimizer = st.optim.HessianFree(curved.parameters(), damping=1e-12, tolerance=0.0)
 optimizer.step(lambda: curved(ids), lambda rows: cost_of(rows, target))

@@ -1,10 +1,10 @@
 """
-10. Looking at parameters
-=========================
+10. Accessing parameters
+========================
 
-A layer over edges is a ``torch.nn.Module`` with a one-dimensional parameter ``values`` where a dense layer has
-``weight``, and everything that reads modules reads it: ``state_dict``, ``named_parameters``, indexing into nested
-blocks. Here is a network 4-8-1 with half of the edges, looked at in every way.
+A sparse layer is a ``torch.nn.Module``. It has a one-dimensional parameter ``values`` where a dense layer has
+``weight``. All usual ways to access parameters work: ``state_dict``, ``named_parameters``, and indexing into nested
+blocks. This page shows them on a network 4-8-1 with half of the edges.
 """
 
 import copy
@@ -24,8 +24,9 @@ print(net)
 # %%
 # One layer
 # ---------
-# ``state_dict`` has the values and the bias, and the edges as well, so that values are never loaded onto other edges:
-# ``_extra_state``, torch's key for what is neither a parameter nor a buffer, holds the CSR structure and its digest.
+# ``state_dict`` contains the values, the bias and the edges, so that values are never loaded into a layer with other
+# edges. The edges are stored as ``_extra_state``, torch's key for state that is neither a parameter nor a buffer: the
+# CSR structure and its digest.
 
 for name, tensor in net[2].state_dict().items():
     print(f"{name:12} {tuple(tensor.shape)!s:8} {tensor.dtype}")
@@ -33,7 +34,7 @@ for name, tensor in net[2].state_dict().items():
 # %%
 # One parameter
 # -------------
-# It is an object with data and a gradient, which is None until a backward pass.
+# A parameter has data and a gradient, which is None before the first backward pass.
 
 print(type(net[2].bias).__name__, net[2].bias.data)
 print(type(net[2].values).__name__, net[2].values.data)
@@ -42,18 +43,19 @@ net(x).sum().backward()
 print("and after:", net[2].values.grad)
 
 # %%
-# Values are in the order of the edges, row by row. The topology says where each one is, and the other way round.
+# Values are in the order of the edges, row by row. The topology has the row and column of each value, and
+# ``topology.position`` returns the position of an edge in ``values``.
 
 topology = net[2].topology
 for row, column, value in zip(topology.row, topology.col, net[2].values, strict=True):
     print(f"output {row}, input {column}: {value:+.4f}")
 first = net[2].values[topology.position(0, topology.col[0])]
-print(f"the edge from input {topology.col[0]} by its place: {first:+.4f}")
+print(f"the edge from input {topology.col[0]}, by its position: {first:+.4f}")
 
 # %%
 # All at once, and by name
 # ------------------------
-# A dotted name leads to a parameter, from ``state_dict`` or through ``get_parameter``.
+# ``state_dict`` and ``get_parameter`` access a parameter by its dotted name.
 
 print(*[(name, tuple(parameter.shape)) for name, parameter in net.named_parameters()], sep="\n")
 print("2.bias:", net.state_dict()["2.bias"], "and", net.get_parameter("2.bias").data)
@@ -61,7 +63,7 @@ print("2.bias:", net.state_dict()["2.bias"], "and", net.get_parameter("2.bias").
 # %%
 # Nested blocks
 # -------------
-# A block of two layers, made four times by a factory, inside another network.
+# A function creates a block of two layers four times, inside another network.
 
 
 def block():
@@ -93,8 +95,9 @@ print(
 # %%
 # The dense twin
 # --------------
-# ``st.convert.densify`` puts ``nn.Linear`` in place of every sparse layer, with zeros where there is no edge. Reading
-# the twin takes the same expressions, with ``weight`` for ``values``, and in float64 both give the same numbers.
+# ``st.convert.densify`` replaces every sparse layer by ``nn.Linear``, with zeros where there is no edge. The same
+# expressions access the twin's parameters, with ``weight`` in place of ``values``. In float64 both networks give the
+# same outputs.
 
 nested.double()
 twin = st.convert.densify(copy.deepcopy(nested))

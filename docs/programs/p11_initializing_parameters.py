@@ -2,9 +2,9 @@ r"""
 11. Initializing parameters
 ===========================
 
-Small random numbers, a constant, one rule for one layer and another for the next, a rule of one's own, and values that
-are simply set. ``st.init`` has the rules of ``torch.nn.init`` for layers over edges: one number is drawn for each edge
-that exists. Rules that ask for the fans of a layer get the real ones, counted in edges,
+This page initializes layers with small random numbers, with a constant, with different rules for different layers, with
+a custom rule, and by setting values directly. ``st.init`` has the rules of ``torch.nn.init`` for sparse layers: it
+draws one number for each existing edge. For rules that depend on fan-in and fan-out, the edges are counted:
 
 .. math:: \text{fan}_{in} = \frac{\text{edges}}{\text{outputs}}, \qquad
           \text{fan}_{out} = \frac{\text{edges}}{\text{inputs}} .
@@ -62,9 +62,10 @@ print(f"constant: {net[0].values[:3].tolist()}, bias {net[0].bias[0]:.0f}")
 # %%
 # Xavier for one layer, 42 for another
 # ------------------------------------
-# Xavier draws from U(-a, a) with a² = 6 / (fan in + fan out). To keep outputs as large as inputs, and gradients alike,
-# is what the rule is for. The fans that a dense layer of this shape would have are ten times as large, and make weights
-# too small for a tenth of the edges: the last column is the standard deviation of an output, for inputs of deviation 1.
+# Xavier draws from U(-a, a) with a² = 6 / (fan in + fan out). The rule keeps the scale of outputs close to that of
+# inputs, and likewise for gradients. A dense layer of this shape has ten times the fan-in and fan-out. With these, the
+# weights would be too small for a tenth of the edges. The last column is the standard deviation of an output, for
+# inputs of standard deviation 1.
 
 st.init.xavier_uniform_(net[0], generator=torch.Generator().manual_seed(1))
 st.init.constant_(net[2], 42)
@@ -89,8 +90,8 @@ print(
 # %%
 # The dense twin
 # --------------
-# torch's own numbers, from a generator in the same state, put into a full matrix in float64: the same weights, and the
-# same outputs to the rounding of float32.
+# torch draws random numbers from a generator in the same state, and they are written into a full matrix in float64. The
+# weights are the same, and the outputs are the same up to the rounding of float32.
 
 drawn = (
     torch.empty(t.nnz).uniform_(-bound, bound, generator=torch.Generator().manual_seed(1)).double()
@@ -105,10 +106,11 @@ print(
 )
 
 # %%
-# A rule of one's own
-# -------------------
-# U(5, 10) with probability 1/4, 0 with 1/2, U(-10, -5) with 1/4: draw from U(-10, 10), and drop what is nearer to zero
-# than 5. ``custom_`` hands the rule a tensor of one number for each edge, and keeps what it leaves there or returns.
+# A custom rule
+# -------------
+# U(5, 10) with probability 1/4, 0 with 1/2, U(-10, -5) with 1/4: draw from U(-10, 10), and set values closer to zero
+# than 5 to zero. ``custom_`` passes the rule a tensor with one number for each edge. The rule changes it in place or
+# returns a tensor.
 
 
 def far_from_zero(values):
@@ -126,7 +128,7 @@ for name, where in shares.items():
 
 figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
 axes.hist(w.numpy(), bins=40, range=(-10, 10), color=BLUE)
-axes.set(xlabel="value", ylabel=f"edges, of {t.nnz:,}", title="A rule of one's own")
+axes.set(xlabel="value", ylabel=f"edges, of {t.nnz:,}", title="Values by the custom rule")
 axes.spines[["top", "right"]].set_visible(False)
 axes.grid(alpha=0.25)
 plt.show()
@@ -134,7 +136,8 @@ plt.show()
 # %%
 # Setting values directly
 # -----------------------
-# Under ``no_grad``, so that autograd does not record it. All plus one, and one of them 42, by the place of its edge.
+# Use ``no_grad``, so that autograd does not record the change. Here 1 is added to all values, and one value is set to
+# 42, by the position of its edge.
 
 first = t.position(0, t.col[0])  # of output 0 and its first input
 with torch.no_grad():
@@ -149,7 +152,7 @@ print(
 )
 
 # %%
-# Every rule takes a set of edges as well, for instance those of the first ten inputs:
+# Every rule also accepts a set of edges, for instance those of the first ten inputs:
 
 st.init.normal_(net[0], std=0.01, edges=t.col < 10)
 for name, where in {"first ten inputs": t.col < 10, "others": t.col >= 10}.items():

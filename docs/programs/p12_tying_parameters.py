@@ -2,11 +2,12 @@ r"""
 12. Tying parameters
 ====================
 
-One layer used twice is one set of parameters: a change shows in both places, and the gradient is the sum of both uses.
-Two layers can also share their value array while each applies it in its own way: a decoder that is the transpose of its
-encoder, over the same edges,
+A layer that is used twice has one set of parameters: a change is visible in both places, and the gradient is the sum
+over both uses. Two layers can also share the same ``values`` and use them differently. An example is a decoder that is
+the transpose of its encoder, with the same edges:
 
-.. math:: y = \phi(x W' + b) \, W + c, \qquad \frac{\partial L}{\partial W} = \text{(as encoder)} + \text{(as decoder)}.
+.. math:: y = \phi(x W^T + b) \, W + c, \qquad
+          \frac{\partial L}{\partial W} = \text{(as encoder)} + \text{(as decoder)}.
 """
 
 import torch
@@ -38,7 +39,7 @@ print("counted once:", len(list(net.parameters())), "parameters, those of three 
 # %%
 # The gradient is the sum of both uses
 # ------------------------------------
-# The dense twin uses two full weight matrices, equal but apart, so that each use has a gradient of its own.
+# The dense twin has two full weight matrices, which are equal but separate, so that each use has its own gradient.
 
 x = torch.randn(5, 4, dtype=torch.float64)
 net(x).square().sum().backward()
@@ -62,8 +63,8 @@ print(f"largest difference from the dense twin: {difference:.0e}")
 # %%
 # A decoder that is the transpose of its encoder
 # ----------------------------------------------
-# ``transposed()`` gives a layer over the same value array, with a bias of its own. Nothing is copied, no transposed
-# weight is made: the product goes through the same edges in the other direction.
+# ``transposed()`` returns a layer with the same ``values`` and its own bias. Nothing is copied, and no transposed
+# weight is created: the product uses the same edges in the other direction.
 
 torch.manual_seed(1)
 encoder = st.nn.SparseLinear(INPUTS, CODE, density=0.25, dtype=torch.float64)
@@ -72,8 +73,8 @@ print(encoder, decoder, sep="\n")
 print("one value array:", decoder.values is encoder.values)
 
 # %%
-# The data lie in a subspace of half the code's dimensions. The twin has one full matrix under a mask, and
-# ``functional.linear`` with the matrix and with its transpose.
+# The data lie in a subspace with half as many dimensions as the code. The twin has one full matrix with a mask, and
+# calls ``functional.linear`` with the matrix and with its transpose.
 
 data = torch.randn(256, CODE // 2, dtype=torch.float64) @ torch.randn(
     CODE // 2, INPUTS, dtype=torch.float64

@@ -1,22 +1,23 @@
 r"""
-13. Forward, backward, and the graph between them
-=================================================
+13. Forward, backward, and the autograd graph
+=============================================
 
 A network with one hidden layer, its loss and a penalty:
 
 .. math:: z = W_1 x, \quad h = \phi(z), \quad o = W_2 h, \quad L = l(o, y), \quad
           s = \frac{\lambda}{2} \left( \|W_1\|_F^2 + \|W_2\|_F^2 \right), \quad J = L + s .
 
-Going back through it, with :math:`\odot` for a product number by number:
+The backward pass, with :math:`\odot` for the elementwise product:
 
-.. math:: \frac{\partial J}{\partial W_2} = \frac{\partial J}{\partial o} h' + \lambda W_2, \quad
-          \frac{\partial J}{\partial h} = W_2' \frac{\partial J}{\partial o}, \quad
+.. math:: \frac{\partial J}{\partial W_2} = \frac{\partial J}{\partial o} h^T + \lambda W_2, \quad
+          \frac{\partial J}{\partial h} = W_2^T \frac{\partial J}{\partial o}, \quad
           \frac{\partial J}{\partial z} = \frac{\partial J}{\partial h} \odot \phi'(z), \quad
-          \frac{\partial J}{\partial W_1} = \frac{\partial J}{\partial z} x' + \lambda W_1 .
+          \frac{\partial J}{\partial W_1} = \frac{\partial J}{\partial z} x^T + \lambda W_1 .
 
-Where only some edges exist, the two outer products are wanted at the edges alone: that is ``st.ops.sddmm``, and
-products with W are ``st.ops.spmm``. This page computes each formula with them, compares with autograd and with full
-matrices, draws the graph that autograd keeps, and counts the memory that waits from forward to backward.
+If only some edges exist, the two outer products are needed only at the edges. ``st.ops.sddmm`` computes them, and
+``st.ops.spmm`` computes products with W. This page evaluates each formula with these two functions, and compares the
+results with autograd and with full matrices. It then draws the graph that autograd keeps, and measures the memory that
+is kept from forward to backward.
 """
 
 from collections import Counter
@@ -39,7 +40,7 @@ COLOURS = [BLUE, "#E69F00", ORANGE, "#009E73", "#CC79A7"]
 # %%
 # Forward and backward by hand
 # ----------------------------
-# Samples are columns, as in the formulas. phi is tanh, l is half the squared error, summed.
+# Samples are columns, as in the formulas. phi is tanh, and l is half the sum of squared errors.
 
 torch.manual_seed(0)
 t1 = st.patterns.uniform((HIDDEN, INPUTS), DENSITY)
@@ -48,7 +49,7 @@ w1 = (0.1 * torch.randn(t1.nnz, dtype=torch.float64)).requires_grad_()
 w2 = torch.randn(t2.nnz, dtype=torch.float64).requires_grad_()
 x = torch.rand(
     INPUTS, 32, dtype=torch.float64, requires_grad=True
-)  # so that they are in the graph; they need not
+)  # x and y have requires_grad only to appear in the graph
 y = torch.rand(OUTPUTS, 32, dtype=torch.float64, requires_grad=True)
 
 z = st.ops.spmm(t1, w1, x)
@@ -68,7 +69,7 @@ with torch.no_grad():
 # %%
 # Autograd, and the dense twin
 # ----------------------------
-# The twin has full matrices, plain torch, float64; of its gradients we read the stored edges.
+# The twin is plain torch with full matrices in float64. Its gradients are compared at the stored edges.
 
 J.backward(retain_graph=True)
 
@@ -95,9 +96,9 @@ print(f"J: {J:.6f}, the twin's {of_twin:.6f}")
 # %%
 # The graph
 # ---------
-# Every result of autograd knows the operation that made it, and that one those before it. Walking back from J gives the
-# whole graph: operations as circles, variables as boxes. Variables without a name of their own are left out, and the
-# penalty's squares lead from W1 and W2 to s, past the layers.
+# In autograd, every result has a reference to the operation that computed it (``grad_fn``), and every operation has
+# references to the operations before it. Following them from J gives the whole graph: operations as circles, variables
+# as boxes. Variables without a name are omitted. The squares of the penalty lead from W1 and W2 directly to s.
 
 variables = {"z": z, "h": h, "o": o, "L": L, "s": s, "J": J, "W1": w1, "W2": w2, "x": x, "y": y}
 names = {torch.autograd.graph.get_gradient_edge(v).node: name for name, v in variables.items()}
@@ -105,7 +106,7 @@ graph = nx.DiGraph()
 
 
 def walk_back(operation):
-    """Draw what led here. The end is the variable that it makes, or where that has no name, itself."""
+    """Add an operation and everything before it. Returns the node of its result: the variable, if it has a name."""
     end = names.get(operation, operation)
     if end not in graph:
         graph.add_node(end)
@@ -119,8 +120,8 @@ def walk_back(operation):
 walk_back(J.grad_fn)
 
 # %%
-# Networkx draws it. Everything is as far to the right as what comes after it allows; an operation with one operand is
-# at its height, any other at that of the variable that it leads to.
+# Networkx draws it. Each node is as far to the right as possible. An operation with one operand is drawn at the height
+# of this operand, any other operation at the height of the variable that it leads to.
 
 heights = {"W1": 3, "W2": 2, "s": 2.5, "y": 0} | dict.fromkeys(("x", "z", "h", "o", "L", "J"), 1)
 symbols = {
@@ -154,15 +155,15 @@ axes.set_axis_off()
 plt.show()
 
 # %%
-# What waits from forward to backward
+# Memory between forward and backward
 # -----------------------------------
-# The formulas use x and h: forward has to keep them until backward has come by. (z is not kept, as the derivative of
-# tanh is 1 - h².) Here a deeper network of the same kind, sparse and dense; a ledger notes what autograd holds of
-# activations, whenever it takes or lets go of one.
+# The formulas use x and h, so they must be kept from forward until backward. (z is not kept, since the derivative of
+# tanh is 1 - h².) This section measures a deeper network of the same kind, sparse and dense. The class ``Ledger``
+# records the bytes of activations that autograd keeps, each time it saves or releases one.
 
 
 class Ledger:
-    """Bytes of activations that autograd holds. A storage counts once, and parameters do not count."""
+    """Bytes of activations that autograd keeps. Each storage counts once, and parameters do not count."""
 
     def __init__(self, network):
         self.parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -180,7 +181,7 @@ class Ledger:
 
 
 class Held:
-    """A tensor in autograd's keeping, which tells the ledger when it is dropped."""
+    """A tensor that autograd has saved; it tells the ledger when it is released."""
 
     def __init__(self, ledger, tensor):
         self.ledger, self.tensor = ledger, tensor
@@ -226,15 +227,17 @@ table = pd.DataFrame(peaks)
 print("bytes of", table.to_string(formatters=["{:,}".format] * 2), sep="\n")
 
 # %%
-# Activations are as large for sparse layers as for dense ones (the two lines are one): they are of the batch. What
-# edges save are parameters, gradients, and the state of an optimizer, at the price of their indices.
+# Activations are equally large for sparse and dense layers (the two lines coincide), since their size depends on the
+# batch. Sparse layers save memory for parameters, gradients and optimizer state, but need memory for their indices.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
 (pd.DataFrame(histories) / 1e6).plot(ax=left, style=["-", "--"], color=[BLUE, ORANGE])
-left.set(xlabel="activations taken (rising), let go of (falling)", ylabel="MB of activations held")
-left.set_title(f"Through {DEPTH} hidden layers and back, batch {BATCH}")
+left.set(
+    xlabel="activations saved (rising) and released (falling)", ylabel="MB of saved activations"
+)
+left.set_title(f"Forward and backward, {DEPTH} hidden layers, batch {BATCH}")
 (table.T / 1e6).plot.barh(stacked=True, ax=right, color=COLOURS)
-right.set(title="What a training step holds", xlabel="MB")
+right.set(title="Memory of a training step", xlabel="MB")
 for axes in (left, right):
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,13 +2,13 @@ r"""
 14. Dynamic sparse training: edges that change
 ==============================================
 
-A network of which few edges exist need not keep the ones that it was given. Rules of *dynamic sparse training* let
-weak edges go and others come, every so many steps: at random (SET), or where the gradient of the loss is largest
-(RigL). This page trains a network on real digits with a few percent of its edges, and looks at what it looks at: how
-many edges leave each pixel, and how old the edges are.
+A sparse network need not keep the edges that it starts with. In *dynamic sparse training*, small edges are removed and
+new ones are added, every few steps: at random (SET), or where the gradient of the loss is largest (RigL). This page
+trains a network on real digits with a few percent of its edges. It shows how many edges leave each pixel, and how old
+the edges are.
 
-Nothing of the full size exists on the way. The optimizer's moments move along with the edges, and newborn ones begin
-with steps of their own.
+No tensor of the full size is created. The optimizer's moments are carried along with the edges, and new edges start
+with zero moments and their own number of steps.
 """
 
 import matplotlib.pyplot as plt
@@ -28,8 +28,8 @@ STEPS = EPOCHS * (len(labels) // BATCH)
 # %%
 # Three rules, one loop
 # ---------------------
-# An ``Evolver`` needs the model, its optimizer, a rule and a schedule, and one line in the loop. The three networks
-# begin with the same edges, the same values, and see the same batches.
+# An ``Evolver`` needs the model, its optimizer, a rule and a schedule, and one line in the training loop. The three
+# networks start with the same edges and values, and see the same batches.
 
 
 def train(rule):
@@ -69,7 +69,7 @@ for name, (model, losses, changes) in trained.items():
     )
 
 # %%
-# A dense twin: the same network with a full matrix that is zero where there is no edge.
+# The dense twin is the same network with full matrices, which are zero where there is no edge.
 
 model = trained["RigL"][0].double()
 twin = nn.Sequential(model[0].to_dense(), nn.ReLU(), model[2].to_dense())
@@ -77,11 +77,12 @@ difference = (model(test_images.double()) - twin(test_images.double())).abs().ma
 print(f"largest difference from the dense twin: {difference:.0e}")
 
 # %%
-# What the network looks at
-# -------------------------
-# ``out_degree`` counts the edges that leave each input, which are pixels here. At first they leave all pixels alike.
-# The border of the images is always black: a gradient there is zero, so that RigL's edges leave it and gather where
-# strokes are. SET's edges leave it too, more slowly, as values there fall behind; and some return at random.
+# Which pixels the network uses
+# -----------------------------
+# ``out_degree`` is the number of edges that leave each input, which are pixels here. At first, all pixels have about
+# the same number. The border of the images is always black, so the gradient there is zero. RigL moves edges from the
+# border to the strokes. SET does so more slowly: the values at the border do not grow and so are removed, but some
+# edges return at random.
 
 figure, axes = plt.subplots(2, 4, figsize=(8, 4.4), layout="constrained")
 for row, name in zip(axes, ("SET", "RigL"), strict=True):
@@ -98,7 +99,7 @@ plt.show()
 # %%
 # Loss, and the age of edges
 # --------------------------
-# The age of an edge is the number of steps since it was born. Those that prove useful grow old.
+# The age of an edge is the number of steps since it was added. Useful edges stay and grow old.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 for (name, (_, losses, changes)), color in zip(trained.items(), (BLUE, ORANGE, GREEN), strict=True):
@@ -107,7 +108,7 @@ for (name, (_, losses, changes)), color in zip(trained.items(), (BLUE, ORANGE, G
         ages = changes[-1].layers["0"].age.tolist()
         right.hist(ages, bins=20, histtype="step", color=color, label=name)
 left.set(xlabel="epoch", ylabel="test loss", yscale="log")
-right.set(xlabel="steps since birth, at the last change", ylabel="edges", yscale="log")
+right.set(xlabel="age in steps, at the last change", ylabel="edges", yscale="log")
 for axis in (left, right):
     axis.legend()
 plt.show()
@@ -115,8 +116,8 @@ plt.show()
 # %%
 # Pruning from dense
 # ------------------
-# ``GMP`` starts with every edge and drops the smallest values, most of them early. Parameter, gradient, moments and
-# indices shrink along, and so does the time of a step.
+# ``GMP`` starts with all edges and removes the smallest values, most of them early. Parameter, gradient, moments and
+# indices become smaller, and the steps faster.
 
 torch.manual_seed(0)
 layer = st.nn.SparseLinear(784, HIDDEN, density=1.0)

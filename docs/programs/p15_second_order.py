@@ -2,10 +2,10 @@ r"""
 15. Curvature over used rows, and Hessian-free steps
 ====================================================
 
-Second-order methods solve :math:`(G + \lambda) d = -g` with the curvature :math:`G` of the loss. Of a table whose rows
-are looked up, a batch uses a few: the others have zero rows and columns in G. ``st.curvature`` has matrices over the
-used rows alone, and ``st.optim.HessianFree`` steps these. This page looks at what the unused rows break, what they do
-not, and at a deep autoencoder of sparse layers.
+Second-order methods solve :math:`(G + \lambda I) d = -g` with a curvature matrix :math:`G` of the loss. A batch uses
+only a few rows of a lookup table; the other rows have zero rows and columns in G. ``st.curvature`` has matrices over
+the used rows only, and ``st.optim.HessianFree`` updates only these. This page shows for which methods the unused rows
+are a problem, and trains a deep autoencoder of sparse layers.
 """
 
 import time
@@ -25,9 +25,10 @@ BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#555555"  # Okabe 
 # %%
 # A model with a table
 # --------------------
-# Words of three numbers each, which a fixed linear layer sorts into four classes. The batch uses the even words. The
-# twin is the same model by plain torch: its Gauss-Newton matrix over the whole table is J' H J, with the Jacobian J of
-# the outputs and the second derivative H of softmax cross-entropy.
+# A table has twelve words with three numbers each, and a fixed linear layer classifies them into four classes. The
+# batch uses only the words with an even number. The twin is the same model in plain torch: its Gauss-Newton matrix over
+# the whole table is :math:`J^T H J`, with the Jacobian J of the outputs and the second derivative H of softmax
+# cross-entropy.
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -62,9 +63,10 @@ print(f"largest difference on used rows: {(whole[used][:, used] - restricted).ab
 print(f"whole: {len(whole)} x {len(whole)}, restricted: {len(restricted)} x {len(restricted)}")
 
 # %%
-# Its eigenvalues. The whole matrix has three zeros for each unused row, up to rounding; over the used rows all are
-# positive. Restricting takes away the zeros that are there for no reason. Others may be left: with a linear layer that
-# trains, too, a table may be scaled up where the layer is scaled down. So a method keeps its damping.
+# The plot has the eigenvalues. Those of the whole matrix include three zeros for each unused row, up to rounding. Over
+# the used rows, all are positive. So the restriction removes the zeros of unused rows. Other zeros may remain: if the
+# linear layer is trained too, the table can be scaled up and the layer scaled down without an effect on the outputs. So
+# damping is still necessary.
 
 spectra = {
     "whole table": torch.linalg.eigvalsh(whole),
@@ -80,22 +82,26 @@ for (name, values), color in zip(spectra.items(), (ORANGE, BLUE), strict=True):
         label=name,
         markersize=3,
     )
-axes.set(
-    yscale="log", xlabel="eigenvalue, in rising order", ylabel="value; below 1e-18 drawn there"
-)
+axes.set(yscale="log", xlabel="eigenvalue, in rising order", ylabel="value, at least 1e-18")
 axes.legend(frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
-# What breaks on unused rows, and what does not
-# ---------------------------------------------
-# Not with damping: the damped step of the whole table equals that of the used rows, and is zero elsewhere. Conjugate
-# gradients that start at zero never leave the used rows either, even without damping.
+# Which methods fail on unused rows
+# ---------------------------------
+# Two computations over the whole table work:
 #
-# Three things break. A direct solution needs damping. A preconditioner :math:`d^{-3/4}` of the squared gradients d
-# divides by zero. And a warm start keeps what it holds for an unused row: nothing corrects it, and each step applies it
-# again. Besides, all vectors have the size of the table.
+# * A damped step equals the step of the used rows, and is zero elsewhere.
+# * Conjugate gradients that start at zero stay on the used rows, even without damping.
+#
+# Three fail:
+#
+# * A direct solver without damping: the matrix is singular.
+# * A preconditioner :math:`d^{-3/4}` of the squared gradients d: it divides by zero.
+# * A warm start: its entries for unused rows are never corrected, and each step applies them again.
+#
+# Besides, all vectors have the size of the table.
 
 gradient = torch.zeros(len(whole))
 gradient[used] = operator.gradient()
@@ -108,10 +114,10 @@ print(
 )
 
 # %%
-# A step from a stale start shows the last one. Both searches below start at a direction that stands in every row, as an
-# earlier batch of other words would leave it. Without damping, conjugate gradients over the whole table end with what
-# stood in the unused rows: nothing in the system speaks of them. ``HessianFree`` keeps directions by row, and reads and
-# moves those of the batch alone.
+# The following shows the warm start. Conjugate gradients over the whole table start at a direction with an entry in
+# every row, as an earlier batch of other words would leave it. Without damping, the entries of unused rows do not
+# change, since the system has no equation for them. ``HessianFree`` keeps one direction for each row, and reads and
+# updates only the rows of the batch.
 
 
 def conjugate_gradients(A, b, x, iterations=200):
@@ -143,13 +149,14 @@ print(f"loss {optimizer.report.before:.4f} -> {optimizer.report.after:.4f}")
 # %%
 # A deep autoencoder
 # ------------------
-# 784-100-30-8-30-100-784, all layers sparse, on some of the MNIST digits. A *pass* is as many samples as the set has,
-# whatever was computed of them: for Adam a gradient; for HessianFree a gradient, each product of conjugate gradients
-# and of the preconditioner, and each trial of a step.
+# A network 784-100-30-8-30-100-784 with only sparse layers is trained on some of the MNIST digits. A *pass* is a
+# computation over as many samples as the set has: for Adam a gradient; for HessianFree a gradient, each product of
+# conjugate gradients and of the preconditioner, and each trial of a step.
 #
-# All methods first learn the mean image, at about 207. HessianFree goes on from there in a few steps, where Adam at its
-# usual rates stays for long. Adam at a rate of 0.02 goes on sooner, and is ahead in passes and in time. Here curvature
-# saves the search for a good rate. It does not save time.
+# All methods first learn the mean image, with a loss of about 207. HessianFree gets past it in a few steps. Adam at a
+# usual learning rate stays there for long, and so does Adam with a rate of 0.02 and all images in a batch. Adam with a
+# rate of 0.02 and batches of 50 gets past it sooner, and is ahead in passes and in time. Here, curvature saves the
+# search for a good learning rate, but no time.
 
 torch.set_default_dtype(torch.float32)
 images = st.data.load("mnist").train_images.float()[:IMAGES]

@@ -2,13 +2,13 @@ r"""
 16. A weight-sparse transformer
 ===============================
 
-A transformer of which one weight in 64 is not zero has parts that can be read: a neuron has four weights, and one can
-say which. Gao et al. (2025, `arXiv 2511.13653 <https://arxiv.org/abs/2511.13653>`_) train such models. Their recipe
-keeps all weights dense: after each step of Adam every matrix is searched for its largest weights, and the others are
-set to zero. Time and memory are those of a dense model, and more.
+If only one in 64 weights of a transformer is nonzero, its parts can be interpreted: a neuron has only four weights.
+Gao et al. (2025, `arXiv 2511.13653 <https://arxiv.org/abs/2511.13653>`_) train such models. Their recipe
+keeps all weights dense: after each step of Adam, it finds the largest weights of every matrix and sets the others to
+zero. So it takes more time and memory than a dense model.
 
-Here is the same training by edges. It starts with all of them, and weights that fall away are gone, with their
-gradients, their moments, and their time. The recipe runs beside it, from the same weights and on the same text.
+This page does the same training with sparse layers. It starts with all edges. Edges that are pruned need no gradient,
+moments or time any more. The dense recipe is trained for comparison, from the same weights and on the same text.
 """
 
 import copy
@@ -32,10 +32,11 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's
 # %%
 # The model
 # ---------
-# Norms divide by the root mean square, so that zero stays zero. A table of pairs of bytes is added to the logits:
-# weights need not learn which letter follows which. Attention calls ``nn.Linear`` for its projections, so that
-# ``sparsify`` finds them. Left out is what keeps a quarter of the activations (AbsTopK), whose cost is the same in
-# both; ``bench/weight_sparse_transformer.py`` has it.
+# - The norms divide by the root mean square, so zero stays zero.
+# - A table of pairs of bytes is added to the logits, so the weights need not learn which letter follows which.
+# - Attention uses ``nn.Linear`` for its projections, so that ``sparsify`` finds them.
+# - The paper also keeps only the largest quarter of the activations (AbsTopK). This page omits it, since its cost is
+#   the same in both trainings; ``bench/weight_sparse_transformer.py`` includes it.
 
 
 class Block(nn.Module):
@@ -77,7 +78,7 @@ def loss_of(model, ids):
 # %%
 # The text
 # --------
-# Three hundred news articles that gensim ships, byte by byte.
+# The text is three hundred news articles from the package gensim, as bytes.
 
 spec = importlib.util.find_spec("gensim")
 file = Path(spec.origin).parent / "test" / "test_data" / "lee_background.cor"
@@ -94,11 +95,12 @@ def batches():
 
 
 # %%
-# One step of both
-# ----------------
-# The density falls in a line until half of the training. Gradients are divided by their root mean square, for an Adam
-# whose epsilon is 0.1. The rate rises for a moment, falls in a line, and is lower while the density is high, by its
-# root: over time it looks like the fin of a shark.
+# The training loop of both
+# -------------------------
+# - The density falls linearly during the first half of the training.
+# - Gradients are divided by their root mean square, since Adam has an epsilon of 0.1.
+# - The learning rate has a short linear warm-up and then falls linearly. It is also divided by the square root of the
+#   density, relative to the final density, so it is lower at the start.
 
 schedule = st.evolve.Linear(
     interval=max(1, STEPS // 80), start=STEPS // 100 + 1, stop=STEPS // 2, final_density=DENSITY
@@ -148,8 +150,8 @@ def train(model, optimizer, after_step):
 # %%
 # The recipe, dense
 # -----------------
-# Each matrix keeps the same part of its weights, and of each neuron the four largest at least. The neurons of ``qkv``,
-# ``up`` and ``head`` are their outputs, those of ``out`` and ``down`` their inputs.
+# Each matrix keeps the same fraction of its weights, and at least the four largest weights of each neuron. The neurons
+# of ``qkv``, ``up`` and ``head`` are their outputs; those of ``out`` and ``down`` are their inputs.
 
 torch.manual_seed(0)
 dense = Transformer()
@@ -173,10 +175,10 @@ def keep_the_largest(step):
 dense_losses, dense_seconds = train(dense, optimizer_of(dense), keep_the_largest)
 
 # %%
-# The same by edges
-# -----------------
-# ``sparsify`` with density 1 makes sparse layers that have all edges. ``GMP`` with a floor is the recipe's choice; an
-# Evolver for each kind of neuron lets edges go, every few steps.
+# The same with sparse layers
+# ---------------------------
+# ``sparsify`` with density 1 creates sparse layers with all edges. ``GMP`` with a floor chooses weights by the same
+# rule as the recipe. One Evolver for each kind of neuron removes edges every few steps.
 
 sparse = st.convert.sparsify(start, 1.0)
 optimizer = optimizer_of(sparse)
@@ -205,10 +207,10 @@ with torch.no_grad():
     test_losses = {"recipe": loss_of(dense, test).item(), "edges": loss_of(sparse, test).item()}
 for name, seconds in (("recipe", dense_seconds), ("edges", sparse_seconds)):
     late = 1e3 * median(seconds[STEPS // 2 :])
-    print(f"{name:6}  loss of the test {test_losses[name]:.3f}, {late:.0f} ms a step at the end")
+    print(f"{name:6}  test loss {test_losses[name]:.3f}, {late:.0f} ms a step at the end")
 
 # %%
-# A dense twin: the sparse model with full matrices in float64.
+# The dense twin is the sparse model with full matrices, in float64.
 
 exact = sparse.double()
 twin = st.convert.densify(copy.deepcopy(exact))
@@ -217,8 +219,9 @@ with torch.no_grad():
 print(f"largest difference from the dense twin: {difference:.0e}")
 
 # %%
-# Losses rise a little while weights fall away, and fall again once their number stays. Weights that are zero in the
-# recipe may return, as their moments live on; here they may not, and the losses end alike.
+# The losses rise a little while weights are removed, and fall again when the number of weights is constant. In the
+# dense recipe, weights that are zero may become nonzero again, since they keep their moments. In the sparse model they
+# may not. The final losses are similar.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 width = max(1, STEPS // 40)
@@ -231,17 +234,18 @@ for name, losses, seconds, color in (
     right.plot(
         steps, [1e3 * median(seconds[k - width : k]) for k in steps], color=color, label=name
     )
-left.set(xlabel="step", ylabel="loss of a byte")
-right.set(xlabel="step", ylabel="milliseconds a step", ylim=(0, None))
+left.set(xlabel="step", ylabel="loss per byte")
+right.set(xlabel="step", ylabel="milliseconds per step", ylim=(0, None))
 for axis in (left, right):
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
-# What can be read
-# ----------------
-# A hidden neuron reads four features of the stream, and writes to four. Its whole effect is eight numbers and a bias.
+# Interpreting a neuron
+# ---------------------
+# A hidden neuron reads four features of the residual stream, and writes to four. Eight weights and a bias describe it
+# completely.
 
 up, down = sparse.blocks[0].up, sparse.blocks[0].down
 neuron = int(up.topology.row[up.values.abs().argmax()])

@@ -4,7 +4,6 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from . import start_up
 from .implementation import Bytes, Evaluation, Steps
 from .network import FORMS, KINDS, Kind
 from .process import Remote
+from .race import Race
 from .setting import Setting
 
 ROUNDS = 3  # of each epoch: a busy moment of the machine then hits all implementations alike
@@ -67,17 +67,13 @@ def run(setting: Setting, data: DataSet, say: Callable[[str], None]) -> Comparis
             forms: dict[Form, float] = warm_up.call("time_forms")
         form = min(FORMS, key=forms.__getitem__)
         say("Starting one process for each implementation ...")
-        with ExitStack() as stack:
-            remotes = {
-                kind: stack.enter_context(
-                    Remote(kind, setting.threads, start_up.implementation, kind, form, setting, file)
-                )
-                for kind in KINDS
-            }
+        race = Race[Kind](setting.threads, random.Random(setting.seed))
+        with race:
+            remotes = {kind: race.enter(kind, start_up.implementation, kind, form, setting, file) for kind in KINDS}
             for remote in remotes.values():
                 remote.ready()
             records = {kind: Record(remote.call("warm_up"), remote.call("measure")) for kind, remote in remotes.items()}
-            _train(setting, len(data.train_labels) // setting.batch, remotes, records)
+            _train(setting, len(data.train_labels) // setting.batch, race, records)
             shared = None
             if setting.evolution:
                 shared = _shared_edges(remotes["sparse"].call("edges"), remotes["masked"].call("edges"))
@@ -90,18 +86,17 @@ def _shared_edges(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     return common / max(1, sum(map(len, ours)))
 
 
-def _train(setting: Setting, steps: int, remotes: dict[Kind, Remote], records: dict[Kind, Record]) -> None:
-    order = random.Random(setting.seed)
+def _train(setting: Setting, steps: int, race: Race[Kind], records: dict[Kind, Record]) -> None:
     total = setting.epochs * steps * len(KINDS)
     with click.progressbar(length=total, file=sys.stderr, show_pos=True, item_show_func=lambda text: text) as bar:
         for epoch in range(1, setting.epochs + 1):
             bar.label = f"epoch {epoch}/{setting.epochs}"
             for round_steps in (len(part) for part in np.array_split(range(steps), ROUNDS)):
-                for kind in order.sample(KINDS, len(KINDS)):
-                    records[kind].steps.extend(remotes[kind].call("train", round_steps))
+                for kind, remote in race.round():
+                    records[kind].steps.extend(remote.call("train", round_steps))
                     bar.update(round_steps)
-            for kind, remote in remotes.items():
-                records[kind].test.append(remote.call("evaluate"))
+            for kind, record in records.items():
+                record.test.append(race.contestants[kind].call("evaluate"))
             bar.update(0, ", ".join(f"{kind} {record.test[-1].accuracy:.1f} %" for kind, record in records.items()))
-    for kind, remote in remotes.items():
-        records[kind].memory = remote.call("measure")
+    for kind, record in records.items():
+        record.memory = race.contestants[kind].call("measure")

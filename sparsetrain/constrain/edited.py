@@ -50,8 +50,8 @@ def edited(where: str, old: Any, slots: SlotMap, numbers: Tensor) -> Any:
     if bool(outside.any()):
         k = int(outside.nonzero()[0])
         raise ValueError(
-            f"{where}: expected newborn edges to start from {float(low[k])} to {float(high[k])}, as the layer's "
-            f"constraints have it, got {float(numbers[k])}. Pass values= for them."
+            f"{where}: expected newborn edges to start from {float(low[k])} to {float(high[k])}, by the layer's "
+            f"constraints, got {float(numbers[k])}. Pass values= for them."
         )
     return new
 

@@ -38,7 +38,11 @@ def positive(layer: Layer, edges: Edges = None, *, project: bool = False) -> Lay
 def negative(layer: Layer, edges: Edges = None, *, project: bool = False) -> Layer:
     r"""Keep values at 0 or below: :math:`w = -|r|`.
 
-    Args, errors: as positive.
+    Args:
+        layer, edges, project: as in :func:`positive`.
+
+    Raises:
+        ValueError: as in :func:`positive`, and so are TypeError and IndexError.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

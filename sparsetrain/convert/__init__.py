@@ -1,4 +1,4 @@
-"""Whole models: dense ones made sparse, back again, fine-tuned at a few weights, exported."""
+"""Conversion of whole models: to sparse, back to dense, for fine-tuning a few weights, and for export."""
 
 from .dense_copy import dense_copy as dense_copy
 from .densify import densify as densify

@@ -13,7 +13,7 @@ from .swap import exchange
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
-    r"""A copy of a model in which every layer over edges is the nn.Linear, or the convolution, that computes the same.
+    r"""A copy of a model in which every sparse layer is the equivalent nn.Linear or dense convolution.
 
     Weights are exactly zero where there is no edge, values are those that constraints make of them, and what was tied
     or frozen beside edges becomes a weight of its own. The model stays as it is; convert.densify changes one in place,

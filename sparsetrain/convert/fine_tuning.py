@@ -32,9 +32,9 @@ def train_edges(
     skip: Skip = (),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    r"""Replace the nn.Linear layers of a model, in place, by SparseDeltaLinear layers: a few of their weights train.
+    r"""Replace the nn.Linear layers of a model, in place, by SparseDeltaLinear layers, which train a few weights.
 
-    Everything else is frozen, but for the modules in ``skip``, which stay as they are: a new head, for instance. The
+    Everything else is frozen, except the modules in ``skip``, which stay unchanged, for instance a new head. The
     model computes what it did until it is trained. Subclasses of nn.Linear and what sparsify lets stay are not
     replaced, but frozen; code that reads ``layer.weight`` itself needs its layer in ``skip``. Optimizers are to be made
     afterwards, over ``[p for p in model.parameters() if p.requires_grad]``.

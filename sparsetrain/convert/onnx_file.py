@@ -11,7 +11,7 @@ from .dense_copy import dense_copy
 
 
 def to_onnx(model: nn.Module, args: tuple[Any, ...], path: str | os.PathLike[str], **options: Any) -> Any:
-    """Write the dense copy of a model, in evaluation mode, as an ONNX file: the model stays as it is.
+    """Write the dense copy of a model, in evaluation mode, as an ONNX file. The model is not changed.
 
     ONNX has sparse tensors, but no runtime that multiplies by them, so weights are dense, and exactly zero where there
     is no edge: runtimes that use zeros find them there. See the guide on export.

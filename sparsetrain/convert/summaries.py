@@ -22,7 +22,7 @@ LEFT = (0, 1, 2, 7)  # columns that begin at the left
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """A weight of a model: of a layer over edges, or one that is dense.
+    """One weight of a model, sparse or dense.
 
     Attributes:
         name: of the layer; of the parameter, where a layer has several weights.
@@ -62,7 +62,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The weights of a model as a table, which is what it prints as.
+    """A table of the weights of a model. ``print`` shows it.
 
     Attributes:
         rows: a SummaryRow for each weight, in the order of the model.
@@ -86,7 +86,7 @@ class Summary:
 
     @property
     def bytes(self) -> int:
-        """Bytes of everything that the model holds, what is in no row included."""
+        """Bytes of everything in the model, including what is in no row."""
         return sum(row.bytes for row in self.rows) + self.other_bytes
 
     def __repr__(self) -> str:

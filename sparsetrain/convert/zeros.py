@@ -13,7 +13,7 @@ Kept = dict[nn.Parameter, Tensor]  # which values stay, of those parameters that
 
 
 def drop_zeros(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, int]:
-    """Take the edges whose value is exactly 0 out of every layer over edges, in place, as after proximal steps.
+    """Remove the edges whose value is exactly 0 from all sparse layers, in place, for instance after proximal steps.
 
     A layer goes on with the same Parameter object and a smaller topology that keeps its names. What the optimizer holds
     for each value - moments, sums, steps of rows, an ``l1`` tensor - shrinks along, to the bit, so that training goes

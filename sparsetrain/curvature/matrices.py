@@ -16,11 +16,11 @@ Batch = tuple[Any, Any]
 
 
 def ggn(model: nn.Module, loss: Callable[..., Tensor], batch: Batch) -> CurvatureOperator:
-    r"""The generalized Gauss-Newton matrix :math:`G = J' H J` of ``loss(model(x), y)`` over trainable entries.
+    r"""The generalized Gauss-Newton matrix :math:`G = J^T H J` of ``loss(model(x), y)`` over trainable entries.
 
     :math:`J` is the Jacobian of the outputs and :math:`H` the second derivative of the loss with respect to them, so G
     is positive semidefinite where the loss is convex in the outputs. A product costs one product with :math:`J` and one
-    with :math:`J'`, each about a backward pass; the forward pass runs once, when the operator is made.
+    with :math:`J^T`, each about a backward pass; the forward pass runs once, when the operator is made.
 
     Rows of a table that the batch does not use have zero rows and columns in the full matrix. They are no entries here:
     of LookupTable, nn.Embedding and nn.EmbeddingBag there are the used rows, of layers with ``sparse_grad=True`` the
@@ -75,7 +75,7 @@ def fisher(
     samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> CurvatureOperator:
-    r"""The Fisher matrix :math:`\sum_n w_n J_n' E_{y}[g_n g_n'] J_n` of a loss that is a negative log-likelihood.
+    r"""The Fisher matrix :math:`\sum_n w_n J_n^T E_{y}[g_n g_n^T] J_n` of a loss that is a negative log-likelihood.
 
     :math:`g_n` is the gradient of the loss with respect to output n for a target y that the model itself draws. The
     exact expectation equals the Gauss-Newton matrix, except for binary cross-entropy of probabilities, whose second

@@ -123,7 +123,7 @@ class RowShardedLinear(nn.Module):
 
     @tracing.outside_of_graphs
     def forward(self, x: Tensor) -> Tensor:
-        """``x W' + b``: x (..., in) gives (..., out), on all ranks."""
+        """``x W^T + b``: x (..., in) gives (..., out), on all ranks."""
         if self.shard.ranks == 1:
             return self.own(x)  # type: ignore[no-any-return]
         self._register()  # of constraints that came since

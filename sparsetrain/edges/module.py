@@ -46,7 +46,7 @@ class EdgeModule(nn.Module):
             holders.note(self, self._parameters.get("values"))
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As nn.Module's; layers that hold the same values know of each other."""
+        """As in nn.Module. Layers with the same values keep track of each other."""
         super().register_parameter(name, param)
         if name == "values":
             holders.note(self, param)
@@ -83,10 +83,12 @@ class EdgeModule(nn.Module):
         return for_state_dict(self.topology)
 
     def set_extra_state(self, state: Any) -> None:
-        """Edges that come with values. They are compared with the layer's; a layer that was made on the meta device,
-        with edges drawn at random, goes on with them.
+        """Load the edges that are stored with the values. They must equal the layer's edges.
 
-        ValueError: these are other edges, or damaged ones.
+        A layer that was created on the meta device, with random edges, takes the stored edges.
+
+        Raises:
+            ValueError: these are other edges, or damaged ones.
         """
         stored = unpacked(state)
         error = difference(self.topology, stored)
@@ -184,10 +186,10 @@ class EdgeModule(nn.Module):
         return aligned(f"{type(self).__name__}.align", frame, names, unknown)
 
     def replace_edges(self, topology: Topology, values: Tensor) -> None:
-        """Go on with other edges: the same Parameter object, so that optimizers keep it, with new data and no gradient.
+        """Replace the edges. The Parameter stays the same object, with new values and without a gradient.
 
-        A graph recorded before can't be used afterwards, nor a DistributedDataParallel that was wrapped around before.
-        optim.carry changes edges and takes along what an optimizer holds for those that stay.
+        Graphs recorded before, and a DistributedDataParallel wrapped before, cannot be used afterwards. optim.carry
+        changes edges and also keeps the optimizer state of those that stay.
 
         Args:
             topology: of the same shape as the present one.
@@ -219,7 +221,7 @@ class EdgeModule(nn.Module):
         self.awaits_edges = False
 
     def plan_edit(self, where: str, edit: Edit, start: Tensor | None) -> Plan:
-        """How the layer goes on after a change of edges, for optim.carry, which applies it to optimizers along.
+        """Plan a change of edges for optim.carry, which applies it to the layer and the optimizer.
 
         Raises:
             ValueError: it is of other edges than the layer has, or its values are on the meta device, sharded, or

@@ -11,7 +11,7 @@ from .evolver import Evolver
 
 
 def attach(evolver: Evolver, on_change: Callable[[Change], Any] | None = None) -> RemovableHandle:
-    """Call ``evolver.step()`` after each step of its optimizer, for loops that are somebody else's.
+    """Call ``evolver.step()`` after each step of its optimizer, for training loops of other libraries.
 
     It is a hook of the optimizer, so it counts the steps that are made: one for all micro-batches whose gradients are
     accumulated, and none where a GradScaler skips.

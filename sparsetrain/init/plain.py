@@ -1,4 +1,4 @@
-"""Rules that know nothing of the layer: one distribution for every weight, or the user's own."""
+"""Rules that do not depend on the layer: one distribution for all weights, or a custom rule."""
 
 from collections.abc import Callable
 
@@ -35,9 +35,13 @@ def trunc_normal_(
     layer: Layer, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
     generator: Generator | None = None, *, edges: Edges = None,
 ) -> Layer:  # fmt: skip
-    """N(mean, std²) under the condition that it lies from a to b: numbers, not multiples of std.
+    """N(mean, std²), truncated to [a, b]. The bounds are absolute, not multiples of std.
 
-    Args, errors: as ``normal_``; ValueError also for a std of zero, and unless a < b.
+    Args:
+        layer, edges: as in :func:`normal_`.
+
+    Raises:
+        ValueError: std is not positive, a >= b, or as in :func:`normal_`.
 
     Source: ``torch.nn.init.trunc_normal_``.
 
@@ -60,7 +64,11 @@ def uniform_(
 ) -> Layer:
     """U(a, b).
 
-    Args, errors: as ``normal_``; ValueError unless a <= b.
+    Args:
+        layer, edges: as in :func:`normal_`.
+
+    Raises:
+        ValueError: a > b, or as in :func:`normal_`.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -73,7 +81,13 @@ def uniform_(
 
 
 def constant_(layer: Layer, val: float, *, edges: Edges = None) -> Layer:
-    """The same number everywhere. Args, errors: as ``normal_``.
+    """The same value for all weights.
+
+    Args:
+        layer, edges: as in :func:`normal_`.
+
+    Raises:
+        ValueError: as in :func:`normal_`.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

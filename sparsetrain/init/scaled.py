@@ -48,7 +48,7 @@ def xavier_normal_(
 ) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} \sqrt{2 / (\text{fan}_{in} + \text{fan}_{out})}`.
 
-    Args, errors and source: as ``xavier_uniform_``.
+    Arguments, errors and source are those of :func:`xavier_uniform_`.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear
@@ -104,7 +104,7 @@ def kaiming_normal_(
 ) -> Layer:
     r"""N(0, std²) with :math:`\text{std} = \text{gain} / \sqrt{\text{fan}}`.
 
-    Args, errors and source: as ``kaiming_uniform_``.
+    Arguments, errors and source are those of :func:`kaiming_uniform_`.
 
     Example:
         >>> from sparsetrain.nn import SparseLinear

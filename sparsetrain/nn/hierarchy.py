@@ -15,11 +15,10 @@ from .sparse_linear import SparseLinear
 
 
 class Hierarchy(nn.Module):
-    r"""Named nodes in levels, :math:`h_t = \phi(b_t + \sum_{s \to t} w_{st} h_s)`, each computed when all it reads is.
+    r"""A network of named nodes in levels, :math:`h_t = \phi(b_t + \sum_{s \to t} w_{st} h_s)`.
 
-    Level 0 are the inputs. A layer for each further level computes its nodes from the nodes that they read, on
-    whichever earlier levels these are. Outputs are returned as they are summed, without the activation. Made by
-    convert.from_hierarchy.
+    Level 0 contains the inputs. Each further level has a layer, which computes its nodes from nodes of any earlier
+    levels. Outputs are the sums, without the activation. Created by convert.from_hierarchy.
 
     Args:
         levels: layers with names, each of which reads inputs and nodes of earlier layers; in each the nodes that are
@@ -112,7 +111,7 @@ class Hierarchy(nn.Module):
         return y.clone() if sharded else y  # as fully_shard wants no view from what it is called with
 
     def activations(self, x: Tensor, nodes: Iterable[Any]) -> Tensor:
-        """What chosen nodes pass on for these inputs, of any level; an output its sum.
+        """Activations of chosen nodes of any level for these inputs; of an output, its sum.
 
         Args:
             x: shape ``(..., len(inputs))``.

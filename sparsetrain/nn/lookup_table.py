@@ -21,7 +21,7 @@ Pool = Literal["sum", "mean", "max"]
 
 
 class LookupTable(nn.Module):
-    r"""A table whose rows are looked up by ids, :math:`y = W_{ids}`; its gradient names the used rows alone.
+    r"""A table whose rows are looked up by ids, :math:`y = W_{ids}`; its gradient contains only the used rows.
 
     What nn.Embedding and nn.EmbeddingBag are with ``sparse=True``, and a table that sparsetrain.optim may update lazily
     (``unused="dense"``): rows are brought up to date before they are read, saved or copied. Optimizers of
@@ -118,7 +118,7 @@ class LookupTable(nn.Module):
 
     @classmethod
     def from_pretrained(cls, weight: Any, freeze: bool = False, **options: Any) -> Self:
-        """A table of these numbers, as nn.Embedding.from_pretrained makes one; it trains unless ``freeze`` is set.
+        """Create a table from given weights, as nn.Embedding.from_pretrained; it is trainable unless ``freeze`` is set.
 
         Args:
             weight: a tensor or an array of shape (rows, dim), also with ``columns=True``. A contiguous tensor, float32
@@ -260,7 +260,7 @@ class LookupTable(nn.Module):
 
     @property
     def matrix(self) -> Tensor:
-        """The table as the user's matrix, up to date, (rows, dim), or (dim, rows) with columns. A view of weight."""
+        """The table with pending updates applied, (rows, dim), or (dim, rows) with columns. A view of weight."""
         bring_up_to_date(self.weight)
         return self.weight.t() if self.columns else self.weight
 

@@ -19,7 +19,7 @@ Form = Literal["forward", "step"]
 
 
 class MaskedLinear(nn.Module):
-    r"""A dense linear layer of which only some weights count, :math:`y = x (W \odot M)' + b`.
+    r"""A dense linear layer whose weight is multiplied by a mask, :math:`y = x (W \odot M)^T + b`.
 
     What sparse training is simulated with where there are no sparse kernels: everything has the full size, and the
     numbers are those of a SparseLinear over the same edges. The oracle of tests and the baseline of comparisons.
@@ -103,7 +103,7 @@ class MaskedLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
-        """``x (weight * mask)' + bias``, in a dense product: x (..., in) gives (..., out)."""
+        """``x (weight * mask)^T + bias``, in a dense product: x (..., in) gives (..., out)."""
         if input is None or x is not None:
             input = by_either_name("MaskedLinear", input, x, "x")
         return linear(input, self.weight * self.mask if self.form == "forward" else self.weight, self.bias)
@@ -112,7 +112,7 @@ class MaskedLinear(nn.Module):
 
     @torch.no_grad()
     def apply_mask(self) -> None:
-        """Put the weights that do not count back to zero: after each optimizer step, in the form ``"step"``."""
+        """Set the masked weights to zero again: after each optimizer step, in the form ``"step"``."""
         self.weight.mul_(self.mask)
 
     def plan_edit(self, where: str, edit: Edit, start: Tensor | None) -> Plan:
@@ -178,7 +178,7 @@ class MaskedLinear(nn.Module):
 
     @property
     def topology(self) -> Topology:
-        """Which weights count, found anew in the mask at each call."""
+        """The positions where the mask is 1, computed from the mask at each call."""
         return Topology.from_mask(self.mask)
 
     def extra_repr(self) -> str:

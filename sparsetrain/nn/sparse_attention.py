@@ -16,7 +16,7 @@ from .sparse_linear import SparseLinear
 
 
 class SparseMultiheadAttention(nn.Module):
-    r"""Attention like nn.MultiheadAttention, whose four projections are layers of their own, over edges or dense.
+    r"""nn.MultiheadAttention with four separate projection layers, each sparse or dense.
 
     :math:`\mathrm{softmax}(Q K^T / \sqrt{d}) V` in each head, of queries, keys and values that ``q_proj``, ``k_proj``
     and ``v_proj`` compute, and ``out_proj`` of all heads together. Arguments, shapes and results are those of
@@ -110,7 +110,7 @@ class SparseMultiheadAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the projections anew, as SparseLinear does, with biases of zero, as nn.MultiheadAttention has them."""
+        """Draw new projections as SparseLinear does, with zero biases as in nn.MultiheadAttention."""
         for name in PROJECTIONS:
             layer: Any = self.get_submodule(name)
             layer.reset_parameters(generator) if isinstance(layer, SparseLinear) else layer.reset_parameters()
@@ -131,7 +131,7 @@ class SparseMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention and, where they are asked for, its weights, as nn.MultiheadAttention computes them.
+        """The output and, with ``need_weights``, the attention weights, as in nn.MultiheadAttention.
 
         Args:
             query, key, value: (batch, length, features) with ``batch_first``, (length, batch, features) without; or
@@ -169,7 +169,7 @@ class SparseMultiheadAttention(nn.Module):
 
     @classmethod
     def from_dense(cls, attention: nn.MultiheadAttention, masks: Mapping[str, Tensor | Topology] | None = None) -> Self:
-        """The same attention at chosen edges of its projections.
+        """Convert an nn.MultiheadAttention, keeping chosen edges of its projections.
 
         Args:
             attention: it is left as it is.

@@ -60,7 +60,7 @@ class SparseConvolution(EdgeModule):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the whole weight, as torch's convolutions have it: ``(out, in / groups, *kernel)``."""
+        """Shape of the whole weight, as in torch's convolutions: ``(out, in / groups, *kernel)``."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -169,7 +169,7 @@ class SparseConvolution(EdgeModule):
 
 
 class SparseConv1d(SparseConvolution):
-    r"""A convolution over one dimension whose weight exists at the edges of a topology alone.
+    r"""A convolution over one dimension whose weight exists only at the edges of a topology.
 
     As SparseConv2d, with one spatial dimension: ``(N, C_in, L)`` to ``(N, C_out, L_out)``.
 
@@ -184,7 +184,7 @@ class SparseConv1d(SparseConvolution):
 
 
 class SparseConv2d(SparseConvolution):
-    r"""A convolution over two dimensions whose weight exists at the edges of a topology alone.
+    r"""A convolution over two dimensions whose weight exists only at the edges of a topology.
 
     .. math:: y_{n, o} = b_o + \sum_{c, i, j} W_{o, (c, i, j)} \; x_{n, c}[\,\cdot + i, \cdot + j\,]
 
@@ -232,7 +232,7 @@ class SparseConv2d(SparseConvolution):
 
 
 class SparseConv3d(SparseConvolution):
-    r"""A convolution over three dimensions whose weight exists at the edges of a topology alone.
+    r"""A convolution over three dimensions whose weight exists only at the edges of a topology.
 
     As SparseConv2d, with three spatial dimensions: ``(N, C_in, D, H, W)`` to ``(N, C_out, D_out, H_out, W_out)``.
 

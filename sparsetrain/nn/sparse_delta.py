@@ -20,11 +20,11 @@ SUPPORTED = (torch.float32, torch.float64, *HALVES)
 
 
 class SparseDeltaLinear(EdgeModule):
-    r"""A frozen nn.Linear plus trainable edges, :math:`y = x (W + S)' + b`, with :math:`S_{ij}` = ``values[e]`` at edge
-    e = (i, j) and nothing elsewhere.
+    r"""A frozen nn.Linear plus trainable edges, :math:`y = x (W + S)^T + b`.
 
-    One dense product and one sparse one; the gradient of the values is an SDDMM over the edges. No dense gradient, no
-    copy of the weight and no optimizer state beyond the edges is ever made.
+    :math:`S_{ij}` is ``values[e]`` at edge e = (i, j), and zero elsewhere. A forward pass has one dense and one sparse
+    product; the gradient of the values is an SDDMM over the edges. No dense gradient, no copy of the weight, and no
+    optimizer state beyond the edges is created.
 
     Args:
         linear: the layer to start from, which this one keeps as it is and freezes: its weight and its bias don't ask
@@ -89,7 +89,7 @@ class SparseDeltaLinear(EdgeModule):
         return self.linear.out_features
 
     def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
-        """``x (W + S(values))' + b``: x (..., in) gives (..., out)."""
+        """``x (W + S(values))^T + b``: x (..., in) gives (..., out)."""
         if input is None or x is not None:
             input = by_either_name("SparseDeltaLinear", input, x, "x")
         if tracing.is_symbolic(input):
@@ -143,14 +143,14 @@ class SparseDeltaLinear(EdgeModule):
             self.values = torch.zeros_like(self.values)
 
     def thawed(self) -> nn.Linear:
-        """The frozen layer, whose parameters ask for gradients again where they did before."""
+        """The frozen layer, whose parameters require gradients again if they did before."""
         for name, parameter in self.linear.named_parameters(recurse=False):
             if name in vars(self).get("_asked", ()):  # pickles of version 0.1 do not know
                 parameter.requires_grad_()
         return self.linear
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """What the edges' values are made of: themselves, or what a parametrization computes them from."""
+        """The parameters behind the values: ``values`` itself, or what a parametrization computes it from."""
         frozen = set(self.linear.parameters())
         return [parameter for parameter in self.parameters() if parameter not in frozen]
 

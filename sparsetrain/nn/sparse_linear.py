@@ -19,7 +19,7 @@ from .room import check_room
 
 
 class SparseLinear(FromData):
-    r"""A linear layer whose weight exists at the edges of a topology alone, :math:`y = x W' + b`.
+    r"""A linear layer whose weight exists only at the edges of a topology, :math:`y = x W^T + b`.
 
     :math:`W_{ij}` is ``values[e]`` at edge e = (i, j) and nothing elsewhere: no dense weight, gradient or optimizer
     state is ever made. ``values`` is a plain 1-D Parameter that any torch optimizer steps.
@@ -107,7 +107,7 @@ class SparseLinear(FromData):
         init.reset_(self, generator)
 
     def forward(self, input: Tensor | None = None, x: Tensor | None = None) -> Tensor:
-        """``x W(values)' + bias``: x (..., in) gives (..., out). Its keyword is ``x`` or ``input``."""
+        """``x W(values)^T + bias``: x (..., in) gives (..., out). Its keyword is ``x`` or ``input``."""
         if input is None or x is not None:
             input = by_either_name("SparseLinear", input, x, "x")
         if tracing.is_symbolic(input):
@@ -171,7 +171,7 @@ class SparseLinear(FromData):
         return dense_linear(self, weight, self.values.requires_grad)
 
     def transposed(self, bias: bool = True) -> "TransposedSparseLinear":
-        """A layer that applies the transposed weight, over the same value array: a tied decoder.
+        """A layer that applies the transposed weight and has the same values, such as a tied decoder.
 
         Example:
             >>> encoder = SparseLinear(784, 100, density=0.1)
@@ -190,7 +190,7 @@ class SparseLinear(FromData):
 
 
 class TransposedSparseLinear(EdgeModule):
-    r"""The transpose of a sparse layer over the same values, :math:`y = x W + b`, with a bias of its own.
+    r"""The transpose of a sparse layer with the same values, :math:`y = x W + b`, and its own bias.
 
     ``values`` and ``topology`` are those of the layer it came from: shape ``(in_features, out_features)``. Constraints
     on that layer's values hold here too, whenever they are made. Made by ``SparseLinear.transposed``.
@@ -216,7 +216,7 @@ class TransposedSparseLinear(EdgeModule):
 
     @property
     def topology(self) -> Topology:
-        """The edges of the layer that the values belong to, whenever they change."""
+        """The current edges of the layer that the values belong to."""
         own: Topology | None = self.__dict__.get("_own_topology")
         return self.origin.topology if own is None else own
 
@@ -229,7 +229,7 @@ class TransposedSparseLinear(EdgeModule):
 
     @property
     def awaits_edges(self) -> bool:
-        """Whether the edges are placeholders still."""
+        """Whether the edges are still placeholders."""
         return self.origin.awaits_edges
 
     @awaits_edges.setter

@@ -65,7 +65,7 @@ def largest_vacant(
 ) -> tuple[Tensor, Tensor]:
     r"""(rows, columns) of the ``count`` positions not among the kept edges where a sum of products is largest.
 
-    .. math:: \Big|\sum_{(a, b)} a b'\Big|_{ij}
+    .. math:: \Big|\sum_{(a, b)} a b^T\Big|_{ij}
 
     Of equal ones those come first that are first in row-major order.
 

@@ -40,6 +40,20 @@ def in_graph() -> bool:
     return True
 
 
+def check_order(where: str, order: str, t: Topology, **tensors: Tensor) -> None:
+    """What a caller gave in the places of a call: a topology and tensors."""
+    if not isinstance(t, Topology):
+        raise TypeError(
+            f"{where}: expected t to be a sparsetrain.Topology, got {type(t).__name__}. Call it as {where}({order})."
+        )
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{where}: expected {name} to be a torch.Tensor, got {type(tensor).__name__}. Call it as "
+                f"{where}({order}), with torch.as_tensor where {name} is an array or list."
+            )
+
+
 def check_values(where: str, t: Topology, values: Tensor) -> None:
     if values.shape != (t.nnz,):
         raise ValueError(

@@ -11,7 +11,7 @@ from ..edges.pending import bring_up_to_date
 from ..structure.topology import Topology
 from . import autograd, library, used_columns, used_operators
 from .gradient_factors import listening
-from .operands import check_dense, check_values, in_graph, operands, ready
+from .operands import check_dense, check_order, check_values, in_graph, operands, ready
 
 SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
@@ -23,7 +23,7 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
         t: which edges exist, shape ``(out, in)``.
         values: shape ``(nnz,)``, in the order of ``t``.
         x: shape ``(in, batch)``, any strides; ``(out, batch)`` with transpose.
-        transpose: multiply by :math:`W'` instead.
+        transpose: multiply by :math:`W^T` instead.
 
     Returns:
         Shape ``(out, batch)``, or ``(in, batch)`` with transpose, in the layout of x. Differentiable any number of
@@ -38,7 +38,9 @@ def spmm(t: Topology, values: Tensor, x: Tensor, transpose: bool = False) -> Ten
         tensor([[1., 0.],
                 [2., 3.]])
     """
-    where, features = "spmm", t.shape[0] if transpose else t.shape[1]
+    where = "spmm"
+    check_order(where, "t, values, x", t, values=values, x=x)
+    features = t.shape[0] if transpose else t.shape[1]
     check_values(where, t, values)
     values, x = operands(where, t, {"values": values, "x": x})
     if x.ndim != 2 or x.shape[0] != features:
@@ -68,6 +70,7 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
         tensor([3., 6., 8.])
     """
     where = "sddmm"
+    check_order(where, "t, a, b", t, a=a, b=b)
     a, b = operands(where, t, {"a": a, "b": b})
     for name, tensor, features in (("a", a, t.shape[0]), ("b", b, t.shape[1])):
         if tensor.ndim != 2 or tensor.shape[0] != features:
@@ -81,14 +84,14 @@ def sddmm(t: Topology, a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *, transpose: bool = False) -> Tensor:
-    r"""A sparse linear map of the last dimension, :math:`y = x W' + b`, by the shape rules of torch's F.linear.
+    r"""A sparse linear map of the last dimension, :math:`y = x W^T + b`, by the shape rules of torch's F.linear.
 
     Args:
         x: shape ``(..., in)``, any strides; or sparse, which is made dense.
         t: which edges exist, shape ``(out, in)``.
         values: shape ``(nnz,)``, in the order of ``t``.
         bias: shape ``(out,)``, or None.
-        transpose: apply :math:`W'` in place of :math:`W`; in and out change places.
+        transpose: apply :math:`W^T` in place of :math:`W`; in and out change places.
 
     Returns:
         Shape ``(..., out)``, row-major for row-major x, feature-major for feature-major x.
@@ -101,6 +104,8 @@ def linear(x: Tensor, t: Topology, values: Tensor, bias: Tensor | None = None, *
         >>> linear(torch.tensor([1.0, 10.0]), t, torch.tensor([1.0, 2.0, 3.0]))
         tensor([ 1., 32.])
     """
+    given = {"x": x, "values": values} | ({} if bias is None else {"bias": bias})
+    check_order("linear", "x, t, values, bias", t, **given)
     return checked_linear("linear", x, t, values, bias, transpose)
 
 

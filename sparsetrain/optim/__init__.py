@@ -1,4 +1,4 @@
-"""Optimizers that step dense parameters, value arrays and the used rows of tables, and clipping of their gradients."""
+"""Optimizers for dense parameters, values of edges and the used rows of tables, and gradient clipping."""
 
 from .adagrad import Adagrad as Adagrad
 from .adam import Adam as Adam

@@ -14,7 +14,7 @@ from .state import by_rows
 
 
 class Adagrad(RowOptimizer, torch.optim.Adagrad):
-    r"""Adagrad over dense parameters, value arrays and tables, with a sum of squares for each number or for each row.
+    r"""Adagrad for dense parameters, values of edges and tables, with one sum of squares per element or per row.
 
     .. math::
         g \leftarrow g + \lambda w, \quad s \leftarrow s + g^2 \ \text{or} \ s + \text{mean}_j(g_j^2), \quad

@@ -17,7 +17,7 @@ from .state import by_rows
 
 
 class Adam(RowOptimizer, torch.optim.Adam):
-    r"""Adam over dense parameters, value arrays and tables, whose unused rows keep moments and count of steps.
+    r"""Adam for dense parameters, values of edges and tables, whose unused rows keep their moments and step counts.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
@@ -34,7 +34,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
         unused: what happens to rows of a table that a step does not use. ``"frozen"``: nothing, as if the step had not
             been. ``"dense"``: what the dense optimizer does where a gradient is zero, in time for a LookupTable to read
             it, and for ``flush()``, state_dict and deepcopy; all rows then have the steps of the table. It refuses a
-            weight decay in Adam, which has no short form; AdamW has one.
+            weight decay in Adam, which has no closed form; AdamW has one.
         bias_correction: ``"row"``: n counts the steps that used the row. ``"global"``: n counts the steps of the table,
             as torch.optim.SparseAdam does, which moves a rare row by up to (1 - beta1) / sqrt(1 - beta2) lr at first.
         l1: of a proximal step after each step, a number or a tensor of the parameter's shape; it reaches exact zeros:
@@ -152,7 +152,7 @@ class Adam(RowOptimizer, torch.optim.Adam):
 
 
 class AdamW(Adam, torch.optim.AdamW):
-    r"""Adam whose weight decay is apart from the gradient, :math:`w \leftarrow (1 - \gamma \lambda) w` in each step.
+    r"""Adam with decoupled weight decay, :math:`w \leftarrow (1 - \gamma \lambda) w` in each step.
 
     Everything else is as in Adam. Of a table, ``unused="frozen"`` decays the used rows alone; ``unused="dense"`` all
     rows in every step, under any learning rate schedule, exactly.

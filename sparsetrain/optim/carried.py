@@ -37,7 +37,7 @@ class InPlace(NamedTuple):
 def carry(
     optimizer: Optimizer | None, edits: Mapping[Any, Edit], *, values: Mapping[Any, Tensor] | None = None
 ) -> None:
-    r"""Change the edges of layers, and carry along everything that has one entry for each edge.
+    r"""Change the edges of layers, and carry values, gradients and optimizer state along.
 
     Values, gradients, and what an optimizer of torch.optim or sparsetrain.optim keeps for each value move by one map:
 

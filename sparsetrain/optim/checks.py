@@ -57,7 +57,7 @@ def modes(optimizer: Optimizer, options: dict[str, Any]) -> None:
             )
     if options["unused"] == "dense" and (isinstance(options["l1"], Tensor) or options["l1"]):
         raise ValueError(
-            f'{where}: l1 would shrink unused rows at every step, for which unused="dense" has no short form. Use '
+            f'{where}: l1 would shrink unused rows at every step, for which unused="dense" has no closed form. Use '
             'unused="frozen", or a penalty in the loss.'
         )
 

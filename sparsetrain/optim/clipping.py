@@ -21,8 +21,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     r"""Scale all gradients by :math:`\min(1, c / (\|g\| + 10^{-6}))`, with the norm taken over all of them together.
 
-    Rows that occur more than once in a sparse gradient are summed before. Of a table that is spread over ranks the
-    norm is that of all rows: all ranks of its group call this.
+    Rows that occur more than once in a sparse gradient are summed first. For a table that is sharded over ranks, the
+    norm includes the rows of all ranks, and all ranks of its group must call this.
 
     Args:
         parameters: one or many; those without a gradient are passed over.
@@ -56,7 +56,7 @@ def clip_grad_norm_(
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
-    """Clamp every number of every gradient to [-clip_value, clip_value], duplicate rows summed before.
+    """Clamp all gradients elementwise to [-clip_value, clip_value], after duplicate rows are summed.
 
     Args:
         parameters: one or many; those without a gradient are passed over.

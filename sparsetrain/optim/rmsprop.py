@@ -15,7 +15,7 @@ from .state import by_rows
 
 
 class RMSprop(RowOptimizer, torch.optim.RMSprop):
-    r"""RMSprop over dense parameters, value arrays and tables, whose unused rows keep their history.
+    r"""RMSprop for dense parameters, values of edges and tables, whose unused rows keep their squared gradients.
 
     .. math::
         g \leftarrow g + \lambda w, \quad v \leftarrow \alpha v + (1 - \alpha) g^2, \quad

@@ -177,7 +177,7 @@ class RowOptimizer(Optimizer):
     def _refuse_coupled_decay(self, group: Group) -> None:
         if group["unused"] == "dense" and group["weight_decay"] != 0:
             raise ValueError(
-                f"{type(self).__name__}: weight_decay enters the gradient here, which has no short form under "
+                f"{type(self).__name__}: weight_decay enters the gradient here, which has no closed form under "
                 'unused="dense". Use AdamW, whose decay is apart, or unused="frozen".'
             )
 

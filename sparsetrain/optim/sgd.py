@@ -15,7 +15,7 @@ from .state import by_rows
 
 
 class SGD(RowOptimizer, torch.optim.SGD):
-    r"""Stochastic gradient descent over dense parameters, value arrays and tables.
+    r"""Stochastic gradient descent for dense parameters, values of edges and tables.
 
     .. math::
         g \leftarrow g + \lambda w, \quad b \leftarrow \mu b + (1 - \tau) g, \quad

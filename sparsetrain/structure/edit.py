@@ -16,7 +16,7 @@ from .topology import Topology
 
 
 class Edit:
-    r"""A change of the edges of a topology: those that stay, and those that come.
+    r"""A change of the edges of a topology: which edges stay, and which are added.
 
     Place k of the new topology has the edge that was in place ``source[k]`` of the old one, or an edge that is newly
     grown, where ``source[k]`` is -1. It is all that is needed to carry anything along that has one entry for each edge:
@@ -78,7 +78,7 @@ class Edit:
     @classmethod
     @with_data()
     def between(cls, before: Topology, topology: Topology) -> Self:
-        """The edit after which the edges are those of another topology of this shape; edges of both stay.
+        """The edit that leads to another topology of the same shape; edges of both stay.
 
         Raises:
             ValueError: the shapes differ.
@@ -103,14 +103,14 @@ class Edit:
 
     @property
     def pruned(self) -> Tensor:
-        """Places in the old value array of the edges that went, ascending, int64."""
+        """Positions in the old values of the removed edges, ascending, int64."""
         gone = torch.ones(self.before.nnz, dtype=torch.bool, device=self.before.device)
         gone[self.source[self.source >= 0].long()] = False
         return gone.nonzero().flatten()
 
     @property
     def grown(self) -> Tensor:
-        """Places in the new value array of the edges that came, ascending, int64."""
+        """Positions in the new values of the added edges, ascending, int64."""
         if self._grown is None:
             self._grown = (self.source < 0).nonzero().flatten()
         return self._grown

@@ -100,11 +100,11 @@ class Topology(TopologyForms):
 
     @staticmethod
     def living(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> "Topology | None":
-        """The topology that these very arrays belong to, ``crow`` and ``stored_col``, if it is still in use."""
+        """The existing topology of exactly these arrays, ``crow`` and ``stored_col``, if it is still in use."""
         return living.found(crow, col, shape)
 
     def check_untouched(self) -> None:
-        """Kernels trust the arrays: whoever wrote into them is told. Called before each use, it costs nothing.
+        """Raise an error if the arrays were written to: kernels trust them. Called before each use; costs nothing.
 
         Raises:
             RuntimeError: they were written to by torch's operations.
@@ -122,7 +122,7 @@ class Topology(TopologyForms):
 
     @classmethod
     def over(cls, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Self:
-        """A topology over these very arrays, once they are proven canonical."""
+        """A topology that uses these arrays without a copy, after checking that they are canonical."""
         check_canonical("Topology", crow, col, shape)
         return cls._trusted(crow, col, shape)
 
@@ -191,7 +191,7 @@ class Topology(TopologyForms):
 
     @property
     def device(self) -> torch.device:
-        """Where the indices are."""
+        """The device of the indices."""
         return self.crow.device
 
     @property
@@ -269,7 +269,7 @@ class Topology(TopologyForms):
         return self.derived(derived.transposed)
 
     def derived(self, build: Callable[["Topology"], T]) -> T:
-        """``build(self)``, kept for the next call: what else follows from the structure alone."""
+        """``build(self)``, cached: for everything else that depends only on the structure."""
         kept: T | None = self._derived.get(build)
         if kept is None:
             with with_data():
@@ -277,7 +277,7 @@ class Topology(TopologyForms):
         return kept
 
     def forget(self, *builds: Callable[["Topology"], Any]) -> None:
-        """Give back the memory of what was derived; it is made anew where it is needed again."""
+        """Free the memory of everything derived; it is computed again when it is needed."""
         for build in builds:
             self._derived.pop(build, None)
 

@@ -50,7 +50,7 @@ class Report:
 
 
 class HessianFree(Optimizer):
-    r"""Minimizes a quadratic model of the loss, :math:`g' x + x' (G + \lambda) x / 2`, by conjugate gradients.
+    r"""Minimizes a quadratic model of the loss, :math:`g^T x + x^T (G + \lambda I) x / 2`, by conjugate gradients.
 
     G is the Gauss-Newton matrix or the Hessian of a batch, over the entries that the batch trains: dense parameters,
     values of edges, and of tables (LookupTable, nn.Embedding, layers with ``sparse_grad=True``) the rows that are used.
@@ -116,7 +116,7 @@ class HessianFree(Optimizer):
         super().__init__(params, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with a damping of their own if they have one."""
+        """Add a parameter group, which may have its own damping."""
         first = self.param_groups[0] if self.param_groups else self.defaults
         given = {**self.defaults, **{name: first[name] for name in checks.SHARED}, **param_group}
         checks.groups([*self.param_groups, given])
@@ -126,7 +126,7 @@ class HessianFree(Optimizer):
     def step(  # type: ignore[override]
         self, forward: Forward, loss: Loss, *, curvature_batch: tuple[Forward, Loss] | None = None
     ) -> Tensor:
-        """One step; the loss before it.
+        """Take one step, and return the loss before it.
 
         Random numbers are drawn alike in all evaluations of a step, so that dropout is one function in all of them;
         the next step draws others. Layers that keep statistics of what they see, such as batch normalization in
@@ -168,7 +168,7 @@ class HessianFree(Optimizer):
         return before
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state and the options that belong to it, checked before anything is changed.
+        """Load a state and its options. Everything is checked before anything is changed.
 
         Raises:
             ValueError: it is the state of another optimizer, or of parameters of other shapes.

@@ -1,30 +1,28 @@
-"""A race: one process for each contestant, driven in turn so that one computes at a time."""
+"""Cases one after the other: who can take part, what each computed, its times in a race, and its memory."""
 
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from sparsetrain.cli.process import ProcessError, Remote
+from sparsetrain.cli.race import Race
 
 from .case import OURS, Case, installed
 from .machine import environment, import_seconds, memory_bytes
 from .peak import Peak, Trial
-from .rounds import shuffled
 from .settings import Settings
 from .worker import Opening, Worker
 
 WARM_UP = 2
-SLOW = 0.5  # seconds of a step beyond which a contestant runs the first timed round alone; tables say so
-REST = 0.003  # seconds between turns, in which the last one's threads stop spinning
+SLOW = 0.5  # seconds of a step beyond which a contestant runs in the first timed round only; tables say so
 AT_ONCE = 2  # trials of memory, which do not disturb each other
 
 
@@ -41,23 +39,21 @@ class Outcome:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
-class Race:
-    """Processes that live through all cases with the same number of threads."""
+class Measurement:
+    """Of one case after the other; contestants live through all cases with the same number of threads."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self.settings, self.say = settings, say
         self.order = random.Random(settings.seed)
         self.environment = environment(settings.command())
-        self.threads = 0
-        self.stack = ExitStack()
-        self.workers: dict[str, Remote] = {}
+        self.race: Race[str] = Race(0, self.order)
 
     def run(self, case: Case) -> dict[str, Outcome]:
         """Check and time everybody who can take part in a case."""
         self.say(case.title)
-        if case.threads != self.threads:
-            self._dismiss_all()
-            self.threads = case.threads
+        if case.threads != self.race.threads:
+            self.close()
+            self.race = Race(case.threads, self.order)
         outcomes = {name: Outcome(obstacle(name, case)) for name in self.chosen(case)}
         where = {**self.environment, "threads": case.threads}
         problem = case.problem()
@@ -83,22 +79,18 @@ class Race:
     def _open(self, name: str, case: Case, expected: Path, outcome: Outcome) -> None:
         outcome.import_s = import_seconds(case.module_of(name))
         try:
-            if name not in self.workers:
-                self.workers[name] = self.stack.enter_context(Remote(name, case.threads, Worker, name))
-                self.workers[name].ready()
-            outcome.opening = self.workers[name].call("begin", case, expected)
+            if name not in self.race.contestants:
+                self.race.enter(name, Worker, name).ready()
+            outcome.opening = self.race.contestants[name].call("begin", case, expected)
             outcome.state = f"failed: {outcome.opening.failure}" if outcome.opening.failure else ""
         except ProcessError as error:
             self._lose(name, error, outcome)
 
     def _time(self, outcomes: dict[str, Outcome]) -> None:
         for k in range(WARM_UP + self.settings.rounds):
-            for name in shuffled([name for name, outcome in outcomes.items() if not outcome.state], self.order):
-                if outcomes[name].opening.step_s > SLOW and name != OURS and k != WARM_UP:
-                    continue
-                time.sleep(REST)
+            for name, remote in self.race.round(self._running(outcomes, first_timed=k == WARM_UP)):
                 try:
-                    turn = self.workers[name].call("turn")
+                    turn = remote.call("turn")
                 except ProcessError as error:
                     self._lose(name, error, outcomes[name])
                     continue
@@ -108,11 +100,16 @@ class Race:
         for name, outcome in outcomes.items():
             if not outcome.state:
                 with suppress(ProcessError):  # it has given its times
-                    self.workers[name].call("end")
+                    self.race.contestants[name].call("end")
                 step = sum(map(statistics.median, outcome.phases.values()))
                 self.say(f"  {name}: {1e3 * step:.3f} ms")
             else:
                 self.say(f"  {name}: {outcome.state}")
+
+    def _running(self, outcomes: dict[str, Outcome], first_timed: bool) -> list[str]:
+        """Those that run in a round: slow ones in the first timed round only."""
+        running = [name for name, outcome in outcomes.items() if not outcome.state]
+        return [name for name in running if name == OURS or first_timed or outcomes[name].opening.step_s <= SLOW]
 
     def _memory(self, case: Case, outcomes: dict[str, Outcome]) -> None:
         timed = [name for name, outcome in outcomes.items() if not outcome.state]
@@ -126,17 +123,11 @@ class Race:
         """A process that died is replaced in the next case."""
         text = str(error).removeprefix(f"{name}: ").rsplit(" (", 1)[0]  # without the file where it happened
         outcome.state, outcome.phases = f"failed: {text}", {}
-        self.workers.pop(name, None)
+        self.race.leave(name)
 
-    def _dismiss_all(self) -> None:
-        self.stack.close()
-        self.workers.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._dismiss_all()
+    def close(self) -> None:
+        """End all processes."""
+        self.race.close()
 
 
 def obstacle(name: str, case: Case) -> str:
