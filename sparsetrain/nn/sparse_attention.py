@@ -16,7 +16,7 @@ from .sparse_linear import SparseLinear
 
 
 class SparseMultiheadAttention(nn.Module):
-    r"""nn.MultiheadAttention with four separate projection layers, each sparse or dense.
+    r"""Multi-head attention, as nn.MultiheadAttention, with four separate projection layers, each sparse or dense.
 
     :math:`\mathrm{softmax}(Q K^T / \sqrt{d}) V` in each head, of queries, keys and values that ``q_proj``, ``k_proj``
     and ``v_proj`` compute, and ``out_proj`` of all heads together. Arguments, shapes and results are those of
