@@ -17,18 +17,18 @@ test: $(VENV)/installed
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 # processes that share cores must not spin where threads wait for each other: small steps took three times as long
-pytest: export OMP_WAIT_POLICY := passive
+pytest quick coverage: export OMP_WAIT_POLICY := passive
+# a hundred processes that tests start would each compile all sources anew, a quarter of a second
+pytest quick coverage: export PYTHONDONTWRITEBYTECODE :=
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 QUICK := private_hooks floors public_api topology kernels row_kernels workers ops sparse_linear sparse_convolution \
 	lookup_table convert evolver optim_contract io
 
-quick: export OMP_WAIT_POLICY := passive
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(QUICK:%=tests/test_%.py)
 
-coverage: export OMP_WAIT_POLICY := passive
 coverage: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt coverage
 	$(BIN)/python -m coverage erase
