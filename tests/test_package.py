@@ -37,10 +37,25 @@ except click.UsageError as error:
 
 def test_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", st.__version__)
-    assert f"\nversion: {st.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {st.__version__}\n" in citation
     newest = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] in (st.__version__, "unreleased")
+    if newest[1] == st.__version__:  # the day of the release is one
+        assert f"\ndate-released: {newest[2]}\n" in citation
+
+
+def test_hooks_of_a_commit_agree_with_make_lint() -> None:
+    """pre-commit names the files of a commit, and ruff excludes none that is named, unless it is told to."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    entries = re.findall(r"entry: \.venv/bin/(ruff [^,]*),", hooks)
+    assert [entry.split()[1] for entry in entries] == ["format", "check"]
+    kernel = str(ROOT / "kernels" / "sparsetrain_kernels" / "merge.py")
+    for entry in entries:
+        dry = ["--check"] if "format" in entry else []
+        done = subprocess.run([sys.executable, "-m", *entry.split(), *dry, kernel], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_advice_names_no_package_that_no_index_has() -> None:
