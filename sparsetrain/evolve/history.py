@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..edges.slots import SlotMap
 from ..structure.edit import Edit
+from ..structure.index_types import taken
 from ..structure.topology import Topology
 
 EXACT = 1 << 20  # positions up to which all are remembered, whatever the number of edges
@@ -32,7 +33,7 @@ class History:
         self.topology = edit.topology
         self.born = SlotMap(edit.source, edit.before.nnz).moved(self.born, step)
         grown = edit.grown
-        self._mark(edit.topology.row[grown], edit.topology.stored_col[grown].long())
+        self._mark(edit.topology.row[grown], taken(edit.topology.stored_col, grown).long())
 
     def check(self, name: str, t: Topology) -> None:
         """ValueError: a layer has other edges than the last update left, which this is not the past of."""

@@ -8,6 +8,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..edges.module import EdgeModule
 from ..nn import MaskedLinear
+from ..structure.index_types import taken
 from ..structure.topology import Topology
 
 
@@ -54,7 +55,7 @@ def in_trained(module: Any, places: Tensor) -> Tensor:
     if not isinstance(module, MaskedLinear):
         return places
     t = module.topology
-    return t.row[places].long() * t.shape[1] + t.stored_col[places].long()
+    return t.row[places].long() * t.shape[1] + taken(t.stored_col, places).long()
 
 
 def values_of(module: Any, t: Topology) -> Tensor:

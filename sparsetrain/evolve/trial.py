@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..structure.edit import Edit
+from ..structure.index_types import taken
 from .layers import Layer
 
 
@@ -24,5 +25,5 @@ def check_constraints(where: str, layers: Sequence[Layer], grows: bool) -> None:
         may_go = kept if layer.frozen is None else kept.index_fill(0, layer.frozen, False)
         reborn = may_go.nonzero().flatten()[:1] if grows else torch.empty(0, dtype=torch.int64, device=t.device)
         kept[reborn] = False
-        edit = Edit(t, kept, (t.row[reborn], t.stored_col[reborn].long()))
+        edit = Edit(t, kept, (t.row[reborn], taken(t.stored_col, reborn).long()))
         layer.module.plan_edit(f"{where}: layer {layer.name!r}", edit, layer.values[reborn])

@@ -75,17 +75,20 @@ def _check_offsets(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None
     if away(offsets):
         _have_offsets_checked(where, ids, offsets, last)
         return
-    shown = offsets.tolist() if offsets.numel() < 10 else offsets
     if last and (not offsets.numel() or int(offsets[-1]) != ids.numel()):
         raise ValueError(
             f"{where}: expected offsets that end with {ids.numel()}, the number of ids, as include_last_offset says, "
-            f"got {shown}."
+            f"got {_shown(offsets)}."
         )
     if offsets.numel() and (int(offsets[0]) != 0 or int(offsets[-1]) > ids.numel() or bool((offsets.diff() < 0).any())):
         raise ValueError(
             f"{where}: expected offsets that begin at 0 and rise to {ids.numel()}, the number of ids, at most, got "
-            f"{shown}."
+            f"{_shown(offsets)}."
         )
+
+
+def _shown(offsets: Tensor) -> Tensor | list[int]:
+    return offsets.tolist() if offsets.numel() < 10 else offsets
 
 
 def _have_offsets_checked(where: str, ids: Tensor, offsets: Tensor, last: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..arrays import array
 from ..patterns.sampling import distinct, vacant
 from ..structure.csr import COUNTABLE
+from ..structure.index_types import taken
 from ..structure.topology import Topology
 from .factors import Factors
 from .largest_products import largest_products
@@ -46,7 +47,7 @@ def random_vacant(
         rows, cols = kernels.vacant(*arrays, t.shape[1], array(rank), torch.get_num_threads())
         return torch.from_numpy(rows), torch.from_numpy(cols)
     place = kept.nonzero().flatten()
-    return _edges(vacant(t.row[place].long() * t.shape[1] + t.stored_col[place].long(), rank.to(t.device)), t)
+    return _edges(vacant(t.row[place].long() * t.shape[1] + taken(t.stored_col, place).long(), rank.to(t.device)), t)
 
 
 def _ranks(free: int, count: int, generator: torch.Generator | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..arrays import array
-from .index_types import pieces
+from .index_types import pieces, taken
 
 COUNTABLE = 2**63  # positions of a matrix that int64 numbers: 0 to rows * columns - 1, row by row
 
@@ -152,10 +152,10 @@ def find(crow: Tensor, col: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     longest = int((stop - low).max()) if rows.numel() else 0
     for _ in range(longest.bit_length()):
         middle = (low + high) // 2
-        below = (low < high) & (col[middle.clamp(max=col.numel() - 1)].long() < columns)
+        below = (low < high) & (taken(col, middle.clamp(max=col.numel() - 1)).long() < columns)
         low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
     found = low < stop
-    found[found.clone()] = col[low[found]].long() == columns[found]
+    found[found.clone()] = taken(col, low[found]).long() == columns[found]
     return torch.where(found, low, -1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from .csr import find
+from .index_types import taken
 from .topology import Topology
 
 NAMED = "Edges by name are Topology.from_edges(pairs, inputs=topology.inputs, outputs=topology.outputs)."
@@ -77,7 +78,7 @@ def part(t: Topology, keep: Tensor) -> Topology:
     """
     before = torch.zeros(t.nnz + 1, dtype=torch.int64, device=t.device)
     torch.cumsum(keep, 0, out=before[1:])
-    return Topology._trusted(before[t.crow.long()], t.stored_col[keep], t.shape, t.inputs, t.outputs)
+    return Topology._trusted(before[t.crow.long()], taken(t.stored_col, keep), t.shape, t.inputs, t.outputs)
 
 
 def _count(structure: Structure) -> int:
