@@ -150,3 +150,18 @@ def test_a_change_prints_in_one_line_however_many_layers_it_has() -> None:
     assert change is not None
     counts = f"{change.pruned:,} pruned, {change.grown:,} grown"
     assert repr(change) == f"Change(step=1, 12 layers, 12,000 edges, {counts})"
+
+
+@pytest.mark.parametrize("exponent", [-1.0, -0.5, 0.0])
+def test_learning_rate_follows_the_density_of_all_layers(exponent: float) -> None:
+    model = nn.Sequential(SparseLinear(40, 30, density=0.5), SparseLinear(30, 20, density=0.2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    falls = evolve.Linear(interval=1, stop=4, final_density=0.1)
+    evolver = evolve.Evolver(model, optimizer, evolve.GMP(), falls)
+    factor, first = evolver.lr_factor(exponent), sum(layer.topology.nnz for layer in model)
+    assert factor(0) == 1.0
+    for step in range(1, 6):
+        optimizer.step()
+        evolver.step()
+        assert factor(step) == pytest.approx((sum(layer.topology.nnz for layer in model) / first) ** exponent)
+    assert sum(layer.topology.nnz for layer in model) < first / 2
