@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo test quick pytest coverage lint format api docs wheel bench bench-peers gpu clean
 .DEFAULT_GOAL := demo
@@ -30,11 +31,8 @@ quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(QUICK:%=tests/test_%.py)
 
 coverage: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt coverage
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest tests
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered --show-missing
+	$(PIP) pytest-cov
+	$(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report term-missing:skip-covered
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -54,7 +52,7 @@ docs: $(VENV)/installed
 wheel: $(VENV)/installed
 	rm -rf dist
 	$(BIN)/python -m build
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt twine
+	$(PIP) twine
 	$(BIN)/python -m twine check --strict dist/*
 
 bench: $(VENV)/installed
@@ -63,7 +61,7 @@ bench: $(VENV)/installed
 # one by one, as each compiles in its own way and any may fail here: what is missing shows as missing in the tables;
 # torch-sparse comes last, since it takes long minutes, after torch-scatter, which it imports and does not declare
 bench-peers: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt wheel setuptools ninja pybind11
+	$(PIP) wheel setuptools ninja pybind11
 	@for peer in $$(cat bench/peers.txt); do \
 	  $(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt "$$peer" || true; \
 	done
@@ -78,10 +76,11 @@ gpu:
 	$(PYTHON) -u bench/gpu.py --seconds 430 --json gpu.json && exit $$tests
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt bench/pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable ".[demo,docs,test]" --editable ./bench
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps binn  # its files alone, see constraints.txt
-	touch $@
+	@echo "Installing into $(VENV), torch among it: a minute or two, or more where the network is slow."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --no-compile --editable ".[demo,docs,test]" --editable ./bench
+	@$(PIP) --no-deps binn  # its files alone, see constraints.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist docs/gallery docs/api/sparsetrain*.rst *.egg-info compare.json compare.png bench-layers.json bench-layers.html gpu.json
