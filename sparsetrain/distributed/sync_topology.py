@@ -20,7 +20,7 @@ Sent = tuple[list[Tensor], dict[str, tuple[int, Tensor]]]  # topologies; by laye
 
 
 def sync_topology(model: nn.Module, group: Any = None, *, optimizer: Optimizer | None = None) -> None:
-    r"""Let all ranks of a group go on with the edges of its first. All of its ranks call it.
+    r"""Give all ranks of a group the edges of its first rank. All of its ranks call it.
 
     It is a change of edges as by optim.carry. Where a rank has an edge that the first has too, the value stays, bit for
     bit, and so does what an optimizer holds for it. Other edges come with the value that they have on the first rank:

@@ -1,4 +1,4 @@
-"""CHT: Cannistraci-Hebb training, whose edges come where the graph of the others makes them likely."""
+"""CHT: Cannistraci-Hebb training, which adds edges where the graph of the other edges makes them likely."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,7 +16,7 @@ from .schedules import Schedule
 
 
 class CHT(Rule):
-    r"""Cannistraci-Hebb training: the smallest values go, edges come where link prediction expects them; no gradient.
+    r"""Cannistraci-Hebb training: removes the smallest values, adds edges by link prediction; needs no gradient.
 
     The edges that stay are a graph between outputs and inputs. An absent edge between output u and input v gains by
     each path of length three that joins them, u - y - z - v over an input y and an output z, the more the fewer links

@@ -69,7 +69,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Change:
-    """What an update did to a model. It keeps the edges before and after alive: log what is needed, and let it go.
+    """What an update did to a model. It holds the edges before and after the update: log what you need, then drop it.
 
     Attributes:
         step: after which training step.

@@ -14,7 +14,7 @@ from .schedules import Schedule
 
 
 class GlobalMagnitude(Rule):
-    r"""The smallest values of all layers together go, but each neuron keeps its ``floor`` largest.
+    r"""Removes the smallest values of all layers together, but keeps the ``floor`` largest of each neuron.
 
     One threshold for the whole model decides, so that layers end with densities of their own; GMP with a ``floor``
     leaves all the same. Anneal from dense layers with a Linear or Cubic schedule.

@@ -12,7 +12,7 @@ from .schedules import Schedule
 
 
 class GMP(Rule):
-    r"""Gradual magnitude pruning: the smallest values of each layer go, until the final density is reached.
+    r"""Gradual magnitude pruning: removes the smallest values of each layer until the final density is reached.
 
     Start it from layers of density 1.0 or less. Time and memory of a step fall along with the number of edges. One
     threshold for a layer may leave an output without edges, for good, unless there is a ``floor``. Where the final

@@ -8,7 +8,7 @@ from .rule import Rule
 
 
 class RigL(Rule):
-    r"""Rigging the lottery: the smallest values go, edges come where the gradient of the loss is largest.
+    r"""Rigging the lottery: removes the smallest values and adds edges where the gradient of the loss is largest.
 
     The gradient of absent positions is exact: :math:`|dY^T X|` of all samples of the last steps, multiplied block by
     block, of which only the largest entries are kept. Newborn edges start at zero. An edge that would go and come again

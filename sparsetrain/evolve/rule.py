@@ -14,7 +14,7 @@ from .schedules import Schedule
 
 
 class Rule:
-    r"""How edges are chosen in an update: the smallest go and random ones come, unless a subclass says otherwise.
+    r"""How an update chooses edges: it removes the smallest values and adds random edges, or as a subclass says.
 
     A rule of one's own overrides the one method in which it differs. Everything else - when updates happen, what is
     carried along, checkpoints, several processes - is the Evolver's.

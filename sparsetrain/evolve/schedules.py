@@ -107,7 +107,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same fraction in each update, as in SET; without ``stop`` it goes on for ever.
+    """The same fraction in each update, as in SET; without ``stop`` it never ends.
 
     Example:
         >>> Constant(interval=100, prune_fraction=0.3).fraction(step=5000)
@@ -127,7 +127,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    r"""What changes falls as half a cosine, :math:`\rho = (1 + \cos \pi p) / 2` with p from 0 to 1.
+    r"""The fraction falls as half a cosine, :math:`\rho = (1 + \cos \pi p) / 2` with p from 0 to 1.
 
     Source: Evci et al. (2020), Rigging the lottery: making all tickets winners.
 
@@ -142,7 +142,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    r"""What changes falls in a straight line, :math:`\rho = 1 - p`.
+    r"""The fraction falls in a straight line, :math:`\rho = 1 - p`.
 
     Example:
         >>> Linear(stop=100, final_density=0.1).density(1.0, 0.1, step=50)
@@ -155,7 +155,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cubic(Schedule):
-    r"""What changes falls with the third power, :math:`\rho = (1 - p)^3`: most edges go early.
+    r"""The fraction falls with the third power, :math:`\rho = (1 - p)^3`: most edges are removed early.
 
     Source: Zhu and Gupta (2017), To prune, or not to prune: exploring the efficacy of pruning for model compression.
 

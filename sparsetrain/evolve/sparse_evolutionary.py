@@ -10,7 +10,7 @@ from .rule import Rule, drawn
 
 
 class SET(Rule):
-    r"""Sparse evolutionary training: the values closest to zero go, positive and negative ones apart, random ones come.
+    r"""Sparse evolutionary training: removes the values closest to zero of each sign, and adds random edges.
 
     Of the positive values the smallest fraction :math:`\zeta` goes, and of the negative values the same fraction of
     those nearest to zero, so that their balance stays. Zeros count as positive. As many edges as went come back at

@@ -11,7 +11,7 @@ from .shares import shared_out
 
 
 class SNFS(Rule):
-    r"""Sparse momentum: the smallest values go, and edges come to the layers, and the places, of large momentum.
+    r"""Sparse momentum: removes the smallest values, adds edges in layers and at positions of large momentum.
 
     With :math:`M = (1 - \beta) \sum_k \beta^{n - k} g_k` the momentum of the gradients of the last n steps, of absent
     positions too, each layer gets a share of all edges that went, in proportion to its mean :math:`|M|` over the edges

@@ -8,7 +8,7 @@ from .schedules import Schedule
 
 
 class Static(Rule):
-    """Nothing goes and nothing comes, whatever the schedule says: a baseline that runs through the same loop.
+    """Changes no edges, whatever the schedule says: a baseline that runs through the same loop.
 
     Example:
         >>> Static()

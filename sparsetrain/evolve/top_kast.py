@@ -17,7 +17,7 @@ from .schedules import Schedule
 
 
 class TopKAST(Rule):
-    r"""Top-KAST: forward passes read the largest values alone, all edges train.
+    r"""Top-KAST: forward passes use only the largest values, and all edges train.
 
     Of the stored edges B the part A of the largest :math:`|w|` counts in a forward pass; the others count as zero, and
     get gradients all the same. What an optimizer does to them is kept aside until a change of edges, when A is chosen

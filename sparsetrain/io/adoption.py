@@ -18,7 +18,7 @@ ON_LOAD = "io.adopt_on_load"
 
 
 def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
-    """Load a state dict whose layers have other edges than the model's: the model goes on with the stored ones.
+    """Load a state dict whose layers have other edges than the model's: the model takes over the stored edges.
 
     For models whose edges are drawn at random, in a process that has drawn others. It is
     ``model.load_state_dict(state_dict)``, and ends in the same state, for a state dict of any origin: torch.save,
@@ -62,7 +62,7 @@ def adopt(model: nn.Module, state_dict: Mapping[str, Any], optimizer: Optimizer 
 
 
 def adopt_on_load(model: nn.Module, optimizer: Optimizer | None = None) -> RemovableHandle:
-    """From now on the model goes on with the edges of each state that is loaded into it, as by io.adopt.
+    """From now on the model takes over the edges of each state that is loaded into it, as io.adopt does.
 
     For trainers that call ``load_state_dict`` themselves: Lightning, accelerate's ``load_state``, transformers'
     Trainer. Parts of a state are loaded as far as they reach, with ``strict=False``. Layers whose edges agree are

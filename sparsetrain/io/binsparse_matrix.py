@@ -12,7 +12,7 @@ from ..structure.topology import Topology
 
 
 def from_binsparse(tensor: Any) -> tuple[Topology, Tensor]:
-    """The edges of a matrix of the package binsparse, and the value of each.
+    """The edges of a matrix of the package binsparse, and their values.
 
     Rows are outputs and columns inputs. Explicit zeros stay edges.
 

@@ -20,7 +20,7 @@ from .checkpoint import Path
 
 
 def save_edges(path: Path, model: nn.Module) -> None:
-    """Write the edges of a model's SparseDeltaLinear layers, values and positions, and nothing of what is frozen.
+    """Write the edges of a model's SparseDeltaLinear layers, values and positions, and nothing of the frozen weights.
 
     An edge takes 8 bytes: its value in float32 and its position ``row * in_features + column`` in 32 bits; 12 with
     float64 values, and 4 more in a layer of more than 2**31 positions. Written as io.save writes.
