@@ -1,10 +1,15 @@
 """What the ranks of a process group tell each other, and what an error says where one of them does not answer."""
 
+import atexit
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch.distributed as dist
+
+REST = 0.05  # seconds
 
 
 def count(where: str, group: Any = None) -> int:
@@ -59,6 +64,7 @@ def all_answer(where: str, group: Any = None) -> Iterator[None]:
 
     RuntimeError: one does not take part until the group's timeout, or has ended.
     """
+    _rest_at_exit()
     try:
         yield
     except RuntimeError as error:
@@ -67,3 +73,10 @@ def all_answer(where: str, group: Any = None) -> Iterator[None]:
             "from another. It has ended, waits for something else, or runs other calls: see what it printed last, and "
             f"start all ranks again. ({error})"
         ) from error
+
+
+@cache
+def _rest_at_exit() -> None:
+    """Have the process rest before it ends, once. A thread of gloo may hold the last exchange a moment longer than we do,
+    and takes Python's lock to free it: where Python is ending by then, the process is aborted (pytorch issue 190489)."""
+    atexit.register(time.sleep, REST)

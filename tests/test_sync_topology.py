@@ -1,5 +1,6 @@
 """distributed.sync_topology and check_topology in two processes, and what ranks that disagree, wait or end do to others."""
 
+import atexit
 import os
 import time
 from datetime import timedelta
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsetrain as st
+from sparsetrain import ranks
 from sparsetrain.nn import MaskedLinear, SparseConv2d, SparseLinear
 
 WAIT = timedelta(seconds=3)
@@ -241,6 +243,18 @@ def a_rank_that_waits(rank: int) -> None:
 
 def test_a_rank_that_ends(tmp_path: Path) -> None:
     in_each(check_rank_that_ends, tmp_path, ending=1)
+
+
+def test_a_process_rests_once_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gloo's threads free their last exchange meanwhile; in Python's last moments that would abort the process."""
+    registered: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: registered.append(call))
+    ranks._rest_at_exit.cache_clear()
+    for _ in range(2):
+        with ranks.all_answer("here"):
+            pass
+    ranks._rest_at_exit.cache_clear()
+    assert registered == [(time.sleep, ranks.REST)]
 
 
 def check_rank_that_ends(rank: int, _: Path) -> None:
