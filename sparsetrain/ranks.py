@@ -77,6 +77,9 @@ def all_answer(where: str, group: Any = None) -> Iterator[None]:
 
 @cache
 def _rest_at_exit() -> None:
-    """Have the process rest before it ends, once. A thread of gloo may hold the last exchange a moment longer than we do,
-    and takes Python's lock to free it: where Python is ending by then, the process is aborted (pytorch issue 190489)."""
+    """Have the process rest before it ends, once.
+
+    A thread of gloo may hold the last exchange a moment longer than we do, and takes the lock of Python to free it. If
+    Python is ending by then, the process is aborted (pytorch issue 190489).
+    """
     atexit.register(time.sleep, REST)
