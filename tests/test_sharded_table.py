@@ -239,6 +239,14 @@ def clipped_by_the_norm_of_all_rows(rank: int) -> None:
         one, two = (model.table.weight.grad.to_dense() for model in models)
         torch.testing.assert_close(one, two[first : first + own], rtol=1e-12, atol=1e-14)
 
+    def no_answer(*_: Any, **__: Any) -> None:
+        raise RuntimeError("closed by peer")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", no_answer)
+        with pytest.raises(RuntimeError, match=rf"clip_grad_norm_: expected all 2 ranks to take part, rank {rank} got"):
+            st.optim.clip_grad_norm_(models[0].parameters(), 0.5)
+
 
 def bytes_follow_the_ids(rank: int) -> None:
     sent = {}

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from .. import ranks
 from ..backends.row_steps import coalesced
 from ..edges.spread_rows import Shard, shard_of
 
@@ -93,11 +94,12 @@ def _total_norm(parameters: list[Tensor], norm_type: float, error_if_nonfinite: 
 
 def _over_ranks(norm: Tensor, norm_type: float, shard: Shard) -> Tensor:
     """The norm of the rows of all ranks."""
-    if math.isinf(norm_type):
-        dist.all_reduce(norm, dist.ReduceOp.MAX, shard.group)
-        return norm
-    power = norm.double() ** norm_type
-    dist.all_reduce(power, group=shard.group)
+    largest = math.isinf(norm_type)
+    power = norm if largest else norm.double() ** norm_type
+    with ranks.all_answer("clip_grad_norm_", shard.group):
+        dist.all_reduce(power, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, shard.group)
+    if largest:
+        return power
     return (power ** (1 / norm_type)).to(norm.dtype)
 
 
